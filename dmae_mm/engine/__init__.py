@@ -1,0 +1,3 @@
+from .hooks import EpochSeedHook, TeacherHook
+
+__all__ = ['EpochSeedHook', 'TeacherHook']

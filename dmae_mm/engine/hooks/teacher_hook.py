@@ -1,0 +1,55 @@
+from typing import Optional
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmpretrain.registry import HOOKS
+
+from dmae_mm.models.teachers import BaseTeacher
+
+
+@HOOKS.register_module()
+class TeacherHook(Hook):
+    """Writes into each checkpoint who taught, and resumes only with them.
+
+    A checkpoint holds no tensor of the teacher. What a run needs to go on as
+    if it had never stopped is the same teacher; this hook stores its source
+    and fingerprint under ``checkpoint['meta']['teacher']``, and refuses to
+    resume with another one. Loading weights without resuming is not
+    restricted.
+    """
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Store the teacher's source and fingerprint."""
+        teacher = _teacher_of(runner)
+        if teacher is not None:
+            checkpoint.setdefault('meta', {})['teacher'] = dict(
+                type=type(teacher).__name__,
+                checkpoint=teacher.checkpoint,
+                aligned_blocks=list(teacher.aligned_blocks),
+                fingerprint=teacher.fingerprint())
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Compare when a run is resumed.
+
+        Raises:
+            ValueError: If the checkpoint was written with another teacher.
+        """
+        stored = checkpoint.get('meta', {}).get('teacher')
+        teacher = _teacher_of(runner)
+        if stored is None or teacher is None or not runner._resume:
+            return
+        if stored['fingerprint'] != teacher.fingerprint():
+            raise ValueError(
+                'This run was started with another teacher: '
+                f'{stored["checkpoint"]} at blocks '
+                f'{stored["aligned_blocks"]}, now {teacher.checkpoint} at '
+                f'blocks {list(teacher.aligned_blocks)}. Give the same '
+                'teacher to resume, or start a new run from these weights '
+                'with load_from and resume=False.')
+
+
+def _teacher_of(runner) -> Optional[BaseTeacher]:
+    model = runner.model
+    if is_model_wrapper(model):
+        model = model.module
+    return getattr(model, 'teacher', None)

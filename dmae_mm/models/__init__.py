@@ -1,0 +1,9 @@
+from .dmae import DMAE
+from .losses import FeatureAlignmentLoss
+from .necks import FeatureProjectionNeck
+from .teachers import BaseTeacher, MMPretrainTeacher
+
+__all__ = [
+    'DMAE', 'BaseTeacher', 'FeatureAlignmentLoss', 'FeatureProjectionNeck',
+    'MMPretrainTeacher'
+]

@@ -1,0 +1,108 @@
+"""Do the parts of a DMAE model fit together? Asked once, when it is built."""
+from collections import Counter
+from typing import Optional, Sequence
+
+import torch.nn as nn
+from mmpretrain.models.necks import MAEPretrainDecoder
+from mmpretrain.models.selfsup import MAEViT
+
+
+def check_pairs(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
+    """Refuse ``aligned_layers`` that are no pairs or lack a teacher."""
+    if not isinstance(aligned_layers, (list, tuple)) or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2
+            for pair in aligned_layers):
+        raise ValueError(
+            f'aligned_layers={aligned_layers!r} is not a list of pairs. Give '
+            'one (student block, teacher block) for each pair, for example '
+            '[(8, 17)] or [(0.75, 0.75)].')
+    if teacher is None and len(aligned_layers) > 0:
+        raise ValueError(
+            f'aligned_layers={aligned_layers!r} but teacher=None. Give a '
+            'teacher, or set aligned_layers=[] for plain MAE.')
+    if teacher is not None and len(aligned_layers) == 0:
+        raise ValueError(
+            'aligned_layers is empty, so the teacher would teach nothing. '
+            'Give at least one (student block, teacher block), for example '
+            '[(0.75, 0.75)], or set teacher=None for plain MAE.')
+
+
+def check_no_duplicates(aligned_layers: Sequence,
+                        loss_names: Sequence[str]) -> None:
+    """Refuse a pair of blocks that is named twice."""
+    twice = [name for name, n in Counter(loss_names).items() if n > 1]
+    if twice:
+        raise ValueError(
+            f'aligned_layers={aligned_layers!r} names a pair of blocks more '
+            f'than once ({", ".join(twice)}). Name each pair once; '
+            'distill_loss.loss_weight weighs it.')
+
+
+def check_student(backbone: nn.Module, neck: nn.Module,
+                  head: nn.Module) -> None:
+    """Refuse a backbone, decoder and head of different sizes."""
+    if not isinstance(backbone, MAEViT):
+        raise ValueError(f'backbone: type={type(backbone).__name__!r} is not '
+                         'supported as a student. Choose MAEViT.')
+    if not isinstance(neck, MAEPretrainDecoder):
+        return
+    patch_size = backbone.patch_embed.projection.kernel_size[0]
+    for option, value, wanted in (
+        ('neck: embed_dim', neck.decoder_embed.in_features,
+         backbone.embed_dims),
+        ('neck: num_patches', neck.num_patches, backbone.num_patches),
+        ('neck: values of a patch (patch_size^2 * in_chans)',
+         neck.decoder_pred.out_features,
+         patch_size**2 * backbone.patch_embed.projection.in_channels),
+        ('head: patch_size', getattr(head, 'patch_size', patch_size),
+         patch_size),
+    ):
+        if value != wanted:
+            raise ValueError(f'{option} is {value}, but the backbone (the '
+                             f'student) needs {wanted}.')
+
+
+def count_visible(backbone: MAEViT, has_teacher: bool) -> int:
+    """Number of patches that the student's ``mask_ratio`` leaves visible.
+
+    Args:
+        backbone (MAEViT): The student.
+        has_teacher (bool): Whether there is something to learn besides
+            reconstruction.
+
+    Returns:
+        int: ``int(num_patches * (1 - mask_ratio))``, MAE's own rule.
+
+    Raises:
+        ValueError: If the ratio is outside [0, 1), leaves no patch visible,
+            or leaves nothing to learn.
+    """
+    ratio, num_patches = backbone.mask_ratio, backbone.num_patches
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not (
+            0 <= ratio < 1):
+        raise ValueError(f'backbone: mask_ratio={ratio!r} is not a number '
+                         'from 0 up to, but not including, 1.')
+    num_visible = int(num_patches * (1 - ratio))
+    if num_visible == 0:
+        raise ValueError(
+            f'backbone: mask_ratio={ratio} leaves none of the {num_patches} '
+            f'patches visible. It must be at most {1 - 1 / num_patches:.4f} '
+            'for this image and patch size.')
+    if num_visible == num_patches and not has_teacher:
+        raise ValueError(
+            f'backbone: mask_ratio={ratio} masks nothing and there is no '
+            'teacher, so there is nothing to learn. Mask at least one patch.')
+    return num_visible
+
+
+def check_same_patches(backbone: MAEViT, teacher: nn.Module) -> None:
+    """Refuse a teacher that cuts the images into other patches."""
+    for option, student, other in (
+        ('img_size', tuple(backbone.img_size), teacher.img_size),
+        ('patch grid', tuple(backbone.patch_resolution), teacher.patch_grid),
+    ):
+        if student != other:
+            raise ValueError(
+                f'teacher.backbone: {option} is {other}, but the student has '
+                f'{student}. Both must see the same patches: give them the '
+                'same img_size and patch_size.')

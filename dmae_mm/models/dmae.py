@@ -1,0 +1,241 @@
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from dmae_mm.options import reject_unknown_options
+
+from .block_features import BlockFeatures, resolve_block
+from .checks import (check_no_duplicates, check_pairs, check_same_patches,
+                     check_student, count_visible)
+
+Block = Union[int, float]
+
+
+@MODELS.register_module()
+@reject_unknown_options
+class DMAE(BaseSelfSupervisor):
+    """Masked autoencoder that learns from a frozen teacher's block outputs.
+
+    `Masked Autoencoders Enable Efficient Knowledge Distillers
+    <https://arxiv.org/abs/2208.12256>`_: while the student reconstructs the
+    masked patches, the outputs of some of its blocks are projected to the
+    teacher's width and aligned with the teacher's, which sees the same
+    visible patches and stops after its last aligned block.
+
+    With ``teacher=None`` and no aligned layers this is plain MAE, the control
+    of an experiment; ``distill_neck`` and ``distill_loss`` are then not built.
+
+    Args:
+        backbone (dict): The student, a ``MAEViT`` of any architecture.
+        neck (dict): The decoder, as in mmpretrain's MAE.
+        head (dict): The pixel reconstruction head, as in mmpretrain's MAE.
+        teacher (dict, optional): The teacher, for example a
+            :class:`MMPretrainTeacher`. Defaults to None.
+        aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
+            block): 0-based ints, negative from the end, or depth fractions
+            in (0, 1]: (0.75, 0.75) is block ``round(0.75 * depth) - 1`` of
+            each. Defaults to ().
+        distill_neck (dict): Defaults to a linear
+            :class:`FeatureProjectionNeck`. Gets the widths and the number of
+            pairs from here.
+        distill_loss (dict): Defaults to a :class:`FeatureAlignmentLoss` with
+            L1 on normalised features.
+        data_preprocessor (dict, optional): As in mmpretrain.
+        init_cfg (dict | list[dict], optional): As in mmpretrain. It reaches
+            neither the projectors nor the teacher.
+
+    Raises:
+        ValueError: If the parts do not fit together; the message names the
+            option, its value and the legal values.
+    """
+
+    def __init__(self,
+                 backbone: dict,
+                 neck: dict,
+                 head: dict,
+                 teacher: Optional[dict] = None,
+                 aligned_layers: Sequence[Tuple[Block, Block]] = (),
+                 distill_neck: dict = dict(type='FeatureProjectionNeck'),
+                 distill_loss: dict = dict(type='FeatureAlignmentLoss'),
+                 data_preprocessor: Optional[Union[dict, nn.Module]] = None,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
+        check_pairs(aligned_layers, teacher)
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg)
+        check_student(self.backbone, self.neck, self.head)
+        self.num_visible = count_visible(self.backbone, teacher is not None)
+        self._hold_teacher(None)
+        if teacher is None:
+            return
+
+        student_blocks = [
+            resolve_block(student, self.backbone.num_layers, 'student')
+            for student, _ in aligned_layers
+        ]
+        self.student_features = BlockFeatures(self.backbone.layers,
+                                              student_blocks)
+        self._hold_teacher(
+            MODELS.build(
+                dict(
+                    teacher,
+                    aligned_blocks=[block for _, block in aligned_layers])))
+        check_same_patches(self.backbone, self.teacher)
+        self.loss_names = [
+            f'loss_align_s{student}_t{block}' for student, block in zip(
+                student_blocks, self.teacher.aligned_blocks)
+        ]
+        check_no_duplicates(aligned_layers, self.loss_names)
+        self.distill_neck = MODELS.build(
+            dict(
+                distill_neck,
+                student_dims=self.backbone.embed_dims,
+                teacher_dims=self.teacher.embed_dims,
+                num_pairs=len(aligned_layers)))
+        self.distill_loss = MODELS.build(distill_loss)
+
+    def loss(self, inputs: torch.Tensor, data_samples: List[DataSample],
+             **kwargs) -> Dict[str, torch.Tensor]:
+        """One training step's losses.
+
+        Args:
+            inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+            data_samples (list[DataSample]): Not used: no labels are needed.
+
+        Returns:
+            dict[str, torch.Tensor]: ``loss_recon`` and for each aligned pair
+            ``loss_align_s{student block}_t{teacher block}``.
+        """
+        if self.teacher is None:
+            latent, mask, ids_restore = self.backbone(inputs)
+            return self.reconstruction_loss(inputs, latent, mask, ids_restore)
+
+        with self.student_features as recorded:
+            latent, mask, ids_restore = self.backbone(inputs)
+            student_features = recorded.outputs  # each (B, 1 + K, C_student)
+        losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
+
+        ids_keep = ids_restore.argsort(dim=1)[:, :self.num_visible]  # (B, K)
+        teacher_features = self.teacher(inputs, ids_keep)
+        losses.update(self.alignment_losses(student_features,
+                                            teacher_features))
+        return losses
+
+    def reconstruction_loss(
+            self, inputs: torch.Tensor, latent: torch.Tensor,
+            mask: torch.Tensor,
+            ids_restore: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """Mean squared error of the masked patches, as in MAE.
+
+        Args:
+            inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+            latent (torch.Tensor): Student's output, (B, 1 + K, C_student).
+            mask (torch.Tensor): 1 where a patch is masked, (B, L).
+            ids_restore (torch.Tensor): MAE's permutation, (B, L).
+
+        Returns:
+            dict[str, torch.Tensor]: ``loss_recon``; 0 with
+            ``mask_ratio=0``, where nothing is left to reconstruct.
+        """
+        pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
+        if self.num_visible == self.backbone.num_patches:
+            return dict(loss_recon=pred.sum() * 0.)
+        return dict(loss_recon=self.head.loss(pred, inputs, mask))
+
+    def alignment_losses(
+        self, student_features: Sequence[torch.Tensor],
+        teacher_features: Sequence[torch.Tensor]
+    ) -> Dict[str, torch.Tensor]:
+        """Distance of each aligned pair on the tokens that both sides have.
+
+        Args:
+            student_features (Sequence[torch.Tensor]): A pair's student
+                tokens, (B, P_student + K, C_student).
+            teacher_features (Sequence[torch.Tensor]): A pair's teacher
+                tokens, (B, P_teacher + K, C_teacher).
+
+        Returns:
+            dict[str, torch.Tensor]: One loss a pair.
+
+        Raises:
+            RuntimeError: If the student features carry no gradient, which
+                happens when activation checkpointing encloses whole blocks
+                together: distillation would silently do nothing.
+        """
+        if self.training and torch.is_grad_enabled() and not all(
+                feature.requires_grad for feature in student_features):
+            raise RuntimeError(
+                'The student features carry no gradient. With '
+                'activation_checkpointing, name single blocks '
+                "('backbone.layers.0', ...), not the backbone.")
+        student_prefix = self.backbone.num_extra_tokens
+        teacher_prefix = self.teacher.num_prefix_tokens
+        both_cls = student_prefix > 0 and self.teacher.has_cls_token
+        projected = self.distill_neck([
+            _alignable_tokens(feature, student_prefix, both_cls)
+            for feature in student_features
+        ])
+        return {
+            name: self.distill_loss(
+                student, _alignable_tokens(teacher, teacher_prefix, both_cls))
+            for name, student, teacher in zip(self.loss_names, projected,
+                                              teacher_features)
+        }
+
+    def extract_feat(self, inputs: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Features of whole images, without masking and without teacher.
+
+        Args:
+            inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+
+        Returns:
+            tuple[torch.Tensor]: The backbone's outputs; by default one
+            (B, 1 + L, C_student) tensor.
+        """
+        return self.backbone(inputs, mask=None)
+
+    def init_weights(self) -> None:
+        """Initialise the student and read the teacher's checkpoint."""
+        if self.teacher is not None:
+            self.teacher.init_weights()
+        super().init_weights()
+
+    def _hold_teacher(self, teacher: Optional[nn.Module]) -> None:
+        """Keep the teacher as a plain attribute instead of a submodule.
+
+        Thus it is absent from parameters(), state_dict(), DDP and
+        init_weights(); `_apply` takes it along to another device or dtype,
+        and it defines for itself how it is copied.
+        """
+        object.__setattr__(self, 'teacher', teacher)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> 'DMAE':
+        if self.teacher is not None:
+            self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def _alignable_tokens(feature: torch.Tensor, num_prefix: int,
+                      keep_cls: bool) -> torch.Tensor:
+    """Patch tokens, with CLS in front if both sides have one.
+
+    Args:
+        feature (torch.Tensor): Tokens of one side, (B, P + K, C).
+        num_prefix (int): P, of which the first is CLS if there is one.
+        keep_cls (bool): Whether both sides have CLS.
+
+    Returns:
+        torch.Tensor: (B, 1 + K, C) or (B, K, C); a view unless registers
+        have to be cut out.
+    """
+    if num_prefix == int(keep_cls):
+        return feature
+    patches = feature[:, num_prefix:]
+    return torch.cat([feature[:, :1], patches], 1) if keep_cls else patches

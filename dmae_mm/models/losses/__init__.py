@@ -1,0 +1,3 @@
+from .feature_alignment_loss import FeatureAlignmentLoss
+
+__all__ = ['FeatureAlignmentLoss']

@@ -1,0 +1,3 @@
+from .feature_projection_neck import FeatureProjectionNeck
+
+__all__ = ['FeatureProjectionNeck']

@@ -1,0 +1,34 @@
+"""Options that do not exist are refused with the list of those that do."""
+import functools
+import inspect
+from typing import Type
+
+
+def reject_unknown_options(cls: Type) -> Type:
+    """Class decorator: a mistyped option is an error that lists legal ones.
+
+    Python's own message for an unexpected keyword names neither its value
+    nor the legal options, which is what a person with a typo in a config
+    needs.
+
+    Args:
+        cls (type): A class whose constructor has no ``**kwargs``.
+
+    Returns:
+        type: The same class. Its constructor raises ``TypeError`` for
+        keywords that it does not have.
+    """
+    init = cls.__init__
+    legal = [name for name in inspect.signature(init).parameters][1:]
+
+    @functools.wraps(init)
+    def checked_init(self, *args, **kwargs):
+        unknown = {k: v for k, v in kwargs.items() if k not in legal}
+        if unknown:
+            given = ', '.join(f'{k}={v!r}' for k, v in unknown.items())
+            raise TypeError(f'{cls.__name__} has no option {given}. '
+                            f'Its options are: {", ".join(legal)}.')
+        init(self, *args, **kwargs)
+
+    cls.__init__ = checked_init
+    return cls
