@@ -1,36 +1,68 @@
 """Names of weights: those of MAE's public files, and mmpretrain's."""
 import re
-from typing import Dict, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 
 Tensors = Dict[str, torch.Tensor]
 
-# MAE (and DMAE's public code, which extends it) -> mmpretrain. The first
-# pattern that matches the start of a name is replaced; within blocks the
-# second table applies as well.
-_PREFIXES = (
-    (r'(cls_token|pos_embed)$', r'backbone.\1'),
-    (r'patch_embed\.proj\.', 'backbone.patch_embed.projection.'),
-    (r'blocks\.(\d+)\.', r'backbone.layers.\1.'),
-    (r'norm\.', 'backbone.ln1.'),
+# MAE (and DMAE's public code, which extends it) -> mmpretrain.
+_PARAMETERS = {
+    'cls_token': 'backbone.cls_token',
+    'pos_embed': 'backbone.pos_embed',
+    'mask_token': 'neck.mask_token',
+    'decoder_pos_embed': 'neck.decoder_pos_embed',
+}
+# Modules with a weight and a bias.
+_MODULES = {
+    'patch_embed.proj': 'backbone.patch_embed.projection',
+    'norm': 'backbone.ln1',
+    'decoder_embed': 'neck.decoder_embed',
+    'decoder_norm': 'neck.ln1',
+    'decoder_pred': 'neck.decoder_pred',
     # Only in fine-tuned files: the norm behind average pooling and the head.
-    (r'fc_norm\.', 'backbone.ln2.'),
-    (r'head\.', 'head.fc.'),
-    (r'(mask_token|decoder_pos_embed)$', r'neck.\1'),
-    (r'(decoder_embed|decoder_pred)\.', r'neck.\1.'),
-    (r'decoder_blocks\.(\d+)\.', r'neck.decoder_blocks.\1.'),
-    (r'decoder_norm\.', 'neck.ln1.'),
-)
-_WITHIN_BLOCKS = (
-    (r'\.norm([12])\.', r'.ln\1.'),
-    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
-    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
-)
-_PROJECTOR = r'aligned_feature_projection_heads\.(\d+)\.(.*)(weight|bias)$'
+    'fc_norm': 'backbone.ln2',
+    'head': 'head.fc',
+}
+_BLOCKS = {
+    'blocks': 'backbone.layers',
+    'decoder_blocks': 'neck.decoder_blocks',
+}
+_IN_BLOCK = {
+    'norm1': 'ln1',
+    'attn.qkv': 'attn.qkv',
+    'attn.proj': 'attn.proj',
+    'norm2': 'ln2',
+    'mlp.fc1': 'ffn.layers.0.0',
+    'mlp.fc2': 'ffn.layers.1',
+}
+_PROJECTORS = 'aligned_feature_projection_heads'
 # Number of linear layers in a projector -> their names in
 # FeatureProjectionNeck ('linear', 'mlp' and 'mlp2').
-_PROJECTOR_LAYERS = {1: ('', ), 2: ('0.', '2.'), 4: ('0.', '2.', '3.', '5.')}
+_PROJECTOR_LAYERS = {1: ('', ), 2: ('.0', '.2'), 4: ('.0', '.2', '.3', '.5')}
+
+# By which names a layout is recognised; the first that applies.
+_LAYOUTS = {
+    'mmpretrain': ('backbone.', 'neck.'),
+    'mmpretrain backbone': ('layers.', 'patch_embed.projection.'),
+    'MAE': ('blocks.', 'patch_embed.proj.', 'decoder_'),
+}
+
+
+def layout_of(tensors: Tensors) -> Optional[str]:
+    """Whose names a checkpoint uses.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): All weights of a checkpoint.
+
+    Returns:
+        str | None: 'mmpretrain' for a whole model, 'mmpretrain backbone' for
+        a backbone alone, 'MAE', or None for none of these.
+    """
+    for layout, beginnings in _LAYOUTS.items():
+        if any(name.startswith(beginnings) for name in tensors):
+            return layout
+    return None
 
 
 def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
@@ -49,10 +81,10 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
     Raises:
         ValueError: If a name belongs to neither.
     """
-    projectors = _projector_names(tensors)
+    projectors = _projector_modules(tensors)
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
-        new_name = projectors.get(name) or _rename(name)
+        new_name = _rename(name, projectors)
         if new_name is None:
             unknown.append(name)
         else:
@@ -64,8 +96,7 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
             f'{f" and {len(unknown) - 5} more" * (len(unknown) > 5)}. Expected '
             'names are those of a plain vision transformer with MAE decoder '
             '(cls_token, pos_embed, patch_embed.proj.*, blocks.*, norm.*, '
-            'mask_token, decoder_*), aligned_feature_projection_heads.*, '
-            'fc_norm.* and head.*.')
+            f'mask_token, decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*.')
     return renamed
 
 
@@ -77,28 +108,25 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
 
     Returns:
         tuple[dict, str]: The encoder's weights without prefix, and the
-        layout that was recognised: 'mmpretrain', 'mmpretrain backbone' or
-        'MAE'.
+        layout that was recognised: see :func:`layout_of`.
 
     Raises:
         ValueError: If there is no encoder in any of these layouts.
     """
-    layout = 'mmpretrain'
-    if 'patch_embed.projection.weight' in tensors:
-        return dict(tensors), 'mmpretrain backbone'
-    if 'patch_embed.proj.weight' in tensors:
-        tensors, layout = mae_to_mmpretrain(tensors), 'MAE'
+    layout = layout_of(tensors)
+    if layout == 'mmpretrain backbone':
+        return dict(tensors), layout
+    if layout == 'MAE':
+        tensors = mae_to_mmpretrain(tensors)
     backbone = {
         name[len('backbone.'):]: tensor
         for name, tensor in tensors.items() if name.startswith('backbone.')
     }
     if not backbone:
-        decoder = any(
-            name.startswith(('decoder_', 'neck.decoder_'))
-            for name in tensors)
-        found = ('only a decoder' if decoder else
+        found = ('only a decoder' if any(
+            name.startswith('neck.') for name in tensors) else
                  f'{len(tensors)} other tensors, the first named '
-                 f'{next(iter(tensors))!r}')
+                 f'{next(iter(tensors), None)!r}')
         raise ValueError(
             f'there is no encoder in it, but {found}. Expected are '
             "mmpretrain's names (backbone.patch_embed.projection.weight, "
@@ -107,38 +135,46 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
     return backbone, layout
 
 
-def _rename(name: str) -> str:
-    for pattern, replacement in _PREFIXES:
-        if re.match(pattern, name):
-            new_name = re.sub('^' + pattern, replacement, name)
-            if '.layers.' in new_name or '.decoder_blocks.' in new_name:
-                for inner, inner_replacement in _WITHIN_BLOCKS:
-                    new_name = re.sub(inner, inner_replacement, new_name)
-            return new_name
-    return None
+def _rename(name: str, projectors: Dict[str, str]) -> Optional[str]:
+    if name in _PARAMETERS:
+        return _PARAMETERS[name]
+    module, _, kind = name.rpartition('.')
+    if kind not in ('weight', 'bias'):
+        return None
+    new_module = _MODULES.get(module) or projectors.get(module)
+    block = re.fullmatch(r'(\w+)\.(\d+)\.(.+)', module)
+    if block and block[1] in _BLOCKS and block[3] in _IN_BLOCK:
+        new_module = f'{_BLOCKS[block[1]]}.{block[2]}.{_IN_BLOCK[block[3]]}'
+    return new_module and f'{new_module}.{kind}'
 
 
-def _projector_names(tensors: Tensors) -> Dict[str, str]:
-    """New names of the projectors' linear layers, matched in their order.
+def _projector_modules(tensors: Tensors) -> Dict[str, str]:
+    """Old and new names of the linear layers in the projectors.
 
-    The public code names the layers of an MLP by its modules; only their
-    order says which is which.
+    The public code names the layers of an MLP by its modules ('fc1', 'fc2',
+    indices in a ``Sequential``); only their order says which is which.
     """
-    layers: Dict[str, list] = {}
-    for name in tensors:
-        match = re.match(_PROJECTOR, name)
-        if match and match.group(2) not in layers.setdefault(
-                match.group(1), []):
-            layers[match.group(1)].append(match.group(2))
-    names = {}
+    layers: Dict[str, List[str]] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(rf'({_PROJECTORS}\.(\d+).*)\.weight', name)
+        if match and tensor.dim() != 1:  # a norm's weight is no layer
+            layers.setdefault(match[2], []).append(match[1])
+    modules = {}
     for index, found in layers.items():
         if len(found) not in _PROJECTOR_LAYERS:
             raise ValueError(
-                f'aligned_feature_projection_heads.{index} has {len(found)} '
-                'linear layers. A projector has 1 (linear), 2 (mlp) or 4 '
-                '(mlp2).')
-        for old, new in zip(sorted(found), _PROJECTOR_LAYERS[len(found)]):
-            for kind in ('weight', 'bias'):
-                names[f'aligned_feature_projection_heads.{index}.{old}{kind}'
-                      ] = f'distill_neck.projectors.{index}.{new}{kind}'
-    return names
+                f'{_PROJECTORS}.{index} has {len(found)} linear layers. A '
+                'projector has 1 (linear), 2 (mlp) or 4 (mlp2).')
+        for old, new in zip(
+                sorted(found, key=_natural_order),
+                _PROJECTOR_LAYERS[len(found)]):
+            modules[old] = f'distill_neck.projectors.{index}{new}'
+    return modules
+
+
+def _natural_order(name: str) -> List:
+    """Sorts '2' before '10'."""
+    return [
+        int(part) if part.isdecimal() else part
+        for part in re.split(r'(\d+)', name)
+    ]

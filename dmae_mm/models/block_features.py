@@ -1,6 +1,6 @@
 """Outputs of chosen transformer blocks, by an index that is checked once."""
 import functools
-from typing import Dict, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -42,13 +42,11 @@ class BlockFeatures:
     ::
 
         features = BlockFeatures(vit.layers, [2, 5])
-        with features:
-            vit(images)
-            second, fifth = features.outputs
+        output, (second, fifth) = features.record(vit, images)
 
     Hooks sit on whole blocks, never inside: within a block that is
-    checkpointed, a hook would see activations without gradient. Outside the
-    ``with`` nothing is recorded or kept alive.
+    checkpointed, a hook would see activations without gradient. Outside
+    :meth:`record` nothing is recorded or kept alive.
 
     Args:
         blocks (nn.ModuleList): The blocks of the backbone.
@@ -58,26 +56,31 @@ class BlockFeatures:
 
     def __init__(self, blocks: nn.ModuleList, indices: Sequence[int]) -> None:
         self.indices = tuple(indices)
-        self._recording = False
-        self._outputs: Dict[int, torch.Tensor] = {}
+        self._outputs: Optional[Dict[int, torch.Tensor]] = None
         for index in set(self.indices):
             blocks[index].register_forward_hook(
-                functools.partial(self._record, index))
+                functools.partial(self._keep, index))
 
-    def _record(self, index: int, block: nn.Module, args: tuple,
-                output: torch.Tensor) -> None:
-        if self._recording:
+    def _keep(self, index: int, block: nn.Module, args: tuple,
+              output: torch.Tensor) -> None:
+        if self._outputs is not None:
             self._outputs[index] = output
 
-    def __enter__(self) -> 'BlockFeatures':
-        self._recording = True
-        return self
+    def record(self, module: nn.Module,
+               *args: Any) -> Tuple[Any, Tuple[torch.Tensor, ...]]:
+        """Call a module that runs the blocks.
 
-    def __exit__(self, *exc_info) -> None:
-        self._recording = False
+        Args:
+            module (nn.Module): The backbone, or what contains it.
+            *args: Its arguments.
+
+        Returns:
+            tuple: What the module returned, and a tuple with one block
+            output for each of ``indices``.
+        """
         self._outputs = {}
-
-    @property
-    def outputs(self) -> Tuple[torch.Tensor, ...]:
-        """tuple[torch.Tensor]: One output for each of ``indices``."""
-        return tuple(self._outputs[index] for index in self.indices)
+        try:
+            result = module(*args)
+            return result, tuple(self._outputs[i] for i in self.indices)
+        finally:
+            self._outputs = None

@@ -80,8 +80,8 @@ class DMAE(BaseSelfSupervisor):
             resolve_block(student, self.backbone.num_layers, 'student')
             for student, _ in aligned_layers
         ]
-        self.student_features = BlockFeatures(self.backbone.layers,
-                                              student_blocks)
+        self.student_blocks = BlockFeatures(self.backbone.layers,
+                                            student_blocks)
         self._hold_teacher(
             MODELS.build(
                 dict(
@@ -93,12 +93,15 @@ class DMAE(BaseSelfSupervisor):
                 student_blocks, self.teacher.aligned_blocks)
         ]
         check_no_duplicates(aligned_layers, self.loss_names)
-        self.distill_neck = MODELS.build(
-            dict(
-                distill_neck,
-                student_dims=self.backbone.embed_dims,
-                teacher_dims=self.teacher.embed_dims,
-                num_pairs=len(aligned_layers)))
+        # Leaves the random state as it was, so that the student starts from
+        # the same weights as in the control without projectors.
+        with torch.random.fork_rng(devices=[]):
+            self.distill_neck = MODELS.build(
+                dict(
+                    distill_neck,
+                    student_dims=self.backbone.embed_dims,
+                    teacher_dims=self.teacher.embed_dims,
+                    num_pairs=len(aligned_layers)))
         self.distill_loss = MODELS.build(distill_loss)
 
     def loss(self, inputs: torch.Tensor, data_samples: List[DataSample],
@@ -117,9 +120,9 @@ class DMAE(BaseSelfSupervisor):
             latent, mask, ids_restore = self.backbone(inputs)
             return self.reconstruction_loss(inputs, latent, mask, ids_restore)
 
-        with self.student_features as recorded:
-            latent, mask, ids_restore = self.backbone(inputs)
-            student_features = recorded.outputs  # each (B, 1 + K, C_student)
+        # Each of the student's features is (B, 1 + K, C_student).
+        (latent, mask, ids_restore), student_features = (
+            self.student_blocks.record(self.backbone, inputs))
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
 
         ids_keep = ids_restore.argsort(dim=1)[:, :self.num_visible]  # (B, K)

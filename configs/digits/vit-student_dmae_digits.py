@@ -1,0 +1,98 @@
+# Handwritten digits (tools/quickstart.py writes them as image folders): a
+# 4-block student of 48 channels learns from an 8-block teacher of 128.
+_base_ = '../_base_/default_runtime.py'
+
+work_dir = 'work_dirs/quickstart/seed0/dmae'
+init_cfg = [
+    dict(type='Xavier', layer='Linear', distribution='uniform'),
+    dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0)
+]
+
+model = dict(
+    type='DMAE',
+    backbone=dict(
+        type='MAEViT',
+        arch=dict(
+            embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=192),
+        img_size=32,
+        patch_size=4,
+        mask_ratio=0.75,
+        init_cfg=init_cfg),
+    neck=dict(
+        type='MAEPretrainDecoder',
+        num_patches=64,
+        patch_size=4,
+        embed_dim=48,
+        decoder_embed_dim=48,
+        decoder_depth=2,
+        decoder_num_heads=3,
+        init_cfg=init_cfg),
+    head=dict(
+        type='MAEPretrainHead',
+        patch_size=4,
+        loss=dict(type='PixelReconstructionLoss', criterion='L2')),
+    teacher=dict(
+        type='MMPretrainTeacher',
+        backbone=dict(
+            type='MAEViT',
+            arch=dict(
+                embed_dims=128,
+                num_layers=8,
+                num_heads=4,
+                feedforward_channels=512),
+            img_size=32,
+            patch_size=4),
+        checkpoint='work_dirs/quickstart/seed0/teacher/epoch_60.pth'),
+    aligned_layers=[(0.75, 0.75)],
+    distill_neck=dict(type='FeatureProjectionNeck', projector='linear'),
+    distill_loss=dict(
+        type='FeatureAlignmentLoss',
+        criterion='L1',
+        normalize=True,
+        loss_weight=1.0),
+    data_preprocessor=dict(
+        type='SelfSupDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3))
+
+# Digits have an orientation: crops, but no flips.
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='CustomDataset',
+        data_root='data/digits/train',
+        with_label=False,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(
+                type='RandomResizedCrop',
+                scale=32,
+                crop_ratio_range=(0.4, 1.0),
+                interpolation='bicubic'),
+            dict(type='PackInputs')
+        ]))
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(
+        type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-3,
+        end=3,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        begin=3,
+        end=30,
+        eta_min=0.0,
+        convert_to_iter_based=True)
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30)
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=12),
+    checkpoint=dict(type='CheckpointHook', interval=10))

@@ -1,0 +1,103 @@
+"""Checkpoints that are named by URL: fetched once a machine, whole or not."""
+import hashlib
+import http.client
+import os
+import os.path as osp
+import re
+from typing import Optional
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
+
+import torch
+from filelock import FileLock
+from mmengine.logging import print_log
+
+TIMEOUT_SECONDS = 60
+
+
+def local_path(source: str) -> str:
+    """Where the file of a checkpoint lies; a URL is downloaded first.
+
+    A lock on the file system lets one process or thread download while the
+    others wait, so no process group is needed, and where the download fails,
+    each process says so itself instead of waiting for another.
+
+    Args:
+        source (str): A path, or an http(s) URL.
+
+    Returns:
+        str: The path itself, or that of the download. Downloads are kept in
+        ``torch.hub.get_dir()``, by URL: equal names at different addresses
+        are different files.
+
+    Raises:
+        FileNotFoundError: If a path names no file.
+        OSError: If the download fails.
+    """
+    url = urlparse(source)
+    if url.scheme not in ('http', 'https'):
+        if osp.isfile(source):
+            return source
+        found = 'is a folder' if osp.isdir(source) else 'does not exist'
+        raise FileNotFoundError(f'The checkpoint {source} {found}. Give the '
+                                'path of a file or an http(s) URL.')
+    name = osp.basename(url.path)
+    if not name:
+        raise FileNotFoundError(f'The checkpoint {source} is a URL without '
+                                'the name of a file.')
+    folder = osp.join(torch.hub.get_dir(), 'checkpoints', 'dmae_mm',
+                      hashlib.sha256(source.encode()).hexdigest()[:16])
+    path = osp.join(folder, name)
+    if not osp.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        with FileLock(osp.join(folder, '.lock')):
+            if not osp.exists(path):
+                _download(source, path)
+    return path
+
+
+def checksum_in_name(name: str) -> Optional[str]:
+    """First digits of the SHA-256, where a file's name ends in them.
+
+    Args:
+        name (str): As in OpenMMLab's model zoo: 'vit_20220101-8f5d5d2b.pth'.
+
+    Returns:
+        str | None: Eight or more hexadecimal digits. Decimal digits alone
+        are taken for a date.
+    """
+    digits = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+    if digits is None or digits.group(1).isdecimal():
+        return None
+    return digits.group(1)
+
+
+def _download(url: str, path: str) -> None:
+    """Write the file at ``url`` to ``path``, or nothing at all."""
+    print_log(f'Downloading {url} to {path}', logger='current')
+    partial = f'{path}.partial'
+    digest, size = hashlib.sha256(), 0
+    try:
+        request = Request(url, headers={'User-Agent': 'dmae_mm'})
+        with urlopen(request, timeout=TIMEOUT_SECONDS) as response, \
+                open(partial, 'wb') as file:
+            for chunk in iter(lambda: response.read(1 << 20), b''):
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            # A connection that breaks off looks like the end of the file.
+            promised = int(response.headers.get('Content-Length', size))
+        if size != promised:
+            raise OSError(f'{size} of {promised} bytes arrived')
+        checksum = checksum_in_name(osp.basename(path)) or ''
+        if not digest.hexdigest().startswith(checksum):
+            raise OSError(f'its name promises the checksum {checksum}, but '
+                          f'its SHA-256 is {digest.hexdigest()}')
+        os.replace(partial, path)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise OSError(
+            f'The checkpoint {url} cannot be downloaded: {error}. Check the '
+            'address, or download it elsewhere and give its path.') from error
+    finally:
+        if osp.exists(partial):
+            os.remove(partial)

@@ -1,0 +1,55 @@
+"""A file of FAIR's MAE or of DMAE's public code becomes mmpretrain's."""
+import os.path as osp
+from typing import Tuple
+
+from dmae_mm.version import __version__
+
+from .key_mapping import Tensors, layout_of, mae_to_mmpretrain
+from .tensor_file import TensorFile, read_tensor_file
+from .write import check_writable, write_tensor_file
+
+
+def convert_mae_file(source: str,
+                     destination: str,
+                     overwrite: bool = False) -> Tuple[TensorFile, Tensors]:
+    """Write the weights of ``source`` under mmpretrain's names.
+
+    Args:
+        source (str): Path or http(s) URL of a file with an encoder alone, a
+            whole model, or a fine-tuned model.
+        destination (str): Path that ends in ``.pth`` or ``.safetensors``.
+        overwrite (bool): Whether ``destination`` may exist.
+
+    Returns:
+        tuple[TensorFile, dict[str, torch.Tensor]]: What was read, and what
+        was written.
+
+    Raises:
+        FileNotFoundError: If there is no such source.
+        FileExistsError: If ``destination`` is the source, or exists without
+            ``overwrite``.
+        ValueError: If the source is damaged, refused, or not a file of MAE
+            or DMAE. Nothing is written then.
+        OSError: If reading or writing fails.
+    """
+    if osp.exists(source) and osp.exists(destination) and osp.samefile(
+            source, destination):
+        raise FileExistsError(
+            f'{destination} is the source itself. Give another destination.')
+    check_writable(destination, overwrite)
+    file = read_tensor_file(source)
+    if layout_of(file.tensors) in ('mmpretrain', 'mmpretrain backbone'):
+        raise ValueError(
+            f"{source} already has mmpretrain's names "
+            f'({next(iter(file.tensors))}, ...). Use it as it is.')
+    try:
+        tensors = mae_to_mmpretrain(file.tensors)
+    except ValueError as error:
+        raise ValueError(f'{source} cannot be converted. {error}') from None
+    meta = dict(
+        source=source,
+        sha256=file.sha256,
+        converter=f'dmae_mm {__version__}',
+        not_carried_over=file.ignored)
+    write_tensor_file(destination, tensors, meta, overwrite)
+    return file, tensors
