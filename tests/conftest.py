@@ -43,7 +43,8 @@ TOY_MODEL = dict(
 
 @pytest.fixture(scope='session', autouse=True)
 def _few_threads():
-    torch.set_num_threads(2)
+    # More threads than cores, with several processes at work, would spin.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

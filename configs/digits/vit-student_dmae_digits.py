@@ -13,7 +13,10 @@ model = dict(
     backbone=dict(
         type='MAEViT',
         arch=dict(
-            embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=192),
+            embed_dims=48,
+            num_layers=4,
+            num_heads=3,
+            feedforward_channels=192),
         img_size=32,
         patch_size=4,
         mask_ratio=0.75,
@@ -55,7 +58,7 @@ model = dict(
 
 # Digits have an orientation: crops, but no flips.
 train_dataloader = dict(
-    batch_size=128,
+    batch_size=64,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -69,7 +72,7 @@ train_dataloader = dict(
             dict(
                 type='RandomResizedCrop',
                 scale=32,
-                crop_ratio_range=(0.4, 1.0),
+                crop_ratio_range=(0.6, 1.0),
                 interpolation='bicubic'),
             dict(type='PackInputs')
         ]))
@@ -83,16 +86,16 @@ param_scheduler = [
     dict(
         type='LinearLR',
         start_factor=1e-3,
-        end=3,
+        end=4,
         convert_to_iter_based=True),
     dict(
         type='CosineAnnealingLR',
-        begin=3,
-        end=30,
+        begin=4,
+        end=40,
         eta_min=0.0,
         convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=40)
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=12),
+    logger=dict(type='LoggerHook', interval=23),
     checkpoint=dict(type='CheckpointHook', interval=10))

@@ -90,13 +90,13 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
         else:
             renamed[new_name] = tensor
     if unknown:
+        more = f' and {len(unknown) - 5} more' * (len(unknown) > 5)
         raise ValueError(
-            f'These tensors belong neither to MAE nor to DMAE: '
-            f'{", ".join(unknown[:5])}'
-            f'{f" and {len(unknown) - 5} more" * (len(unknown) > 5)}. Expected '
-            'names are those of a plain vision transformer with MAE decoder '
-            '(cls_token, pos_embed, patch_embed.proj.*, blocks.*, norm.*, '
-            f'mask_token, decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*.')
+            'These tensors belong neither to MAE nor to DMAE: '
+            f'{", ".join(unknown[:5])}{more}. Expected names are those of a '
+            'plain vision transformer with MAE decoder (cls_token, '
+            'pos_embed, patch_embed.proj.*, blocks.*, norm.*, mask_token, '
+            f'decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*.')
     return renamed
 
 
@@ -156,7 +156,7 @@ def _projector_modules(tensors: Tensors) -> Dict[str, str]:
     """
     layers: Dict[str, List[str]] = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(rf'({_PROJECTORS}\.(\d+).*)\.weight', name)
+        match = re.fullmatch(rf'({_PROJECTORS}\.(\d+)(?:\..+)?)\.weight', name)
         if match and tensor.dim() != 1:  # a norm's weight is no layer
             layers.setdefault(match[2], []).append(match[1])
     modules = {}

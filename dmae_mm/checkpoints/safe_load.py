@@ -1,11 +1,11 @@
 """Load a checkpoint file without executing anything in it."""
+import contextlib
 import pickle
 import pickletools
 import re
 import threading
 import zipfile
-from contextlib import contextmanager
-from typing import IO, Any, Iterator, List
+from typing import Any, Iterator, List, Tuple
 
 import safetensors
 import torch
@@ -47,7 +47,8 @@ _PLACEHOLDERS = [(_Placeholder, name) for name in (
 _SAFE_GLOBALS_LOCK = threading.Lock()
 
 # How torch's messages name what they refuse to build.
-_REFUSED = re.compile(r'GLOBAL (\S+)|``(torch\.[\w.]+)`` must be imported')
+_REFUSED = re.compile(r'GLOBAL ([\w.]+) (?:was not|whose module)|'
+                      r'``(torch\.[\w.]+)`` must be imported')
 
 
 def load_without_executing(path: str, shown: str) -> Any:
@@ -71,19 +72,8 @@ def load_without_executing(path: str, shown: str) -> Any:
         return load(path)
     # Anything can go wrong in the bytes of a damaged file.
     except Exception as error:
-        names = _refused_names(path, error)
-        if not names:
-            raise ValueError(
-                f'The checkpoint {shown} cannot be read '
-                f'({type(error).__name__}: {_reason(error)}). It is damaged, '
-                'incomplete or not a checkpoint: fetch it again, and compare '
-                'its size and checksum with the origin.') from None
         raise ValueError(
-            f'The checkpoint {shown} is refused: it asks for '
-            f'{", ".join(names[:5])}, and building that could run code from '
-            'the file. Nothing was executed. If you trust its origin, load '
-            'it where running its code does no harm and save its state dict '
-            'alone, with torch.save or safetensors.') from None
+            f'The checkpoint {shown} {_what_is_wrong(path, error)}') from None
 
 
 def _load_safetensors(path: str) -> dict:
@@ -99,7 +89,7 @@ def _load_pickle(path: str) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _only_placeholders() -> Iterator[None]:
     """Let torch's unpickler know its own names and the placeholders.
 
@@ -118,50 +108,66 @@ def _only_placeholders() -> Iterator[None]:
             torch.serialization.add_safe_globals(allowed_elsewhere)
 
 
-def _reason(error: Exception) -> str:
-    """The line of a message that says what happened."""
+def _what_is_wrong(path: str, error: Exception) -> str:
+    """The end of an error message that begins with the checkpoint's name."""
+    save_again = (
+        'If you trust its origin, load it where running its code does no '
+        'harm and save its state dict alone, with torch.save or safetensors.')
+    # torch puts a stack of C++ calls behind an error's first line, but advice
+    # in front of an unpickling error's cause.
     lines = [
         line.strip() for line in str(error).splitlines()
         if line.strip() and 'Check the documentation' not in line
     ] or ['']
-    # torch puts advice in front of an unpickling error, and a stack of C++
-    # calls behind all others.
-    return lines[-1 if isinstance(error, pickle.UnpicklingError) else 0]
+    reason = lines[0]
+    if isinstance(error, pickle.UnpicklingError):
+        reason = lines[-1]
+        protocol, names = _take_apart(path)
+        refused = _REFUSED.search(str(error))
+        if refused:
+            names = [refused.group(1) or refused.group(2)]
+        # torch cannot tell what it would have called on a placeholder, nor
+        # what is in a pickle of another protocol than its own, 2.
+        if names and (refused or protocol > 2 or 'call reduce' in reason):
+            return (f'is refused: it asks for {", ".join(names[:8])}, and '
+                    'building that could run code from the file. Nothing was '
+                    f'executed. {save_again}')
+        if protocol > 2:
+            return (f'is pickled with protocol {protocol}, but only protocol '
+                    '2, the one that torch.save uses, can be read without '
+                    f'executing anything. {save_again}')
+    return (f'cannot be read ({type(error).__name__}: {reason}). It is '
+            'damaged, incomplete or not a checkpoint: fetch it again, and '
+            'compare its size and checksum with the origin.')
 
 
-def _refused_names(path: str, error: Exception) -> List[str]:
-    """What a pickle asked for in vain; empty if that was not the error."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return []
-    refused = _REFUSED.search(str(error))
-    if refused:
-        return [refused.group(1) or refused.group(2)]
-    # torch reads nothing but protocol 2, and so cannot say what a pickle of
-    # another protocol would have built.
-    try:
-        if not zipfile.is_zipfile(path):
-            with open(path, 'rb') as file:
-                return _names_in_newer_pickle(file)
-        with zipfile.ZipFile(path) as archive:
+def _take_apart(path: str) -> Tuple[int, List[str]]:
+    """Protocol of the pickles in a file, and the names they ask for.
+
+    They are listed, not loaded. Those of torch itself are left out.
+    """
+    protocol, names, strings = 0, [], []
+    # This only words an error, and must not put another in its place.
+    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
             member = next(name for name in archive.namelist()
                           if name.endswith('/data.pkl'))
-            with archive.open(member) as file:
-                return _names_in_newer_pickle(file)
-    # This only words an error, and must not put another in its place.
-    except Exception:
-        return []
-
-
-def _names_in_newer_pickle(file: IO[bytes]) -> List[str]:
-    """Names in a pickle of protocol 3 or later, which is not loaded."""
-    names, strings = [], []
-    for opcode, value, _ in pickletools.genops(file):
-        if opcode.name == 'PROTO' and value < 3:
-            return []
-        if opcode.name == 'GLOBAL':
-            names.append(value.replace(' ', '.'))
-        elif opcode.name == 'STACK_GLOBAL':
-            names.append('.'.join(strings[-2:]))
-        elif isinstance(value, str):
-            strings.append(value)
-    return names
+            file = stack.enter_context(archive.open(member))
+        else:
+            file = stack.enter_context(open(path, 'rb'))
+        while True:  # until there is no further pickle, which raises
+            for opcode, value, _ in pickletools.genops(file):
+                if opcode.name == 'PROTO':
+                    protocol = max(protocol, value)
+                elif opcode.name == 'GLOBAL':
+                    names.append(value.replace(' ', '.'))
+                elif opcode.name == 'STACK_GLOBAL':
+                    names.append('.'.join(strings[-2:]))
+                elif isinstance(value, str):
+                    strings.append(value)
+    names = [
+        name for name in dict.fromkeys(names) if re.fullmatch(r'[\w.]+', name)
+        and not name.startswith(('torch.', 'collections.'))
+    ]
+    return protocol, names

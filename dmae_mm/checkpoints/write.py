@@ -51,4 +51,5 @@ def check_writable(path: str, overwrite: bool) -> None:
     if osp.isdir(path):
         raise FileExistsError(f'{path} is a folder.')
     if osp.lexists(path) and not overwrite:
-        raise FileExistsError(f'{path} exists and is not overwritten.')
+        raise FileExistsError(f'{path} exists already: choose another name, '
+                              'or force overwriting it.')

@@ -1,9 +1,10 @@
+import logging
 import re
 from typing import Optional, Sequence, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.registry import MODELS
@@ -104,7 +105,7 @@ class MMPretrainTeacher(BaseTeacher):
             torch.default_generator.manual_seed(0)
             network = MODELS.build(cfg)
             if checkpoint is None and allow_random:
-                network.init_weights()
+                _init_quietly(network)
         network.drop_after_pos = VisiblePatches(network.num_extra_tokens)
         super().__init__(
             network=network,
@@ -126,8 +127,9 @@ class MMPretrainTeacher(BaseTeacher):
 
         Raises:
             ValueError: If a needed tensor is missing, has another shape or
-                values that are not finite, or if the file has tensors that
-                a backbone of this architecture does not have.
+                values that are not finite, or if the file has another number
+                of blocks or tensors that a backbone of this architecture
+                does not have. Nothing is loaded then.
         """
         try:
             weights, layout = backbone_state_dict(file.tensors)
@@ -141,16 +143,20 @@ class MMPretrainTeacher(BaseTeacher):
         for name in weights.keys() - needed.keys():
             known = _is_unused(name, last_block, self.num_layers)
             (unused if known else foreign).append(name)
-        problems = [
-            f'{name} is missing' for name in needed if name not in weights
-        ] + [
-            f'{name} has shape {tuple(weights[name].shape)} instead of '
-            f'{tuple(tensor.shape)}' for name, tensor in needed.items()
-            if name in weights and weights[name].shape != tensor.shape
-        ] + [
-            f'{name} has values that are not finite' for name in needed
-            if name in weights and not weights[name].isfinite().all()
-        ] + [f'{name} is unknown' for name in sorted(foreign)]
+        # Blocks that the teacher drops must be there nevertheless: without
+        # them, negative indices and depth fractions name other blocks.
+        blocks = {
+            name.split('.')[1]
+            for name in weights if name.startswith('layers.')
+        }
+        problems = []
+        if len(blocks) != self.num_layers:
+            problems.append(f'the file has {len(blocks)} blocks')
+        for name, tensor in needed.items():
+            problem = _misfit(weights.get(name), tensor)
+            if problem:
+                problems.append(f'{name} {problem}')
+        problems += [f'{name} is unknown' for name in sorted(foreign)]
         if problems:
             shown = '; '.join(problems[:5])
             more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
@@ -180,6 +186,17 @@ class MMPretrainTeacher(BaseTeacher):
         return tuple(by_block[block] for block in self.aligned_blocks)
 
 
+def _init_quietly(network: nn.Module) -> None:
+    """Initialise without the two log lines for each tensor."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        network.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
 def _arch_settings(backbone_cls: Type[VisionTransformer],
                    arch: Union[str, dict]) -> dict:
     """The dict behind the name of an architecture."""
@@ -191,6 +208,21 @@ def _arch_settings(backbone_cls: Type[VisionTransformer],
                          f'{", ".join(backbone_cls.arch_zoo)}, or give a '
                          'dict.')
     return dict(backbone_cls.arch_zoo[arch.lower()])
+
+
+def _misfit(given: Optional[torch.Tensor],
+            needed: torch.Tensor) -> Optional[str]:
+    """Why a tensor of a file cannot be the one that is needed, if so."""
+    if given is None:
+        return 'is missing'
+    if given.shape != needed.shape:
+        return (f'has shape {tuple(given.shape)} instead of '
+                f'{tuple(needed.shape)}')
+    if not given.is_floating_point():
+        return f'has values of type {given.dtype}'
+    if not given.to(needed.dtype).isfinite().all():
+        return 'has values that are not finite'
+    return None
 
 
 def _is_unused(name: str, last_block: int, num_layers: int) -> bool:

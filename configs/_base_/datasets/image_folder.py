@@ -1,0 +1,42 @@
+# All images under one folder, in sub-folders or not; labels are not used.
+# Another folder is one option away:
+# --cfg-options train_dataloader.dataset.data_root=/path/to/images
+data_preprocessor = dict(
+    type='SelfSupDataPreprocessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='RandomResizedCrop',
+        scale=224,
+        crop_ratio_range=(0.2, 1.0),
+        backend='pillow',
+        interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs')
+]
+
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=8,
+    # Workers start anew each epoch and keep the seeds that PyTorch gives
+    # them: see EpochSeedHook.
+    persistent_workers=False,
+    worker_init_fn=dict(type='keep_worker_seed'),
+    # The last, smaller batch is used: a folder with fewer images than a batch
+    # would give none otherwise. On ImageNet with 8 GPUs it also makes 1252
+    # batches an epoch, a multiple of the 4 that are accumulated to one step,
+    # so that no gradients are pending when a checkpoint is written.
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='CustomDataset',
+        data_root='data/imagenet/train',
+        with_label=False,
+        extensions=('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif',
+                    '.tiff', '.webp'),
+        pipeline=train_pipeline))

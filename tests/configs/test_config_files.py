@@ -1,0 +1,71 @@
+"""Names of the config files, and what tells them apart."""
+import itertools
+import os
+from collections import Counter
+
+import pytest
+
+from ..conftest import ROOT
+from .recipes import ALL, BASELINES, CONFIGS, DMAE, load
+
+
+def differences(a, b, path=''):
+    """Dotted names of the options in which two configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            name for key in sorted({*a, *b}) for name in differences(
+                a.get(key, '-'), b.get(key, '-'), f'{path}.{key}'.lstrip('.'))
+        ]
+    return [] if a == b else [path]
+
+
+def test_all_files_are_checked_here():
+    found = {
+        path.relative_to(CONFIGS).as_posix()
+        for folder in ('dmae', 'baselines', 'benchmarks')
+        for path in CONFIGS.glob(f'{folder}/*.py')
+    }
+    assert found == set(ALL)
+    assert len(ALL) == 21
+
+
+def test_file_names_are_unique():
+    """`mim train dmae_mm NAME` looks for a bare name in all folders."""
+    names = Counter()
+    for _, subfolders, files in os.walk(ROOT):
+        subfolders[:] = [
+            name for name in subfolders
+            if not name.startswith(('.', '_dmae')) and name not in (
+                'work_dirs', 'data', 'build', 'dist')
+        ]
+        names.update(files)
+    twice = [
+        path.name for path in CONFIGS.rglob('*.py') if names[path.name] != 1
+    ]
+    assert twice == []
+
+
+@pytest.mark.parametrize('name', BASELINES)
+def test_baseline_differs_in_the_teacher_only(name):
+    size = BASELINES[name]
+    assert differences(
+        load(name).to_dict(),
+        load(f'dmae/vit-{size}_dmae_in1k.py').to_dict()) == [
+            'model.aligned_layers', 'model.teacher'
+        ]
+
+
+@pytest.mark.parametrize('name', [name for name in DMAE if 'mask' in name])
+def test_mask_ratio_is_all_that_differs(name):
+    size, _ = DMAE[name]
+    assert differences(
+        load(name).to_dict(),
+        load(f'dmae/vit-{size}_dmae_in1k.py').to_dict()) == [
+            'model.backbone.mask_ratio'
+        ]
+
+
+def test_no_two_configs_are_equal():
+    equal = [(a, b) for a, b in itertools.combinations(ALL, 2)
+             if load(a).to_dict() == load(b).to_dict()]
+    assert equal == []

@@ -1,0 +1,319 @@
+"""A teacher is filled from its file exactly, or not at all and says why.
+
+Each file goes the way of a training run: through ``DMAE.init_weights()``,
+which the Runner calls once the model is built.
+"""
+import copy
+import os
+
+import pytest
+import safetensors.torch
+import torch
+from mmpretrain.registry import MODELS
+
+from dmae_mm.checkpoints import mae_to_mmpretrain
+
+from ...checkpoints.files import encoder_only, golden_weights
+from ...conftest import TEACHER
+
+FULL = golden_weights('teacher')  # 6 blocks, of which the teacher keeps 4
+ENCODER = encoder_only(FULL)
+NORM1 = 'blocks.1.norm1.weight'
+
+
+def save(folder, content, name='teacher.pth'):
+    path = str(folder / name)
+    if name.endswith('.safetensors'):
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+def build(cfg, checkpoint, **backbone):
+    cfg['teacher'].update(checkpoint=checkpoint, allow_random=False)
+    cfg['teacher']['backbone'].update(backbone)
+    return MODELS.build(cfg)
+
+
+def wanted_weights():
+    """What the truncated teacher must hold, under its own names."""
+    return {
+        name[len('backbone.'):]: tensor
+        for name, tensor in mae_to_mmpretrain(ENCODER).items()
+        if not name.startswith(('backbone.layers.4.', 'backbone.layers.5.',
+                                'backbone.ln1.'))
+    }
+
+
+def assert_filled(model, wanted):
+    model.init_weights()
+    state = model.teacher.network.state_dict()
+    assert state.keys() == wanted.keys()
+    for name, tensor in state.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, wanted[name].float()), name
+
+
+@pytest.mark.parametrize('weights', [ENCODER, FULL], ids=['encoder', 'full'])
+@pytest.mark.parametrize('name', ['mae.pth', 'mae.safetensors'])
+def test_files_of_mae(tmp_path, toy_model, weights, name):
+    content = weights if 'safe' in name else dict(model=weights, epoch=799)
+    assert_filled(
+        build(toy_model, save(tmp_path, content, name)), wanted_weights())
+
+
+def test_fine_tuned_mae(tmp_path, toy_model):
+    tuned = {
+        name.replace('norm', 'fc_norm')
+        if name in ('norm.weight', 'norm.bias') else name: tensor
+        for name, tensor in ENCODER.items()
+    }
+    tuned.update({
+        'head.weight': torch.rand(10, 32),
+        'head.bias': torch.rand(10)
+    })
+    path = save(tmp_path, dict(model=tuned))
+    assert_filled(build(toy_model, path), wanted_weights())
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.backbone.'])
+def test_backbone_alone(tmp_path, toy_model, prefix):
+    weights = {
+        name.replace('backbone.', prefix, 1): tensor
+        for name, tensor in mae_to_mmpretrain(ENCODER).items()
+    }
+    path = save(tmp_path, dict(state_dict=weights, meta={}))
+    assert_filled(build(toy_model, path), wanted_weights())
+
+
+def pretrained(cfg, **options):
+    """State dict of a model whose student has the teacher's architecture."""
+    cfg['backbone']['arch'] = TEACHER
+    cfg['neck']['embed_dim'] = TEACHER['embed_dims']
+    cfg.update(options)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=.1)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize('run', ['MAE', 'DMAE without teacher', 'DMAE'])
+def test_checkpoint_of_a_run_teaches_the_next(tmp_path, toy_model, run):
+    cfg = copy.deepcopy(toy_model)
+    if run == 'MAE':
+        parts = {part: cfg[part] for part in ('backbone', 'neck', 'head')}
+        state = pretrained(dict(type='MAE', **parts))
+    elif run == 'DMAE':
+        state = pretrained(cfg, aligned_layers=[(4, 3)])
+        assert any(name.startswith('distill_neck.') for name in state)
+    else:
+        state = pretrained(cfg, teacher=None, aligned_layers=[])
+    path = save(tmp_path, dict(state_dict=state, meta=dict(epoch=1)))
+    wanted = {name: state[f'backbone.{name}'] for name in wanted_weights()}
+    assert_filled(build(toy_model, path), wanted)
+
+
+def test_vision_transformer(tmp_path, toy_model):
+    path = save(tmp_path, dict(model=ENCODER))
+    model = build(toy_model, path, type='VisionTransformer')
+    assert_filled(model, wanted_weights())
+
+
+@pytest.mark.parametrize('dtype',
+                         [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precision(tmp_path, toy_model, dtype):
+    cast = {name: tensor.to(dtype) for name, tensor in ENCODER.items()}
+    wanted = {
+        name: tensor.to(dtype)
+        for name, tensor in wanted_weights().items()
+    }
+    assert_filled(build(toy_model, save(tmp_path, cast)), wanted)
+
+
+def test_read_once_and_no_earlier_than_needed(tmp_path, toy_model):
+    path = str(tmp_path / 'teacher.pth')
+    model = build(toy_model, path)  # there is no such file yet
+    assert not model.teacher.is_loaded
+    save(tmp_path, ENCODER)
+    model.init_weights()
+    assert model.teacher.is_loaded
+    os.remove(path)
+    assert_filled(model, wanted_weights())
+
+
+def change(name, value):
+    """The encoder's weights with one tensor changed or (None) left out."""
+    weights = dict(ENCODER)
+    del weights[name]
+    if value is not None:
+        weights[name] = value
+    return weights
+
+
+def depth(blocks):
+    """The encoder's weights, as a transformer of another depth has them."""
+    weights = {
+        name: tensor
+        for name, tensor in ENCODER.items()
+        if not name.startswith('blocks.') or int(name.split('.')[1]) < blocks
+    }
+    for block in range(6, blocks):
+        weights.update({
+            name.replace('blocks.0.', f'blocks.{block}.'): tensor
+            for name, tensor in ENCODER.items()
+            if name.startswith('blocks.0.')
+        })
+    return weights
+
+
+def wider():
+    """The encoder's weights with 48 instead of 32 channels."""
+    return {
+        name: torch.zeros([size // 32 * 48 if size % 32 == 0 else size
+                           for size in tensor.shape])
+        for name, tensor in ENCODER.items()
+    }
+
+
+def nan(tensor, value):
+    tensor = tensor.clone()
+    tensor.view(-1)[-1] = value
+    return tensor
+
+
+ILLEGAL = {
+    'wider': (wider(), 'cls_token has shape (1, 1, 48) instead of (1, 1, 32)'),
+    'deeper': (depth(8), 'the file has 8 blocks'),
+    'shallower': (depth(2), 'the file has 2 blocks'),
+    'shallower than it was, but with all that is kept':
+    (depth(4), 'the file has 4 blocks'),
+    'other image size': (change('pos_embed', torch.zeros(1, 50, 32)),
+                         'pos_embed has shape (1, 50, 32) instead of'),
+    'decoder only':
+    ({k: v
+      for k, v in FULL.items() if k.startswith(('decoder_', 'mask_token'))},
+     'there is no encoder in it, but only a decoder'),
+    'something else': (dict(conv1=torch.ones(1)),
+                       "1 other tensors, the first named 'conv1'"),
+    'one missing': (change(NORM1, None), 'layers.1.ln1.weight is missing'),
+    'the patch embedding missing':
+    (change('patch_embed.proj.weight', None),
+     'patch_embed.projection.weight is missing'),
+    'one of another shape':
+    (change(NORM1, torch.ones(16)),
+     'layers.1.ln1.weight has shape (16,) instead of (32,)'),
+    'one transposed':
+    (change('blocks.0.mlp.fc1.weight', torch.zeros(32, 128)),
+     'layers.0.ffn.layers.0.0.weight has shape (32, 128) instead of'),
+    'NaN': (change(NORM1, nan(ENCODER[NORM1], float('nan'))),
+            'layers.1.ln1.weight has values that are not finite'),
+    'infinity': (change('pos_embed', nan(ENCODER['pos_embed'],
+                                         float('-inf'))),
+                 'pos_embed has values that are not finite'),
+    'too large for float32':
+    (change(NORM1, ENCODER[NORM1].double() + 1e300),
+     'layers.1.ln1.weight has values that are not finite'),
+    'integers': (change(NORM1, torch.ones(32, dtype=torch.int8)),
+                 'layers.1.ln1.weight has values of type torch.int8'),
+    'unknown in a block': (dict(ENCODER, **{'blocks.0.ls1.gamma':
+                                            torch.ones(32)}),
+                           'neither to MAE nor to DMAE: blocks.0.ls1.gamma'),
+    'unknown token': (dict(ENCODER, dist_token=torch.ones(1, 1, 32)),
+                      'neither to MAE nor to DMAE: dist_token'),
+}
+
+
+def assert_refused(model, error_type, *parts):
+    """The error says what is wrong, and no weight of the model changes."""
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    teacher = {k: v.clone() for k, v in model.teacher.state_dict().items()}
+    for _ in range(2):  # a second attempt is not taken for loaded
+        with pytest.raises(error_type) as error:
+            model.init_weights()
+        for part in (model.teacher.checkpoint, *parts):
+            assert part in str(error.value)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    for name, tensor in model.teacher.state_dict().items():
+        assert torch.equal(tensor, teacher[name])
+
+
+@pytest.mark.parametrize('kind', ILLEGAL)
+def test_illegal_weights(tmp_path, toy_model, kind):
+    weights, message = ILLEGAL[kind]
+    path = save(tmp_path, dict(model=weights))
+    assert_refused(build(toy_model, path), ValueError, message)
+
+
+@pytest.mark.parametrize('kind', [
+    kind for kind, (_, message) in ILLEGAL.items()
+    if kind != 'something else' and 'neither to MAE' not in message
+])
+def test_illegal_weights_of_mmpretrain(tmp_path, toy_model, kind):
+    weights, message = ILLEGAL[kind]
+    path = save(tmp_path, dict(state_dict=mae_to_mmpretrain(weights)))
+    assert_refused(build(toy_model, path), ValueError, message)
+
+
+@pytest.mark.parametrize('name', [
+    'backbone.layers.0.attn.gamma1.weight', 'backbone.layers.6.ln1.weight',
+    'backbone.dist_token', 'backbone.pre_norm.weight'
+])
+def test_unknown_tensor_in_a_backbone(tmp_path, toy_model, name):
+    weights = dict(mae_to_mmpretrain(ENCODER))
+    weights[name] = torch.ones(32)
+    assert_refused(
+        build(toy_model, save(tmp_path, dict(state_dict=weights))),
+        ValueError, f'{name[len("backbone."):]} is unknown',
+        'Give a checkpoint of this architecture, or the architecture of this '
+        'checkpoint in teacher.backbone.')
+
+
+def test_file_with_another_architecture_names_few_problems(
+        tmp_path, toy_model):
+    model = build(toy_model, save(tmp_path, wider()))
+    assert_refused(model, ValueError, 'a MAEViT of 6 blocks, 32 wide',
+                   '; and ')
+    with pytest.raises(ValueError) as error:
+        model.init_weights()
+    assert len(str(error.value)) < 1000
+
+
+def test_missing_file(tmp_path, toy_model):
+    path = str(tmp_path / 'none.pth')
+    assert_refused(
+        build(toy_model, path), FileNotFoundError, 'does not exist',
+        'Give the path of a file or an http(s) URL')
+
+
+def test_truncated_file(tmp_path, toy_model):
+    path = save(tmp_path, dict(model=FULL))
+    with open(path, 'rb+') as file:
+        file.truncate(os.path.getsize(path) // 2)
+    assert_refused(
+        build(toy_model, path), ValueError, 'cannot be read',
+        'compare its size and checksum with the origin')
+
+
+def test_hostile_file(tmp_path, toy_model):
+    marker = tmp_path / 'code-from-the-file-ran'
+
+    class Hostile:
+
+        def __reduce__(self):
+            return os.system, (f'touch {marker}', )
+
+    path = save(tmp_path, dict(model=ENCODER, args=Hostile()))
+    assert_refused(build(toy_model, path), ValueError, 'system', 'is refused')
+    assert not marker.exists()
+
+
+def test_error_on_first_use_is_the_same(tmp_path, toy_model, images):
+    """Where nobody has called init_weights, as after get_model."""
+    path = save(tmp_path, change(NORM1, None))
+    model = build(toy_model, path)
+    with pytest.raises(ValueError, match='layers.1.ln1.weight is missing'):
+        model.loss(images, None)

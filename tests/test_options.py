@@ -1,0 +1,34 @@
+import pytest
+
+from dmae_mm.options import reject_unknown_options
+
+
+@reject_unknown_options
+class Base:
+
+    def __init__(self, size, depth=2):
+        self.size, self.depth = size, depth
+
+
+class Derived(Base):
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_legal_calls_are_unchanged():
+    assert vars(Base(1)) == dict(size=1, depth=2)
+    assert vars(Base(depth=3, size=1)) == dict(size=1, depth=3)
+
+
+@pytest.mark.parametrize('cls', [Base, Derived])
+def test_unknown_options_are_named_with_the_legal_ones(cls):
+    with pytest.raises(
+            TypeError,
+            match="Base has no option sise=1, z='a'. .*: size, depth."):
+        cls(size=1, sise=1, z='a')
+
+
+def test_missing_ones_are_still_pythons_error():
+    with pytest.raises(TypeError, match="missing.*'size'"):
+        Base(depth=1)

@@ -1,0 +1,149 @@
+"""The distribution: what is in it, and whether it works where it is alone."""
+import configparser
+import shutil
+import subprocess
+import sys
+import zipfile
+from email import message_from_string
+from pathlib import Path
+from typing import List
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.conftest import ROOT
+from tests.tools.test_train import run, write_toy_run
+
+# What runs in the environment of the wheel, from a folder of its own.
+PROBE = """
+import importlib.metadata, os.path, sys
+import dmae_mm
+from mim.utils import get_installed_path
+from mmengine.config import Config
+
+inside = sys.prefix + os.sep
+assert dmae_mm.__file__.startswith(inside), dmae_mm.__file__
+assert {root!r} not in sys.path, sys.path
+assert dmae_mm.__version__ == importlib.metadata.version('dmae_mm')
+mim_root = get_installed_path('dmae_mm')
+assert mim_root.startswith(inside), mim_root
+assert os.path.basename(mim_root) == '_dmae_mm', mim_root
+count = 0
+for folder, _, files in os.walk(os.path.join(mim_root, '.mim', 'configs')):
+    if '_base_' not in folder and '__pycache__' not in folder:
+        for file in (name for name in files if name.endswith('.py')):
+            assert 'model' in Config.fromfile(os.path.join(folder, file)), file
+            count += 1
+print(count, 'configs')
+"""
+
+
+def source_files(folder: Path) -> List[str]:
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts)
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> Path:
+    """Built as for publication: first an sdist, from it the wheel."""
+    folder = tmp_path_factory.mktemp('build')
+    checkout = folder / 'checkout'
+    shutil.copytree(
+        ROOT,
+        checkout,
+        ignore=shutil.ignore_patterns('.*', '__pycache__', '*.egg-info',
+                                      'work_dirs', 'data'))
+    before = source_files(checkout)
+    run([
+        sys.executable, '-c', 'from setuptools import build_meta; '
+        f'build_meta.build_sdist({str(folder)!r})'
+    ], checkout)
+    pip_wheel = [
+        sys.executable, '-m', 'pip', 'wheel', '--no-deps',
+        '--no-build-isolation', '--wheel-dir', folder
+    ]
+    sdist, = folder.glob('*.tar.gz')
+    run([*pip_wheel, sdist], folder)
+    wheel, = folder.glob('*.whl')
+    from_sdist = zipfile.ZipFile(wheel).namelist()
+    wheel.unlink()
+    run([*pip_wheel, checkout], folder)
+    assert zipfile.ZipFile(wheel).namelist() == from_sdist
+    # Nothing is left in the checkout, where `mim` would find it.
+    assert source_files(checkout) == before
+    return wheel
+
+
+def test_wheel_holds_what_mim_looks_for(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for folder in ('configs', 'tools'):
+        for file in source_files(ROOT / folder):
+            assert f'_dmae_mm/.mim/{folder}/{file}' in names
+    assert '_dmae_mm/.mim/model-index.yml' in names
+    # mim takes the first path for the root of the package.
+    assert sorted(names)[0].startswith('_dmae_mm/.mim/')
+    assert not any(name.endswith('entry_points.txt') for name in names)
+    # Nothing else is installed.
+    tops = {name.split('/')[0].split('-')[0] for name in names}
+    assert tops == {'_dmae_mm', 'dmae_mm'}
+
+
+def test_constraints_fit_the_requirements(wheel):
+    """Each direct requirement is pinned, to a version that it admits."""
+    pins = {}
+    for line in (ROOT / 'constraints.txt').read_text().splitlines():
+        if line and not line.startswith('#'):
+            pin = Requirement(line)
+            pins[pin.name] = str(pin.specifier).removeprefix('==')
+    archive = zipfile.ZipFile(wheel)
+    metadata, = (
+        name for name in archive.namelist() if name.endswith('/METADATA'))
+    fields = message_from_string(archive.read(metadata).decode())
+    requirements = [
+        Requirement(line) for line in fields.get_all('Requires-Dist')
+    ]
+    assert len(requirements) > 10
+    for requirement in requirements:
+        assert requirement.specifier.contains(pins[requirement.name])
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    assert set(fields.get_all('Provides-Extra')) == set(
+        setup['options.extras_require'])
+
+
+def test_wheel_works_alone(wheel, tmp_path):
+    """In an environment that has this wheel and borrows all other packages.
+
+    A line in a .pth file adds a folder to the import path without running
+    the .pth files there, so an editable dmae_mm in it stays out of sight.
+    """
+    environment = tmp_path / 'environment'
+    run([sys.executable, '-m', 'venv', '--without-pip', environment], tmp_path)
+    python = environment / 'bin' / 'python'
+    run([
+        sys.executable, '-m', 'pip', '--python', python, 'install',
+        '--no-deps', wheel
+    ], tmp_path)
+    site_packages, = environment.glob('lib/python*/site-packages')
+    borrowed = [path for path in sys.path if path.endswith('site-packages')]
+    (site_packages / 'borrowed.pth').write_text('\n'.join(borrowed))
+
+    output = run([python, '-c', PROBE.format(root=str(ROOT))], tmp_path)
+    assert int(output.split(' configs')[0].split()[-1]) > 0
+
+    config = write_toy_run(tmp_path / 'run')
+    output = run([
+        python, '-m', 'mim', 'train', 'dmae_mm', config, '--work-dir', 'out',
+        '--cfg-options', 'train_cfg.max_epochs=1'
+    ], tmp_path / 'run')
+    assert '_dmae_mm/.mim/tools/train.py' in output
+    assert (tmp_path / 'run' / 'out' / 'epoch_1.pth').is_file()
+
+
+def test_importing_needs_no_more_than_the_requirements():
+    """An import of what only an extra installs would break plain installs."""
+    extras = ['mim', 'timm', 'sklearn', 'skimage', 'hypothesis', 'pytest']
+    code = (f'import sys; sys.modules.update(dict.fromkeys({extras}, None)); '
+            'import dmae_mm')
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
