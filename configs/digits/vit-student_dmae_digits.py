@@ -1,5 +1,5 @@
 # Handwritten digits (tools/quickstart.py writes them as image folders): a
-# 4-block student of 48 channels learns from an 8-block teacher of 128.
+# 4-block student of 48 channels learns from an 8-block teacher of 96.
 _base_ = '../_base_/default_runtime.py'
 
 work_dir = 'work_dirs/quickstart/seed0/dmae'
@@ -39,10 +39,10 @@ model = dict(
         backbone=dict(
             type='MAEViT',
             arch=dict(
-                embed_dims=128,
+                embed_dims=96,
                 num_layers=8,
                 num_heads=4,
-                feedforward_channels=512),
+                feedforward_channels=384),
             img_size=32,
             patch_size=4),
         checkpoint='work_dirs/quickstart/seed0/teacher/epoch_60.pth'),

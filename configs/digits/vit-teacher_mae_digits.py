@@ -5,11 +5,11 @@ work_dir = 'work_dirs/quickstart/seed0/teacher'
 model = dict(
     backbone=dict(
         arch=dict(
-            embed_dims=128,
+            embed_dims=96,
             num_layers=8,
             num_heads=4,
-            feedforward_channels=512)),
-    neck=dict(embed_dim=128))
+            feedforward_channels=384)),
+    neck=dict(embed_dim=96))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(

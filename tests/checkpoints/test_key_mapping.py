@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.checkpoints import backbone_state_dict, mae_to_mmpretrain
 from dmae_mm.checkpoints.key_mapping import layout_of
 
-from ..conftest import STUDENT
+from tests.conftest import STUDENT
 from .files import META, encoder_only, golden_weights
 
 HEADS = 'aligned_feature_projection_heads'

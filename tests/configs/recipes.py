@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 CONFIGS = ROOT / 'configs'
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 from .recipes import ALL, BASELINES, CONFIGS, DMAE, load
 
 

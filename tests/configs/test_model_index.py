@@ -7,7 +7,7 @@ import pytest
 from mmpretrain.apis.model import ModelHub
 from modelindex.load_model_index import load
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 import dmae_mm  # noqa: F401
 
-from ..conftest import TOY_MODEL
+from tests.conftest import TOY_MODEL
 
 
 @pytest.fixture(scope='session')

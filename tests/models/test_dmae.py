@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
-from ..conftest import TEACHER
+from tests.conftest import TEACHER
 
 
 def build(cfg):

@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 CONFIG = 'configs/dmae/vit-s_dmae_in1k.py'
 PHOTOS = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png')

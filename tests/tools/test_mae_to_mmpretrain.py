@@ -15,7 +15,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.checkpoints import mae_to_mmpretrain
 
 from ..checkpoints.files import encoder_only, golden_weights
-from ..conftest import ROOT, STUDENT
+from tests.conftest import ROOT, STUDENT
 
 SCRIPT = str(ROOT / 'tools' / 'model_converters' / 'mae_to_mmpretrain.py')
 MAIN = runpy.run_path(SCRIPT)['main']

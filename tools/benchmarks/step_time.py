@@ -25,7 +25,6 @@ from dmae_mm.models import DMAE, MMPretrainTeacher
 VARIANTS = ('plain MAE', 'DMAE', 'DMAE, whole teacher')
 
 
-@MODELS.register_module()
 class WholeTeacher(MMPretrainTeacher):
     """A teacher that computes what the public code computes."""
 
@@ -53,24 +52,28 @@ class WholeTeacher(MMPretrainTeacher):
 
 
 def build(config: str, variant: str) -> DMAE:
+    """A model with random weights, also in the teacher."""
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     if variant == 'plain MAE':
         cfg.model.update(teacher=None, aligned_layers=[])
     else:
-        cfg.model.teacher.update(checkpoint=None, allow_random=True)
+        cfg.model.teacher.checkpoint = 'not read'
         if variant == 'DMAE, whole teacher':
-            cfg.model.teacher.type = 'WholeTeacher'
-    return MODELS.build(cfg.model)
+            cfg.model.teacher.type = WholeTeacher
+    model = MODELS.build(cfg.model)
+    if model.teacher is not None:
+        model.teacher.is_loaded = True
+    return model
 
 
-def count_flops(model: DMAE, batch_size: int) -> float:
-    """Multiply-adds x 2 of forward and backward, without computing them."""
-    model = model.to('meta')
-    size = model.backbone.img_size
-    images = torch.empty(batch_size, 3, *size, device='meta')
-    with FlopCounterMode(display=False) as counter:
-        sum(model.loss(images, None).values()).backward()
+def count_flops(config: str, variant: str) -> float:
+    """Multiply-adds x 2 of forward and backward for an image, only counted."""
+    with torch.device('meta'):
+        model = build(config, variant)
+        images = torch.empty(1, 3, *model.backbone.img_size)
+        with FlopCounterMode(display=False) as counter:
+            sum(model.loss(images, None).values()).backward()
     return counter.get_total_flops()
 
 
@@ -98,10 +101,7 @@ def make_step(model: DMAE, images: torch.Tensor, amp: bool) -> Callable:
 
 def measure(config: str, batch_size: int, rounds: int, device: str,
             amp: bool) -> Dict[str, dict]:
-    flops = {
-        variant: count_flops(build(config, variant), batch_size)
-        for variant in VARIANTS
-    }
+    flops = {variant: count_flops(config, variant) for variant in VARIANTS}
     models = {variant: build(config, variant) for variant in VARIANTS}
     size = models['DMAE'].backbone.img_size
     images = torch.randn(batch_size, 3, *size, device=device)
@@ -127,7 +127,7 @@ def measure(config: str, batch_size: int, rounds: int, device: str,
             ratio=statistics.median(ratios),
             ratio_min=min(ratios),
             ratio_max=max(ratios),
-            gflop_per_image=flops[variant] / batch_size / 1e9,
+            gflop_per_image=flops[variant] / 1e9,
             predicted_ratio=flops[variant] / flops['plain MAE'])
     return result
 

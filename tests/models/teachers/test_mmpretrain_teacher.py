@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from ...conftest import TEACHER
+from tests.conftest import TEACHER
 
 VIT = dict(arch=TEACHER, img_size=32, patch_size=8)
 

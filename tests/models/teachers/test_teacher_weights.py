@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.checkpoints import mae_to_mmpretrain
 
 from ...checkpoints.files import encoder_only, golden_weights
-from ...conftest import TEACHER
+from tests.conftest import TEACHER
 
 FULL = golden_weights('teacher')  # 6 blocks, of which the teacher keeps 4
 ENCODER = encoder_only(FULL)

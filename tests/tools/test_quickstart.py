@@ -1,0 +1,83 @@
+"""The quick start, with one epoch for each model."""
+import json
+import os
+import re
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('quickstart')
+    result = subprocess.run(
+        [
+            sys.executable, ROOT / 'tools' / 'quickstart.py', '--seed', '3',
+            '--cfg-options', 'train_cfg.max_epochs=1',
+            'default_hooks.checkpoint.interval=1'
+        ],
+        cwd=folder,
+        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder / 'work_dirs' / 'quickstart', result
+
+
+def test_results(finished):
+    folder, result = finished
+    results = json.loads((folder / 'results.json').read_text())
+    assert results == json.loads(
+        (folder / 'seed3' / 'results.json').read_text())
+    assert results['seed'] == 3
+    rows = {row['model']: row for row in results['rows']}
+    assert list(rows) == ['random', 'mae', 'dmae', 'teacher']
+    for row in rows.values():
+        assert row.keys() == {'model', 'params', 'knn', 'linear', 'seconds'}
+        assert 10 < row['knn'] <= 100 and 10 < row['linear'] <= 100
+        # One of 360 images is the unit.
+        assert row['knn'] * 3.6 == pytest.approx(
+            round(row['knn'] * 3.6), abs=0.02)
+    # Patches, CLS, 65 positions, 4 blocks, final norm, all 48 wide.
+    student = 48 * (48 + 1) + 48 * 66 + 2 * 48 + 4 * (
+        12 * 48**2 + 13 * 48)
+    assert rows['random']['params'] == rows['mae']['params'] == rows['dmae'][
+        'params'] == student
+    assert rows['teacher']['params'] > 5 * student
+    assert rows['random']['seconds'] == 0 < rows['dmae']['seconds']
+    # The very numbers are printed as a table.
+    for row in rows.values():
+        assert re.search(
+            rf'{row["params"]:,} +{row["knn"]:.2f} +{row["linear"]:.2f} ',
+            result.stdout)
+
+
+def test_progress_is_visible_and_nothing_else(finished):
+    _, result = finished
+    for step in range(1, 4):
+        assert f'[{step}/3] Training the' in result.stdout
+    assert re.search(r'epoch +1/1 +loss_recon \d\.\d+ +loss_align_s2_t5',
+                     result.stdout)
+    assert len(result.stdout.splitlines()) < 40
+    assert 'Traceback' not in result.stderr
+    assert 'Warning' not in result.stderr
+
+
+def test_pictures(finished):
+    folder, _ = finished
+    for name in ('reconstructions.png', 'loss_curves.png'):
+        picture = cv2.imread(str(folder / 'seed3' / name))
+        assert picture.shape[1] >= 1000
+        assert picture.std() > 20
+
+
+def test_data_are_the_digits(finished):
+    data = finished[0].parents[1] / 'data' / 'digits'
+    assert len(list((data / 'train').rglob('*.png'))) == 1437
+    assert len(list((data / 'test').rglob('*.png'))) == 360
+    assert cv2.imread(str(next((data / 'test' / '0').glob('*.png')))).shape == (
+        32, 32, 3)
