@@ -2,10 +2,8 @@
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 
 import dmae_mm  # noqa: F401
 
@@ -55,4 +53,5 @@ def toy_model() -> dict:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(3, 3, 32, 32, generator=generator)

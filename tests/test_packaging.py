@@ -127,7 +127,9 @@ def test_wheel_works_alone(wheel, tmp_path):
     ], tmp_path)
     site_packages, = environment.glob('lib/python*/site-packages')
     borrowed = [path for path in sys.path if path.endswith('site-packages')]
-    (site_packages / 'borrowed.pth').write_text('\n'.join(borrowed))
+    # MMEngine needs distutils, which Python 3.12 has from setuptools.
+    (site_packages / 'borrowed.pth').write_text('\n'.join(
+        [*borrowed, 'import _distutils_hack; _distutils_hack.add_shim()']))
 
     output = run([python, '-c', PROBE.format(root=str(ROOT))], tmp_path)
     assert int(output.split(' configs')[0].split()[-1]) > 0
@@ -143,7 +145,7 @@ def test_wheel_works_alone(wheel, tmp_path):
 
 def test_importing_needs_no_more_than_the_requirements():
     """An import of what only an extra installs would break plain installs."""
-    extras = ['mim', 'timm', 'sklearn', 'skimage', 'hypothesis', 'pytest']
+    extras = ['mim', 'sklearn', 'skimage', 'hypothesis', 'pytest']
     code = (f'import sys; sys.modules.update(dict.fromkeys({extras}, None)); '
             'import dmae_mm')
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

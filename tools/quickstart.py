@@ -31,7 +31,7 @@ import matplotlib  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
-from mmengine.runner import Runner, set_random_seed  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.model_selection import train_test_split  # noqa: E402
 
@@ -156,8 +156,9 @@ def draw_reconstructions(models: Dict[str, DMAE], file: str) -> None:
                                             str(digit))))[0])
         for digit in range(10)
     ]
-    pixels = torch.stack(
-        [torch.from_numpy(cv2.imread(path)).permute(2, 0, 1) for path in paths])
+    pixels = torch.stack([
+        torch.from_numpy(cv2.imread(path)).permute(2, 0, 1) for path in paths
+    ])
     columns = {}
     for name, model in models.items():
         torch.manual_seed(0)  # the same masks for all

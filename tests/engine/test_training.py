@@ -95,7 +95,9 @@ def run(cfg, **changes):
     class Record(Hook):
 
         def after_train_iter(self, runner, batch_idx, data_batch, outputs):
-            losses.append({name: float(v.detach()) for name, v in outputs.items()})
+            losses.append(
+                {name: float(value.detach())
+                 for name, value in outputs.items()})
 
     runner.register_hook(Record())
     runner.train()
@@ -105,7 +107,7 @@ def run(cfg, **changes):
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_a_resumed_run_equals_the_uninterrupted_one(photos, tmp_path,
                                                     num_workers):
-    """4 epochs = 2 + stop + 2: each loss and each final weight, bit for bit."""
+    """4 epochs = 2 + stop + 2: each loss and final weight, bit for bit."""
     whole, wanted = run(
         config(photos, tmp_path / 'whole', 4, num_workers=num_workers))
     cfg = config(photos, tmp_path / 'parts', 4, num_workers=num_workers)
@@ -225,7 +227,7 @@ def test_gradient_accumulation_equals_the_large_batch(photos, tmp_path):
     for name, tensor in weights[0].items():
         torch.testing.assert_close(
             tensor, weights[1][name], rtol=1e-4, atol=1e-6,
-            msg=lambda text: f'{name}: {text}')
+            msg=name)
 
 
 def test_automatic_learning_rate_scaling(photos, tmp_path):

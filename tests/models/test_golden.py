@@ -119,4 +119,4 @@ def test_gradients(golden, step):
     for name, parameter in parameters.items():
         torch.testing.assert_close(
             parameter.grad.double().norm(), wanted[name].double(), rtol=1e-5,
-            atol=1e-8, msg=lambda text: f'{name}: {text}')
+            atol=1e-8, msg=name)

@@ -85,7 +85,8 @@ def test_losses_fall(options, launch, tmp_path):
         env=dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1'),
         capture_output=True,
         text=True)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == 0, (result.stdout +
+                                    result.stderr)[-6000:]
     with open(next(tmp_path.glob('*/vis_data/scalars.json'))) as file:
         steps = [json.loads(line) for line in file]
     assert len(steps) == STEPS

@@ -79,5 +79,5 @@ def test_data_are_the_digits(finished):
     data = finished[0].parents[1] / 'data' / 'digits'
     assert len(list((data / 'train').rglob('*.png'))) == 1437
     assert len(list((data / 'test').rglob('*.png'))) == 360
-    assert cv2.imread(str(next((data / 'test' / '0').glob('*.png')))).shape == (
-        32, 32, 3)
+    digit = cv2.imread(str(next((data / 'test' / '0').glob('*.png'))))
+    assert digit.shape == (32, 32, 3)

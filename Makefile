@@ -1,0 +1,80 @@
+# make quickstart   train a teacher, a control and a student on digits
+# make test         run the tests
+# make lint         check the style
+# make clean        remove caches; make distclean removes .venv as well
+#
+# Whichever comes first installs the tested environment into .venv, once.
+# SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
+# .venv, PYTEST_ARGS='-k mask' picks tests.
+
+.DEFAULT_GOAL := quickstart
+.PHONY: quickstart test lint venv clean distclean
+
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The stamp is named after the contents of the files that say what to install:
+# when one of them changes, there is no stamp of that name and pip runs again.
+INSTALL_FILES := setup.cfg setup.py pyproject.toml constraints.txt
+STAMP := $(VENV)/.installed-$(firstword $(shell cat $(INSTALL_FILES) | cksum))
+
+# A name on the PATH is not enough: pyenv has shims for Pythons that are not
+# selected, and Debian's Python comes without the modules that make a venv.
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.10 python3)
+USABLE := import ensurepip, sys, venv; \
+    sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+quickstart: $(STAMP)
+	$(BIN)/python tools/quickstart.py --seed $(SEED)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+venv: $(STAMP)
+
+$(BIN)/python:
+	@for python in $(CANDIDATES); do \
+	    if "$$python" -c '$(USABLE)' > /dev/null 2>&1; then \
+	        echo "Creating $(VENV) with $$python"; \
+	        mkdir -p $(VENV) && touch $(VENV)/.unfinished; \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo 'dmae_mm needs Python 3.10, 3.11 or 3.12 with its venv module, and' \
+	    'none of these is one: $(CANDIDATES).' >&2; \
+	echo 'Install one (on Debian and Ubuntu: apt-get install python3.11-venv)' \
+	    'or say where it is: make PYTHON=/path/to/python' >&2; \
+	exit 1
+
+# pip may take a package whose copying was interrupted for an installed one.
+# So an unfinished environment is made anew; what pip has downloaded is in its
+# cache.
+$(STAMP):
+	@if [ -e $(VENV)/.unfinished ]; then rm -rf $(VENV); fi
+	@$(MAKE) --no-print-directory $(BIN)/python
+	@touch $(VENV)/.unfinished
+	@echo 'Installing the tested environment into $(VENV):' \
+	    '8 GB and some minutes, only this time'
+	$(BIN)/python -m pip install -c constraints.txt \
+	    -e '.[mm,mim,quickstart,test]'
+	@$(BIN)/python -c 'import cv2' 2> /dev/null || { \
+	    echo 'The system lacks libraries that opencv-python draws windows' \
+	        'with (libGL and others): taking opencv-python-headless'; \
+	    $(BIN)/python -m pip uninstall --yes opencv-python; \
+	    $(BIN)/python -m pip install -c constraints.txt \
+	        opencv-python-headless; \
+	    $(BIN)/python -c 'import cv2'; \
+	}
+	@rm -f $(VENV)/.unfinished $(VENV)/.installed-*
+	@touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find dmae_mm configs tools tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

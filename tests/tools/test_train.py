@@ -1,0 +1,303 @@
+"""tools/train.py, test.py and the launch scripts, run as a person does."""
+import copy
+import json
+import os
+import re
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+from tests.conftest import ROOT, TOY_MODEL
+
+TRAIN = ROOT / 'tools' / 'train.py'
+LAUNCHER_VARIABLES = re.compile(
+    'RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|PORT|SLURM_.*|OMPI_.*')
+
+
+def write_toy_run(folder: Path) -> Path:
+    """Eight images and a config that trains on them for two epochs.
+
+    Returns:
+        Path: The config, in ``folder``.
+    """
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 40, 40, 3), np.uint8)
+    (folder / 'images').mkdir(parents=True)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / 'images' / f'{index}.png')
+    cfg = Config(
+        dict(
+            custom_imports=dict(
+                imports=['dmae_mm'], allow_failed_imports=False),
+            default_scope='mmpretrain',
+            model=dict(
+                copy.deepcopy(TOY_MODEL),
+                data_preprocessor=dict(
+                    type='SelfSupDataPreprocessor',
+                    mean=[127.5] * 3,
+                    std=[127.5] * 3)),
+            train_dataloader=dict(
+                batch_size=2,
+                num_workers=0,
+                persistent_workers=False,
+                collate_fn=dict(type='default_collate'),
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                dataset=dict(
+                    type='CustomDataset',
+                    data_root=str(folder / 'images'),
+                    with_label=False,
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(type='RandomResizedCrop', scale=32),
+                        dict(type='PackInputs')
+                    ])),
+            optim_wrapper=dict(
+                type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+            train_cfg=dict(by_epoch=True, max_epochs=2),
+            default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+            custom_hooks=[dict(type='TeacherHook')],
+            randomness=dict(seed=0)))
+    cfg.dump(folder / 'toy_run.py')
+    return folder / 'toy_run.py'
+
+
+def run(command: List[str], cwd: Path, **env: str) -> str:
+    """Run a command without GPU and return what it printed."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not LAUNCHER_VARIABLES.fullmatch(name)
+    }
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=dict(
+            inherited,
+            PYTHON=sys.executable,
+            CUDA_VISIBLE_DEVICES='',
+            OMP_NUM_THREADS='1',
+            **env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    # The blank finds every path that a script forgot to quote.
+    return write_toy_run(tmp_path / 'a folder')
+
+
+def test_two_processes_train_and_resume(config):
+    command = [ROOT / 'tools' / 'dist_train.sh', config, 2, '--cfg-options']
+    amp = [
+        'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16'
+    ]
+    output = run([*command, *amp], config.parent, PORT=free_port())
+    work_dir = config.parent / 'work_dirs' / 'toy_run'
+    # Eight images in batches of two, shared by two processes.
+    assert 'Epoch(train) [2][2/2]' in output
+    assert 'loss_align_s2_t3' in output
+    assert output.count('No accelerator: AmpOptimWrapper is replaced') == 1
+    second = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+
+    output = run([*command, 'train_cfg.max_epochs=3', '--resume'],
+                 config.parent,
+                 PORT=free_port())
+    assert 'Epoch(train) [3][2/2]' in output
+    assert 'Epoch(train) [2]' not in output
+    third = torch.load(work_dir / 'epoch_3.pth', weights_only=False)
+    assert third['meta']['iter'] == second['meta']['iter'] + 2 == 6
+    name = 'backbone.layers.0.attn.qkv.weight'
+    step = third['state_dict'][name] - second['state_dict'][name]
+    assert 0 < step.abs().max() <= 2 * 1.5e-3  # two AdamW steps of lr 1e-3
+
+
+def test_clone_trains_with_its_own_code(config):
+    """Whether or not another copy of dmae_mm is installed."""
+    clone = config.parent / 'clone'
+    shutil.copytree(ROOT / 'dmae_mm', clone / 'dmae_mm')
+    shutil.copytree(ROOT / 'tools', clone / 'tools')
+    with open(clone / 'dmae_mm' / '__init__.py', 'a') as file:
+        file.write('print("This is the clone.")\n')
+    output = run([
+        sys.executable, clone / 'tools' / 'train.py', config, '--work-dir',
+        'out'
+    ], config.parent)
+    assert output.count('This is the clone.') == 1
+    assert (config.parent / 'out' / 'epoch_2.pth').is_file()
+
+
+def test_resume_from_a_given_checkpoint(config):
+    run([sys.executable, TRAIN, config, '--work-dir', 'out'], config.parent)
+    output = run([
+        sys.executable, TRAIN, config, '--work-dir', 'resumed', '--resume',
+        'out/epoch_1.pth'
+    ], config.parent)
+    assert 'Epoch(train) [1]' not in output
+    assert (config.parent / 'resumed' / 'epoch_2.pth').is_file()
+
+
+@pytest.mark.parametrize('package', ['mmpretrain', 'dmae_mm'])
+def test_mim_trains(config, package):
+    run([
+        sys.executable, '-m', 'mim', 'train', package, config, '--work-dir',
+        'out', '--cfg-options', 'train_cfg.max_epochs=1'
+    ], config.parent)
+    assert (config.parent / 'out' / 'epoch_1.pth').is_file()
+
+
+def test_slurm(config):
+    """`srun` is stood in for by a script that starts a single task."""
+    srun = config.parent / 'bin' / 'srun'
+    srun.parent.mkdir()
+    srun.write_text('#!/usr/bin/env bash\n'
+                    'printf "srun:%s\\n" "$@"\n'
+                    'while [[ $1 == -* ]]; do shift; done\n'
+                    'SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 "$@"\n')
+    srun.chmod(0o755)
+    output = run([
+        ROOT / 'tools' / 'slurm_train.sh', 'gpu', 'a job', config, 'my out',
+        '--cfg-options', 'train_cfg.max_epochs=1'
+    ],
+                 config.parent,
+                 PATH=f'{srun.parent}:{os.environ["PATH"]}',
+                 GPUS='1',
+                 SRUN_ARGS='--time=1:00 --mem=4G',
+                 MASTER_ADDR='127.0.0.1',
+                 MASTER_PORT=free_port())
+    arguments = re.findall('^srun:(.*)$', output, re.MULTILINE)
+    for argument in ('--partition=gpu', '--job-name=a job', '--ntasks=1',
+                     '--gres=gpu:1', '--time=1:00', '--mem=4G', str(config),
+                     'my out'):
+        assert argument in arguments
+    assert 'launcher = \'slurm\'' in output
+    assert (config.parent / 'my out' / 'epoch_1.pth').is_file()
+
+
+def test_classifier_is_evaluated(config):
+    """tools/test.py hands over to mmpretrain's script."""
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='VisionTransformer',
+            arch=TOY_MODEL['backbone']['arch'],
+            img_size=32,
+            patch_size=8),
+        head=dict(type='VisionTransformerClsHead', num_classes=2,
+                  in_channels=24))
+    classes = config.parent / 'classes'
+    for name in 'ab':
+        shutil.copytree(config.parent / 'images', classes / name)
+    cfg = Config(
+        dict(
+            custom_imports=dict(
+                imports=['dmae_mm'], allow_failed_imports=False),
+            default_scope='mmpretrain',
+            model=model,
+            data_preprocessor=dict(num_classes=2),
+            test_dataloader=dict(
+                batch_size=4,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                dataset=dict(
+                    type='CustomDataset',
+                    data_root=str(classes),
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(type='Resize', scale=32),
+                        dict(type='PackInputs')
+                    ])),
+            test_cfg=dict(),
+            test_evaluator=dict(type='Accuracy', topk=(1, ))))
+    cfg.dump(config.parent / 'classifier.py')
+    torch.save(MODELS.build(model).state_dict(), config.parent / 'student.pth')
+    output = run([
+        sys.executable, ROOT / 'tools' / 'test.py', 'classifier.py',
+        'student.pth', '--out', 'metrics.json', '--out-item', 'metrics'
+    ], config.parent)
+    assert 'Load checkpoint from student.pth' in output
+    metrics = json.loads((config.parent / 'metrics.json').read_text())
+    # The two classes hold the same images: each is right for one of them.
+    assert metrics == {'accuracy/top1': 50.0}
+
+
+def refusal(arguments: List[str], monkeypatch, capsys) -> str:
+    """What tools/train.py says when it refuses its arguments."""
+    monkeypatch.setattr(sys, 'argv',
+                        [str(TRAIN), *(str(part) for part in arguments)])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TRAIN), run_name='__main__')
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['missing.py'], "there is no config 'missing.py'"),
+    (['{config}', '--resume', 'missing.pth'],
+     "there is no checkpoint 'missing.pth' to resume from"),
+    (['{config}', '--amp'], '--amp needs an accelerator'),
+    (['{config}', '--cfg-options', 'epochs'],
+     '--cfg-options takes KEY=VALUE pairs'),
+    (['{config}', '--launcher', 'pytorch'], 'environment variable RANK'),
+    (['{config}', '--launcher', 'slurm'], 'environment variable SLURM_PROCID'),
+    (['{config}', '--launcher', 'mpi'],
+     'environment variable OMPI_COMM_WORLD_RANK'),
+    (['{config}', '--auto-scale-lr'], 'auto_scale_lr=dict(base_batch_size='),
+    (['{config}', '--work-dir', '{config}/out'],
+     'cannot write to the work dir'),
+    (['{config}', '--cfg-options', 'model=None', 'train_cfg=None'],
+     'it has no model, train_cfg'),
+])
+def test_refusals(config, arguments, message, monkeypatch, capsys):
+    for name in list(os.environ):
+        if LAUNCHER_VARIABLES.fullmatch(name):
+            monkeypatch.delenv(name)
+    arguments = [part.format(config=config) for part in arguments]
+    assert message in refusal(arguments, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize('script, arguments, message', [
+    ('dist_train.sh', [], 'usage: '),
+    ('dist_train.sh', ['config.py'], 'usage: '),
+    ('dist_train.sh', ['config.py', '--amp'], "number, but is '--amp'"),
+    ('dist_train.sh', ['config.py', '0'], "number, but is '0'"),
+    ('slurm_train.sh', ['gpu', 'job', 'config.py'], 'usage: '),
+])
+def test_launch_scripts_explain_themselves(script, arguments, message):
+    result = subprocess.run([ROOT / 'tools' / script, *arguments],
+                            capture_output=True,
+                            text=True)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_mim_passes_no_option_of_its_own(monkeypatch, capsys):
+    """mim searches the help for this string, and passes the option if so."""
+    monkeypatch.setattr(sys, 'argv', [str(TRAIN), '--help'])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TRAIN), run_name='__main__')
+    assert '--gpus' not in capsys.readouterr().out
