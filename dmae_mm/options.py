@@ -19,7 +19,11 @@ def reject_unknown_options(cls: Type) -> Type:
         keywords that it does not have.
     """
     init = cls.__init__
-    legal = [name for name in inspect.signature(init).parameters][1:]
+    legal = [
+        name for name, parameter in inspect.signature(init).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and name != 'self'
+    ]
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
@@ -27,7 +31,7 @@ def reject_unknown_options(cls: Type) -> Type:
         if unknown:
             given = ', '.join(f'{k}={v!r}' for k, v in unknown.items())
             raise TypeError(f'{cls.__name__} has no option {given}. '
-                            f'Its options are: {", ".join(legal)}.')
+                            f'Its options are: {", ".join(legal) or "none"}.')
         init(self, *args, **kwargs)
 
     cls.__init__ = checked_init

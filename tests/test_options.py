@@ -29,6 +29,13 @@ def test_unknown_options_are_named_with_the_legal_ones(cls):
         cls(size=1, sise=1, z='a')
 
 
+def test_a_class_without_options():
+    hook = reject_unknown_options(type('Hook', (), {}))
+    hook()
+    with pytest.raises(TypeError, match='interval=3. Its options are: none'):
+        hook(interval=3)
+
+
 def test_missing_ones_are_still_pythons_error():
     with pytest.raises(TypeError, match="missing.*'size'"):
         Base(depth=1)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import os.path as osp
+import sys
 import time
 import warnings
 from typing import Dict, List, Optional
@@ -50,6 +51,9 @@ RUNS = [  # name, what is printed, config
 ]
 
 
+CONSOLE = sys.stdout
+
+
 class ProgressHook(Hook):
     """Prints a line per few epochs and keeps what the summary needs."""
 
@@ -81,6 +85,7 @@ class ProgressHook(Hook):
             print(
                 f'  {self.title}: epoch {done:>2}/{total}  {losses}  '
                 f'{left:3.0f} s left',
+                file=CONSOLE,
                 flush=True)
 
 
@@ -122,12 +127,16 @@ def final_checkpoint(work_dir: str) -> str:
 
 def train(cfg: Config, title: str) -> ProgressHook:
     """Train through MMEngine's runner, whose log goes to its file only."""
-    with contextlib.redirect_stdout(open(os.devnull, 'w')):
-        runner = Runner.from_cfg(cfg)
     progress = ProgressHook(title)
-    runner.register_hook(progress)
-    runner.train()
+    with quiet():
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(progress)
+        runner.train()
     return progress
+
+
+def quiet() -> contextlib.AbstractContextManager:
+    return contextlib.redirect_stdout(open(os.devnull, 'w'))
 
 
 def evaluate(cfg: Config, model: DMAE) -> Dict[str, float]:
@@ -203,7 +212,7 @@ def draw_curves(curves: Dict[str, Dict[str, List[float]]], file: str) -> None:
         ylabel='mean squared error',
         yscale='log')
     right.set(
-        title='alignment with the teacher', xlabel='epoch', ylabel='L1')
+        title='alignment with the teacher', xlabel='epoch', ylabel='weighted L1')
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend()
@@ -243,7 +252,8 @@ def main() -> None:
         cfg = load_config(file, name, args)
         progress = train(cfg, title)
         # As anybody would load it: without the teacher's file.
-        model = get_model(cfg, pretrained=final_checkpoint(cfg.work_dir))
+        with quiet():
+            model = get_model(cfg, pretrained=final_checkpoint(cfg.work_dir))
         params = sum(p.numel() for p in model.backbone.parameters())
         rows.append(
             dict(

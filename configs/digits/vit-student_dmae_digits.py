@@ -52,7 +52,9 @@ model = dict(
         type='FeatureAlignmentLoss',
         criterion='L1',
         normalize=True,
-        loss_weight=1.0),
+        # The paper's is 1. In a schedule this short, 10 was the best of 1, 5,
+        # 10 and 20 on 288 of the training digits held out for the choice.
+        loss_weight=10.0),
     data_preprocessor=dict(
         type='SelfSupDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3))
 
@@ -86,16 +88,16 @@ param_scheduler = [
     dict(
         type='LinearLR',
         start_factor=1e-3,
-        end=4,
+        end=2,
         convert_to_iter_based=True),
     dict(
         type='CosineAnnealingLR',
-        begin=4,
-        end=40,
+        begin=2,
+        end=20,
         eta_min=0.0,
         convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=40)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=23),
     checkpoint=dict(type='CheckpointHook', interval=10))

@@ -5,6 +5,7 @@ from typing import Optional, Sequence
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.models.selfsup import MAEViT
+from mmpretrain.registry import MODELS
 
 
 def check_pairs(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
@@ -106,3 +107,28 @@ def check_same_patches(backbone: MAEViT, teacher: nn.Module) -> None:
                 f'teacher.backbone: {option} is {other}, but the student has '
                 f'{student}. Both must see the same patches: give them the '
                 'same img_size and patch_size.')
+
+
+def build_part(section: str, cfg: dict, **filled_in) -> nn.Module:
+    """Build a part from its section of the config and from other parts.
+
+    Args:
+        section (str): Name of the section, for errors.
+        cfg (dict): The section.
+        **filled_in: Options that follow from other parts.
+
+    Returns:
+        nn.Module: The part.
+
+    Raises:
+        ValueError: If the section is no dict with a type, or has an option
+            that is filled in here, which would be overwritten.
+    """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise ValueError(f'{section}={cfg!r} is not a dict with a "type".')
+    typed = [f'{name}={cfg[name]!r}' for name in filled_in if name in cfg]
+    if typed:
+        raise ValueError(
+            f'{section}: {", ".join(typed)} must not be given: it follows '
+            'from backbone, teacher and aligned_layers. Remove it.')
+    return MODELS.build(dict(cfg, **filled_in))

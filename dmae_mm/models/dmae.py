@@ -9,8 +9,8 @@ from mmpretrain.structures import DataSample
 from dmae_mm.options import reject_unknown_options
 
 from .block_features import BlockFeatures, resolve_block
-from .checks import (check_no_duplicates, check_pairs, check_same_patches,
-                     check_student, count_visible)
+from .checks import (build_part, check_no_duplicates, check_pairs,
+                     check_same_patches, check_student, count_visible)
 
 Block = Union[int, float]
 
@@ -83,10 +83,10 @@ class DMAE(BaseSelfSupervisor):
         self.student_blocks = BlockFeatures(self.backbone.layers,
                                             student_blocks)
         self._hold_teacher(
-            MODELS.build(
-                dict(
-                    teacher,
-                    aligned_blocks=[block for _, block in aligned_layers])))
+            build_part(
+                'teacher',
+                teacher,
+                aligned_blocks=[block for _, block in aligned_layers]))
         check_same_patches(self.backbone, self.teacher)
         self.loss_names = [
             f'loss_align_s{student}_t{block}' for student, block in zip(
@@ -96,13 +96,13 @@ class DMAE(BaseSelfSupervisor):
         # Leaves the random state as it was, so that the student starts from
         # the same weights as in the control without projectors.
         with torch.random.fork_rng(devices=[]):
-            self.distill_neck = MODELS.build(
-                dict(
-                    distill_neck,
-                    student_dims=self.backbone.embed_dims,
-                    teacher_dims=self.teacher.embed_dims,
-                    num_pairs=len(aligned_layers)))
-        self.distill_loss = MODELS.build(distill_loss)
+            self.distill_neck = build_part(
+                'distill_neck',
+                distill_neck,
+                student_dims=self.backbone.embed_dims,
+                teacher_dims=self.teacher.embed_dims,
+                num_pairs=len(aligned_layers))
+        self.distill_loss = build_part('distill_loss', distill_loss)
 
     def loss(self, inputs: torch.Tensor, data_samples: List[DataSample],
              **kwargs) -> Dict[str, torch.Tensor]:

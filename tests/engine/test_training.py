@@ -256,6 +256,17 @@ def test_losses_are_logged_under_their_names(photos, tmp_path):
     }
 
 
+@pytest.mark.parametrize('content', ['nothing', 'text'])
+def test_a_folder_without_images_is_an_error(content, tmp_path):
+    (tmp_path / 'empty' / 'sub').mkdir(parents=True)
+    if content == 'text':
+        (tmp_path / 'empty' / 'readme.txt').write_text('no image')
+    runner = Runner.from_cfg(config(str(tmp_path / 'empty'), tmp_path / 'out'))
+    with pytest.raises(RuntimeError, match='Found 0 files.*empty.*png'):
+        runner.train()
+    assert not list((tmp_path / 'out').glob('*.pth'))
+
+
 class TestTeacherHook:
 
     def test_refuses_to_resume_with_another_teacher(self, photos, tmp_path):

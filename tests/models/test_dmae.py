@@ -316,10 +316,19 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
     (dict(neck=dict(patch_size=4)), 'values of a patch.*is 48.*needs 192'),
     (dict(head=dict(patch_size=4)), 'head: patch_size is 4.*needs 8'),
     (dict(teacher=dict(allow_random=False)), 'checkpoint=None.*allow_random'),
+    (dict(teacher=dict(aligned_blocks=[3])), 'aligned_blocks=.3.*Remove it'),
+    (dict(distill_neck=dict(type='FeatureProjectionNeck', teacher_dims=32)),
+     'distill_neck: teacher_dims=32.*Remove it'),
+    (dict(distill_loss=dict(criterion='L1')),
+     "distill_loss=.*is not a dict with a .type"),
+    (dict(teacher='vit.pth'), "teacher='vit.pth' is not a dict"),
 ])
 def test_parts_that_do_not_fit_are_refused(toy_model, change, message):
     cfg = Config(dict(model=toy_model))
-    cfg.merge_from_dict(dict(model=change))
+    if isinstance(change.get('teacher'), str):
+        cfg.model.teacher = change['teacher']
+    else:
+        cfg.merge_from_dict(dict(model=change))
     with pytest.raises(ValueError, match=message):
         MODELS.build(cfg.model)
 

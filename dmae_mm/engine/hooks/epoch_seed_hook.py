@@ -7,8 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import FUNCTIONS
 from mmpretrain.registry import HOOKS
 
+from dmae_mm.options import reject_unknown_options
+
 
 @HOOKS.register_module()
+@reject_unknown_options
 class EpochSeedHook(Hook):
     """Seeds masks and augmentation anew for each epoch, from its number.
 

@@ -5,9 +5,11 @@ from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 
 from dmae_mm.models.teachers import BaseTeacher
+from dmae_mm.options import reject_unknown_options
 
 
 @HOOKS.register_module()
+@reject_unknown_options
 class TeacherHook(Hook):
     """Writes into each checkpoint who taught, and resumes only with them.
 
@@ -18,6 +20,15 @@ class TeacherHook(Hook):
     restricted.
     """
 
+    def __init__(self) -> None:
+        # Computed once: reading a large teacher's weights takes seconds.
+        self._fingerprint: Optional[str] = None
+
+    def _fingerprint_of(self, teacher: BaseTeacher) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = teacher.fingerprint()
+        return self._fingerprint
+
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Store the teacher's source and fingerprint."""
         teacher = _teacher_of(runner)
@@ -26,7 +37,7 @@ class TeacherHook(Hook):
                 type=type(teacher).__name__,
                 checkpoint=teacher.checkpoint,
                 aligned_blocks=list(teacher.aligned_blocks),
-                fingerprint=teacher.fingerprint())
+                fingerprint=self._fingerprint_of(teacher))
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Compare when a run is resumed.
@@ -38,7 +49,7 @@ class TeacherHook(Hook):
         teacher = _teacher_of(runner)
         if stored is None or teacher is None or not runner._resume:
             return
-        if stored['fingerprint'] != teacher.fingerprint():
+        if stored['fingerprint'] != self._fingerprint_of(teacher):
             raise ValueError(
                 'This run was started with another teacher: '
                 f'{stored["checkpoint"]} at blocks '
