@@ -212,7 +212,9 @@ def draw_curves(curves: Dict[str, Dict[str, List[float]]], file: str) -> None:
         ylabel='mean squared error',
         yscale='log')
     right.set(
-        title='alignment with the teacher', xlabel='epoch', ylabel='weighted L1')
+        title='alignment with the teacher',
+        xlabel='epoch',
+        ylabel='weighted L1')
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend()

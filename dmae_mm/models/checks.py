@@ -63,27 +63,14 @@ def check_student(backbone: nn.Module, neck: nn.Module,
                              f'student) needs {wanted}.')
 
 
-def count_visible(backbone: MAEViT, has_teacher: bool) -> int:
-    """Number of patches that the student's ``mask_ratio`` leaves visible.
-
-    Args:
-        backbone (MAEViT): The student.
-        has_teacher (bool): Whether there is something to learn besides
-            reconstruction.
-
-    Returns:
-        int: ``int(num_patches * (1 - mask_ratio))``, MAE's own rule.
-
-    Raises:
-        ValueError: If the ratio is outside [0, 1), leaves no patch visible,
-            or leaves nothing to learn.
-    """
+def check_mask_ratio(backbone: MAEViT, has_teacher: bool) -> None:
+    """Refuse a mask that leaves no patch visible or nothing to learn."""
     ratio, num_patches = backbone.mask_ratio, backbone.num_patches
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not (
             0 <= ratio < 1):
         raise ValueError(f'backbone: mask_ratio={ratio!r} is not a number '
                          'from 0 up to, but not including, 1.')
-    num_visible = int(num_patches * (1 - ratio))
+    num_visible = int(num_patches * (1 - ratio))  # MAE's own rule
     if num_visible == 0:
         raise ValueError(
             f'backbone: mask_ratio={ratio} leaves none of the {num_patches} '
@@ -93,7 +80,6 @@ def count_visible(backbone: MAEViT, has_teacher: bool) -> int:
         raise ValueError(
             f'backbone: mask_ratio={ratio} masks nothing and there is no '
             'teacher, so there is nothing to learn. Mask at least one patch.')
-    return num_visible
 
 
 def check_same_patches(backbone: MAEViT, teacher: nn.Module) -> None:

@@ -9,8 +9,8 @@ from mmpretrain.structures import DataSample
 from dmae_mm.options import reject_unknown_options
 
 from .block_features import BlockFeatures, resolve_block
-from .checks import (build_part, check_no_duplicates, check_pairs,
-                     check_same_patches, check_student, count_visible)
+from .checks import (build_part, check_mask_ratio, check_no_duplicates,
+                     check_pairs, check_same_patches, check_student)
 
 Block = Union[int, float]
 
@@ -71,7 +71,7 @@ class DMAE(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
         check_student(self.backbone, self.neck, self.head)
-        self.num_visible = count_visible(self.backbone, teacher is not None)
+        check_mask_ratio(self.backbone, teacher is not None)
         self._hold_teacher(None)
         if teacher is None:
             return
@@ -125,7 +125,8 @@ class DMAE(BaseSelfSupervisor):
             self.student_blocks.record(self.backbone, inputs))
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
 
-        ids_keep = ids_restore.argsort(dim=1)[:, :self.num_visible]  # (B, K)
+        num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
+        ids_keep = ids_restore.argsort(dim=1)[:, :num_visible]  # (B, K)
         teacher_features = self.teacher(inputs, ids_keep)
         losses.update(self.alignment_losses(student_features,
                                             teacher_features))
@@ -148,7 +149,7 @@ class DMAE(BaseSelfSupervisor):
             ``mask_ratio=0``, where nothing is left to reconstruct.
         """
         pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
-        if self.num_visible == self.backbone.num_patches:
+        if latent.shape[1] == pred.shape[1] + self.backbone.num_extra_tokens:
             return dict(loss_recon=pred.sum() * 0.)
         return dict(loss_recon=self.head.loss(pred, inputs, mask))
 
