@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 CONFIG = 'configs/dmae/vit-s_dmae_in1k.py'
 PHOTOS = ('astronaut.png', 'chelsea.png', 'coffee.png', 'motorcycle_left.png')
-STEPS = 8
+STEPS = 6
 
 
 @pytest.fixture(scope='module')

@@ -157,15 +157,6 @@ def test_resume_from_a_given_checkpoint(config):
     assert (config.parent / 'resumed' / 'epoch_2.pth').is_file()
 
 
-@pytest.mark.parametrize('package', ['mmpretrain', 'dmae_mm'])
-def test_mim_trains(config, package):
-    run([
-        sys.executable, '-m', 'mim', 'train', package, config, '--work-dir',
-        'out', '--cfg-options', 'train_cfg.max_epochs=1'
-    ], config.parent)
-    assert (config.parent / 'out' / 'epoch_1.pth').is_file()
-
-
 def test_slurm(config):
     """`srun` is stood in for by a script that starts a single task."""
     srun = config.parent / 'bin' / 'srun'

@@ -11,6 +11,7 @@ the last aligned block are used.
 import argparse
 import json
 import statistics
+import sys
 import time
 from typing import Callable, Dict, Tuple
 
@@ -115,7 +116,8 @@ def measure(config: str, batch_size: int, rounds: int, device: str,
             elapsed = step()
             if turn >= 0:
                 seconds[variant].append(elapsed)
-        print(f'  turn {turn + 1}/{rounds}', end='\r', flush=True)
+        if sys.stdout.isatty():
+            print(f'  turn {turn + 1}/{rounds}', end='\r', flush=True)
     result = {}
     for variant in VARIANTS:
         ratios = [
