@@ -11,7 +11,9 @@ MINIMUM_VERSIONS = dict(mmengine='0.10.0', mmcv='2.0.1', mmpretrain='1.2.0')
 
 INSTALL_HINT = ('Install the OpenMMLab packages with '
                 '`pip install "dmae_mm[mm]"`, or, from a clone of dmae_mm, '
-                '`pip install -c constraints.txt -e ".[mm]"`.')
+                '`pip install -c constraints.txt -e ".[mm]"`; or activate the '
+                'environment that the Makefile made: '
+                '`source .venv/bin/activate`.')
 
 
 def check_host_packages() -> None:

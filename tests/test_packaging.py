@@ -149,3 +149,12 @@ def test_importing_needs_no_more_than_the_requirements():
     code = (f'import sys; sys.modules.update(dict.fromkeys({extras}, None)); '
             'import dmae_mm')
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
+def test_python_started_beside_the_clone_imports_the_package(tmp_path):
+    """Not an empty package made of the clone, which has the same name."""
+    (tmp_path / 'dmae_mm').symlink_to(ROOT)
+    code = 'import dmae_mm; print(dmae_mm.__version__)'
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                            cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.strip() == '0.1.0', result.stderr

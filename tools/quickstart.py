@@ -287,7 +287,9 @@ def main() -> None:
     print(f'Table: {osp.join(OUT_DIR, "results.json")}\n'
           f'Pictures: {osp.join(out_dir, "reconstructions.png")}, '
           f'{osp.join(out_dir, "loss_curves.png")}\n'
-          f'Logs and checkpoints: {out_dir}')
+          f'Logs and checkpoints: {out_dir}\n'
+          'Next: `source .venv/bin/activate`, then "Train on your own images" '
+          'in README.md')
 
 
 if __name__ == '__main__':

@@ -4,17 +4,24 @@ On a machine without an accelerator it also runs several processes, so that
 distributed training can be tried anywhere.
 """
 import argparse
+import difflib
+import inspect
+import logging
 import os
 import os.path as osp
 import subprocess
 import sys
 import tempfile
+import warnings
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone trains with its own code, installed or not. `mim` runs this file
     # from an installed wheel, where there is no such folder.
     sys.path.insert(0, ROOT)
+
+# mmcv's, about compiled operators that are not needed.
+warnings.filterwarnings('ignore', message='.*MultiScaleDeformableAttention.*')
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
 import torch.distributed  # noqa: E402
@@ -126,6 +133,8 @@ def load_config(parser: argparse.ArgumentParser,
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             complete_dataloader(cfg[name], args)
+    check_option_names(parser, cfg, args.cfg_options)
+    counts = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
     cfg.merge_from_dict(args.cfg_options)
 
     missing = [
@@ -143,7 +152,57 @@ def load_config(parser: argparse.ArgumentParser,
             parser.error('--auto-scale-lr needs auto_scale_lr='
                          'dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
+        follow_accumulation(cfg, counts, args.cfg_options)
+    check_data_root(parser, cfg.train_dataloader.get('dataset', {}))
     return cfg
+
+
+def check_option_names(parser: argparse.ArgumentParser, cfg: Config,
+                       options: dict) -> None:
+    """Refuse options that nothing would read, such as mistyped ones."""
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters} | {
+        'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
+        'find_unused_parameters', 'model_wrapper_cfg', 'runner_type',
+        'strategy', 'sync_bn'
+    }
+    for option in options:
+        section = option.split('.')[0]
+        if section not in known:
+            similar = difflib.get_close_matches(section, known, 1)
+            hint = f'; did you mean {similar[0]!r}?' if similar else (
+                f'. The config has: {", ".join(sorted(cfg))}')
+            parser.error(f'--cfg-options {option}: there is no section '
+                         f'{section!r}{hint}')
+
+
+def follow_accumulation(cfg: Config, counts: int, options: dict) -> None:
+    """Keep the scaling of the learning rate right for other accumulation.
+
+    MMEngine compares ``base_batch_size`` with the images of one iteration and
+    leaves accumulation out, so the number holds for the config's own
+    ``accumulative_counts`` only.
+    """
+    now = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if now != counts and 'auto_scale_lr.base_batch_size' not in options:
+        cfg.auto_scale_lr.base_batch_size *= counts / now
+
+
+def check_data_root(parser: argparse.ArgumentParser, dataset: dict) -> None:
+    """Name the option if the folder of images is not there."""
+    root = dataset.get('data_root')
+    if (dataset.get('type') in ('CustomDataset', 'ImageNet') and root
+            and '://' not in root and not osp.isdir(root)):
+        parser.error(f'there is no folder {root!r} to train on: set '
+                     '--cfg-options train_dataloader.dataset.data_root='
+                     '/path/to/images')
+
+
+def shorten_console(logger: logging.Logger) -> None:
+    """Leave one line per parameter of the optimizer to the log file."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(lambda record: not record.getMessage().
+                              startswith('paramwise_options'))
 
 
 def complete_dataloader(dataloader: dict, args: argparse.Namespace) -> None:
@@ -221,6 +280,7 @@ def main() -> None:
         runner = RUNNERS.build(cfg)
     else:
         runner = Runner.from_cfg(cfg)
+    shorten_console(runner.logger)
     runner.train()
 
 

@@ -52,4 +52,4 @@ def check_writable(path: str, overwrite: bool) -> None:
         raise FileExistsError(f'{path} is a folder.')
     if osp.lexists(path) and not overwrite:
         raise FileExistsError(f'{path} exists already: choose another name, '
-                              'or force overwriting it.')
+                              'or overwrite it (--force, overwrite=True).')

@@ -261,6 +261,10 @@ def refusal(arguments: List[str], monkeypatch, capsys) -> str:
      'cannot write to the work dir'),
     (['{config}', '--cfg-options', 'model=None', 'train_cfg=None'],
      'it has no model, train_cfg'),
+    (['{config}', '--cfg-options', 'trian_dataloader.batch_size=4'],
+     "no section 'trian_dataloader'; did you mean 'train_dataloader'?"),
+    (['{config}', '--cfg-options', 'train_dataloader.dataset.data_root=gone'],
+     "there is no folder 'gone' to train on"),
 ])
 def test_refusals(config, arguments, message, monkeypatch, capsys):
     for name in list(os.environ):
@@ -268,6 +272,40 @@ def test_refusals(config, arguments, message, monkeypatch, capsys):
             monkeypatch.delenv(name)
     arguments = [part.format(config=config) for part in arguments]
     assert message in refusal(arguments, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize('options, base', [
+    ([], 1024),
+    (['optim_wrapper.accumulative_counts=1'], 4096),
+    (['optim_wrapper.accumulative_counts=8'], 512),
+    (['optim_wrapper.accumulative_counts=1',
+      'auto_scale_lr.base_batch_size=77'], 77),
+])
+def test_learning_rate_follows_accumulation(options, base, tmp_path):
+    """4096 images a step need no scaling, however they are accumulated."""
+    script = runpy.run_path(str(TRAIN))
+    parser = script['build_parser']()
+    args = parser.parse_args([
+        str(ROOT / 'configs' / 'dmae' / 'vit-s_dmae_in1k.py'),
+        '--auto-scale-lr', '--cfg-options',
+        f'train_dataloader.dataset.data_root={tmp_path}', *options
+    ])
+    cfg = script['load_config'](parser, args)
+    assert cfg.auto_scale_lr.enable is True
+    assert cfg.auto_scale_lr.base_batch_size == base
+
+
+def test_the_console_is_spared_a_line_for_each_parameter(config):
+    # A factor of its own makes mmengine log it for each bias.
+    output = run([
+        sys.executable, TRAIN, config, '--work-dir', 'out', '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'optim_wrapper.paramwise_cfg.bias_lr_mult=2.'
+    ], config.parent)
+    log = next((config.parent / 'out').glob('*/*.log')).read_text()
+    assert 'paramwise_options' in log
+    assert 'paramwise_options' not in output
+    assert 'Epoch(train)' in output
 
 
 @pytest.mark.parametrize('script, arguments, message', [

@@ -90,7 +90,12 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
     def init_weights(self) -> None:
         """Read the checkpoint, once. Further calls change nothing."""
         if not self.is_loaded:
-            self.load_weights(read_tensor_file(self.checkpoint))
+            try:
+                file = read_tensor_file(self.checkpoint)
+            except (OSError, ValueError) as error:
+                raise type(error)(
+                    f'model.teacher.checkpoint: {error}') from None
+            self.load_weights(file)
             self.requires_grad_(False)
             self.is_loaded = True
 
