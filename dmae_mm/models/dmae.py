@@ -104,8 +104,8 @@ class DMAE(BaseSelfSupervisor):
                 num_pairs=len(aligned_layers))
         self.distill_loss = build_part('distill_loss', distill_loss)
 
-    def loss(self, inputs: torch.Tensor, data_samples: List[DataSample],
-             **kwargs) -> Dict[str, torch.Tensor]:
+    def loss(self, inputs: torch.Tensor,
+             data_samples: List[DataSample]) -> Dict[str, torch.Tensor]:
         """One training step's losses.
 
         Args:
