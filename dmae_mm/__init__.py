@@ -1,9 +1,15 @@
 """DMAE for mmpretrain: importing this package registers all of it."""
+import warnings
+
 from .host_packages import check_host_packages
 from .version import __version__
 
-check_host_packages()
+with warnings.catch_warnings():
+    # mmcv's, about compiled operators that nothing here needs.
+    warnings.filterwarnings(
+        'ignore', message='.*MultiScaleDeformableAttention.*')
+    check_host_packages()
 
-from . import engine, models  # noqa: E402, F401
+    from . import engine, models  # noqa: F401
 
 __all__ = ['__version__']

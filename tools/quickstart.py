@@ -11,7 +11,6 @@ import os
 import os.path as osp
 import sys
 import time
-import warnings
 from typing import Dict, List, Optional
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -19,13 +18,11 @@ CONFIGS = osp.join(ROOT, 'configs', 'digits')
 OUT_DIR = osp.join('work_dirs', 'quickstart')
 DATA_DIR = osp.join('data', 'digits')
 
-
 print('Loading PyTorch and mmpretrain ...', flush=True)
 
-# Not about anything that a user of this script could change.
-warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
-warnings.filterwarnings('ignore', message='.*MultiScaleDeformableAttention.*')
-warnings.filterwarnings('ignore', message='.*pin_memory.*')
+from dmae_mm.analysis import (extract_features, knn_accuracy,  # noqa: E402
+                              linear_probe_accuracy)
+from dmae_mm.models import DMAE  # noqa: E402  First: it checks its hosts.
 
 import cv2  # noqa: E402
 import matplotlib  # noqa: E402
@@ -40,9 +37,6 @@ matplotlib.use('Agg')  # no screen is needed
 import matplotlib.pyplot as plt  # noqa: E402
 from mmpretrain import get_model  # noqa: E402
 
-from dmae_mm.analysis import (extract_features, knn_accuracy,  # noqa: E402
-                              linear_probe_accuracy)
-from dmae_mm.models import DMAE  # noqa: E402
 
 RUNS = [  # name, what is printed, config
     ('teacher', 'teacher (plain MAE)', 'vit-teacher_mae_digits.py'),

@@ -12,16 +12,12 @@ import os.path as osp
 import subprocess
 import sys
 import tempfile
-import warnings
 
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone trains with its own code, installed or not. `mim` runs this file
     # from an installed wheel, where there is no such folder.
     sys.path.insert(0, ROOT)
-
-# mmcv's, about compiled operators that are not needed.
-warnings.filterwarnings('ignore', message='.*MultiScaleDeformableAttention.*')
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
 import torch.distributed  # noqa: E402

@@ -274,6 +274,29 @@ def test_refusals(config, arguments, message, monkeypatch, capsys):
     assert message in refusal(arguments, monkeypatch, capsys)
 
 
+@pytest.mark.parametrize('flag, key, without, with_flag', [
+    ('--amp', 'optim_wrapper.type', 'OptimWrapper', 'AmpOptimWrapper'),
+    ('--no-pin-memory', 'train_dataloader.pin_memory', True, False),
+    ('--no-persistent-workers', 'train_dataloader.persistent_workers', True,
+     False),
+    ('--no-validate', 'val_cfg.fp16', False, None),
+    ('--resume', 'resume', None, True),
+])
+def test_each_flag_changes_what_it_says(config, flag, key, without,
+                                        with_flag):
+    config.write_text(config.read_text() + (
+        '\ntrain_dataloader.update(pin_memory=True, persistent_workers=True, '
+        'num_workers=1)\nval_cfg = dict(fp16=False)\n'))
+    script = runpy.run_path(str(TRAIN))
+    parser = script['build_parser']()
+    for flags, wanted in (([], without), ([flag], with_flag)):
+        cfg = script['load_config'](
+            parser, parser.parse_args([str(config), *flags]))
+        for part in key.split('.'):
+            cfg = None if cfg is None else cfg.get(part)
+        assert cfg == wanted
+
+
 @pytest.mark.parametrize('options, base', [
     ([], 1024),
     (['optim_wrapper.accumulative_counts=1'], 4096),

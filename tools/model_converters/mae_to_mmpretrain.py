@@ -10,14 +10,10 @@ load. The file is read without executing anything in it.
 import argparse
 import os.path as osp
 import sys
-import warnings
 from typing import List, Optional
 
-# mmcv's, about compiled operators that are not needed.
-warnings.filterwarnings('ignore', message='.*MultiScaleDeformableAttention.*')
-
-from dmae_mm.checkpoints import TensorFile, convert_mae_file  # noqa: E402
-from dmae_mm.checkpoints.key_mapping import Tensors  # noqa: E402
+from dmae_mm.checkpoints import TensorFile, convert_mae_file
+from dmae_mm.checkpoints.key_mapping import Tensors
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
