@@ -1,4 +1,4 @@
-"""The OpenMMLab packages this plugin plugs into: present, and new enough?"""
+"""The packages this plugin plugs into: present, and new enough?"""
 import importlib
 
 from packaging.version import Version
@@ -7,7 +7,8 @@ from packaging.version import Version
 # (mmengine, mmcv, mmpretrain) and their maintained successors
 # (onedl-mmengine, onedl-mmcv, onedl-mmpretrain) install these import names,
 # so the import, not the name of the distribution, is what is checked.
-MINIMUM_VERSIONS = dict(mmengine='0.10.0', mmcv='2.0.1', mmpretrain='1.2.0')
+MINIMUM_VERSIONS = dict(
+    mmengine='0.10.0', mmcv='2.0.1', mmpretrain='1.2.0', timm='1.0.31')
 
 INSTALL_HINT = ('Install the OpenMMLab packages with '
                 '`pip install "dmae_mm[mm]"`, or, from a clone of dmae_mm, '
@@ -37,5 +38,5 @@ def check_host_packages() -> None:
                             f'{minimum} or newer is needed')
     if problems:
         raise ImportError(
-            f'dmae_mm needs mmengine, mmcv and mmpretrain: '
+            f'dmae_mm needs mmengine, mmcv, mmpretrain and timm: '
             f'{"; ".join(problems)}. {INSTALL_HINT}')

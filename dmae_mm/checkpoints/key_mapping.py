@@ -1,40 +1,54 @@
-"""Names of weights: those of MAE's public files, and mmpretrain's."""
+"""Names of weights: mmpretrain's, and those of timm and MAE's files."""
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 
 Tensors = Dict[str, torch.Tensor]
 
-# MAE (and DMAE's public code, which extends it) -> mmpretrain.
-_PARAMETERS = {
-    'cls_token': 'backbone.cls_token',
-    'pos_embed': 'backbone.pos_embed',
-    'mask_token': 'neck.mask_token',
-    'decoder_pos_embed': 'neck.decoder_pos_embed',
-}
-# Modules with a weight and a bias.
-_MODULES = {
-    'patch_embed.proj': 'backbone.patch_embed.projection',
-    'norm': 'backbone.ln1',
-    'decoder_embed': 'neck.decoder_embed',
-    'decoder_norm': 'neck.ln1',
-    'decoder_pred': 'neck.decoder_pred',
-    # Only in fine-tuned files: the norm behind average pooling and the head.
-    'fc_norm': 'backbone.ln2',
-    'head': 'head.fc',
-}
-_BLOCKS = {
-    'blocks': 'backbone.layers',
-    'decoder_blocks': 'neck.decoder_blocks',
+
+def _weight_and_bias(modules: Dict[str, str]) -> Dict[str, str]:
+    return {
+        f'{old}.{kind}': f'{new}.{kind}'
+        for old, new in modules.items() for kind in ('weight', 'bias')
+    }
+
+
+# The encoder: timm's names, which are also those of MAE (and of DMAE's public
+# code, which extends it) -> mmpretrain's. Both directions are read from here.
+_ENCODER = {
+    'cls_token': 'cls_token',
+    'pos_embed': 'pos_embed',
+    **_weight_and_bias({
+        'patch_embed.proj': 'patch_embed.projection',
+        'norm_pre': 'pre_norm',
+        'norm': 'ln1',
+        # The norm behind average pooling.
+        'fc_norm': 'ln2',
+    })
 }
 _IN_BLOCK = {
-    'norm1': 'ln1',
-    'attn.qkv': 'attn.qkv',
-    'attn.proj': 'attn.proj',
-    'norm2': 'ln2',
-    'mlp.fc1': 'ffn.layers.0.0',
-    'mlp.fc2': 'ffn.layers.1',
+    **_weight_and_bias({
+        'norm1': 'ln1',
+        'attn.qkv': 'attn.qkv',
+        'attn.proj': 'attn.proj',
+        'norm2': 'ln2',
+        'mlp.fc1': 'ffn.layers.0.0',
+        'mlp.fc2': 'ffn.layers.1',
+    }),
+    'ls1.gamma': 'attn.gamma1.weight',
+    'ls2.gamma': 'ffn.gamma2.weight',
+}
+# What else is in MAE's files: the decoder, a fine-tuned model's classifier.
+_BESIDE_ENCODER = {
+    'mask_token': 'neck.mask_token',
+    'decoder_pos_embed': 'neck.decoder_pos_embed',
+    **_weight_and_bias({
+        'decoder_embed': 'neck.decoder_embed',
+        'decoder_norm': 'neck.ln1',
+        'decoder_pred': 'neck.decoder_pred',
+        'head': 'head.fc',
+    })
 }
 _PROJECTORS = 'aligned_feature_projection_heads'
 # Number of linear layers in a projector -> their names in
@@ -45,7 +59,7 @@ _PROJECTOR_LAYERS = {1: ('', ), 2: ('.0', '.2'), 4: ('.0', '.2', '.3', '.5')}
 _LAYOUTS = {
     'mmpretrain': ('backbone.', 'neck.'),
     'mmpretrain backbone': ('layers.', 'patch_embed.projection.'),
-    'MAE': ('blocks.', 'patch_embed.proj.', 'decoder_'),
+    'timm/MAE': ('blocks.', 'patch_embed.proj.', 'decoder_'),
 }
 
 
@@ -57,12 +71,74 @@ def layout_of(tensors: Tensors) -> Optional[str]:
 
     Returns:
         str | None: 'mmpretrain' for a whole model, 'mmpretrain backbone' for
-        a backbone alone, 'MAE', or None for none of these.
+        a backbone alone, 'timm/MAE', or None for none of these.
     """
     for layout, beginnings in _LAYOUTS.items():
         if any(name.startswith(beginnings) for name in tensors):
             return layout
     return None
+
+
+def backbone_to_timm(tensors: Tensors) -> Tensors:
+    """Rename the weights of a plain vision transformer for timm.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): Weights of mmpretrain's MAEViT,
+            VisionTransformer or DeiT3, without ``backbone.``.
+
+    Returns:
+        dict[str, torch.Tensor]: The same tensors under the names of timm's
+        VisionTransformer.
+
+    Raises:
+        ValueError: If timm has no name for one of them.
+    """
+    outside = {new: old for old, new in _ENCODER.items()}
+    inside = {new: old for old, new in _IN_BLOCK.items()}
+    return _rename_all(
+        tensors, lambda name: outside.get(name) or _in_block(
+            name, 'layers', 'blocks', inside),
+        "These tensors are not among mmpretrain's names for a plain vision "
+        'transformer', 'cls_token, pos_embed, patch_embed.projection.*, '
+        'pre_norm.*, layers.*, ln1.* and ln2.*')
+
+
+def backbone_from_timm(tensors: Tensors) -> Tensors:
+    """Rename the weights of timm's VisionTransformer for mmpretrain.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): Weights without ``head.*``.
+
+    Returns:
+        dict[str, torch.Tensor]: The same tensors under the names of
+        mmpretrain's plain vision transformers, without ``backbone.``.
+
+    Raises:
+        ValueError: If mmpretrain has no name for one of them.
+    """
+    return _rename_all(
+        tensors, _encoder_to_mmpretrain,
+        "These tensors are not among timm's names for a plain vision "
+        'transformer', 'cls_token, pos_embed, patch_embed.proj.*, '
+        'norm_pre.*, blocks.*, norm.* and fc_norm.*')
+
+
+def backbone_to_mmseg(tensors: Tensors) -> Tensors:
+    """Rename the weights of a plain vision transformer for mmseg's MAE.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): Weights of mmpretrain's MAEViT or
+            VisionTransformer, without ``backbone.``.
+
+    Returns:
+        dict[str, torch.Tensor]: The same tensors; only layer scale has
+        another name in mmseg.
+    """
+    return {
+        name.replace('attn.gamma1.weight', 'gamma_1').replace(
+            'ffn.gamma2.weight', 'gamma_2'): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
@@ -81,23 +157,21 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
     Raises:
         ValueError: If a name belongs to neither.
     """
-    projectors = _projector_modules(tensors)
-    renamed, unknown = {}, []
-    for name, tensor in tensors.items():
-        new_name = _rename(name, projectors)
-        if new_name is None:
-            unknown.append(name)
-        else:
-            renamed[new_name] = tensor
-    if unknown:
-        more = f' and {len(unknown) - 5} more' * (len(unknown) > 5)
-        raise ValueError(
-            'These tensors belong neither to MAE nor to DMAE: '
-            f'{", ".join(unknown[:5])}{more}. Expected names are those of a '
-            'plain vision transformer with MAE decoder (cls_token, '
-            'pos_embed, patch_embed.proj.*, blocks.*, norm.*, mask_token, '
-            f'decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*.')
-    return renamed
+    projectors = _projector_names(tensors)
+
+    def rename(name: str) -> Optional[str]:
+        in_backbone = _encoder_to_mmpretrain(name)
+        if in_backbone:
+            return f'backbone.{in_backbone}'
+        return (_BESIDE_ENCODER.get(name) or projectors.get(name)
+                or _in_block(name, 'decoder_blocks', 'neck.decoder_blocks',
+                             _IN_BLOCK))
+
+    return _rename_all(
+        tensors, rename, 'These tensors belong neither to MAE nor to DMAE',
+        'those of a plain vision transformer with MAE decoder (cls_token, '
+        'pos_embed, patch_embed.proj.*, blocks.*, norm.*, mask_token, '
+        f'decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*')
 
 
 def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
@@ -116,7 +190,7 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
     layout = layout_of(tensors)
     if layout == 'mmpretrain backbone':
         return dict(tensors), layout
-    if layout == 'MAE':
+    if layout == 'timm/MAE':
         tensors = mae_to_mmpretrain(tensors)
     backbone = {
         name[len('backbone.'):]: tensor
@@ -130,26 +204,38 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
         raise ValueError(
             f'there is no encoder in it, but {found}. Expected are '
             "mmpretrain's names (backbone.patch_embed.projection.weight, "
-            '..., with or without backbone.) or those of MAE '
+            '..., with or without backbone.) or those of timm and MAE '
             '(patch_embed.proj.weight, ...).')
     return backbone, layout
 
 
-def _rename(name: str, projectors: Dict[str, str]) -> Optional[str]:
-    if name in _PARAMETERS:
-        return _PARAMETERS[name]
-    module, _, kind = name.rpartition('.')
-    if kind not in ('weight', 'bias'):
+def _rename_all(tensors: Tensors, rename: Callable[[str], Optional[str]],
+                complaint: str, expected: str) -> Tensors:
+    """Apply ``rename``, which returns None for names that it does not know."""
+    new_names = {name: rename(name) for name in tensors}
+    unknown = [name for name, new_name in new_names.items() if not new_name]
+    if unknown:
+        more = f' and {len(unknown) - 5} more' * (len(unknown) > 5)
+        raise ValueError(f'{complaint}: {", ".join(unknown[:5])}{more}. '
+                         f'Expected names are {expected}.')
+    return {new_names[name]: tensor for name, tensor in tensors.items()}
+
+
+def _encoder_to_mmpretrain(name: str) -> Optional[str]:
+    return _ENCODER.get(name) or _in_block(name, 'blocks', 'layers', _IN_BLOCK)
+
+
+def _in_block(name: str, old_blocks: str, new_blocks: str,
+              names: Dict[str, str]) -> Optional[str]:
+    """Rename what lies in a block: 'blocks.3.norm1.bias'."""
+    block = re.fullmatch(rf'{old_blocks}\.(\d+)\.(.+)', name)
+    if block is None or block[2] not in names:
         return None
-    new_module = _MODULES.get(module) or projectors.get(module)
-    block = re.fullmatch(r'(\w+)\.(\d+)\.(.+)', module)
-    if block and block[1] in _BLOCKS and block[3] in _IN_BLOCK:
-        new_module = f'{_BLOCKS[block[1]]}.{block[2]}.{_IN_BLOCK[block[3]]}'
-    return new_module and f'{new_module}.{kind}'
+    return f'{new_blocks}.{block[1]}.{names[block[2]]}'
 
 
-def _projector_modules(tensors: Tensors) -> Dict[str, str]:
-    """Old and new names of the linear layers in the projectors.
+def _projector_names(tensors: Tensors) -> Dict[str, str]:
+    """Old and new names of the weights in the projectors.
 
     The public code names the layers of an MLP by its modules ('fc1', 'fc2',
     indices in a ``Sequential``); only their order says which is which.
@@ -169,7 +255,7 @@ def _projector_modules(tensors: Tensors) -> Dict[str, str]:
                 sorted(found, key=_natural_order),
                 _PROJECTOR_LAYERS[len(found)]):
             modules[old] = f'distill_neck.projectors.{index}{new}'
-    return modules
+    return _weight_and_bias(modules)
 
 
 def _natural_order(name: str) -> List:

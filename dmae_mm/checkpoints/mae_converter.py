@@ -1,5 +1,4 @@
 """A file of FAIR's MAE or of DMAE's public code becomes mmpretrain's."""
-import os.path as osp
 from typing import Tuple
 
 from dmae_mm.version import __version__
@@ -32,11 +31,7 @@ def convert_mae_file(source: str,
             or DMAE. Nothing is written then.
         OSError: If reading or writing fails.
     """
-    if osp.exists(source) and osp.exists(destination) and osp.samefile(
-            source, destination):
-        raise FileExistsError(
-            f'{destination} is the source itself. Give another destination.')
-    check_writable(destination, overwrite)
+    check_writable(destination, overwrite, source)
     file = read_tensor_file(source)
     if layout_of(file.tensors) in ('mmpretrain', 'mmpretrain backbone'):
         raise ValueError(

@@ -85,8 +85,24 @@ def _load_safetensors(path: str) -> dict:
 
 
 def _load_pickle(path: str) -> Any:
+    _refuse_compressed(path)
     with _only_placeholders():
         return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def _refuse_compressed(path: str) -> None:
+    """A file of some megabytes must not become gigabytes in memory.
+
+    torch.save stores without compression, but torch.load would expand it.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(
+                    f'its member {member.filename} is compressed, which '
+                    'torch.save never does')
 
 
 @contextlib.contextmanager

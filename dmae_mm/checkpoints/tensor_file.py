@@ -2,7 +2,7 @@
 import hashlib
 import os
 import os.path as osp
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -10,10 +10,17 @@ import torch
 from .download import local_path
 from .safe_load import load_without_executing
 
-# Under which key a checkpoint keeps its weights, most telling first. With
-# mmengine's EMAHook, 'state_dict' holds the averaged weights, which are the
-# ones to use.
-_WEIGHT_KEYS = ('state_dict', 'model', 'module')
+# Under which key a checkpoint keeps its weights. Where there are averaged
+# ones, they come first, as in timm. With mmengine's EMAHook, 'state_dict'
+# itself holds them, and 'ema_state_dict' the others.
+_AVERAGED_KEYS = ('state_dict_ema', 'model_ema')
+_WEIGHT_KEYS = _AVERAGED_KEYS + ('state_dict', 'model', 'module')
+
+# How much of a file's description of itself is kept: characters of text plus
+# number of values, and levels of lists and dicts in each other.
+_META_SIZE = 1 << 20
+_META_DEPTH = 8
+_NOT_PLAIN = object()
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,24 @@ class TensorFile:
             front of every name is removed.
         ignored (list[str]): What else the file holds: top-level entries
             beside the weights, and entries among them that are no tensors.
+        weights_key (str | None): The top-level entry that holds the weights;
+            None if they are the top level themselves.
+        is_averaged (bool): Whether the file says that the weights are an
+            average over training (EMA).
+        meta (dict): What the file says about itself, as far as it is plain
+            data (None, bool, int, float, str, and lists and dicts of these)
+            of sensible size: the entries of its ``meta``, single values
+            beside the weights such as ``epoch``, or, for
+            ``.safetensors``, the header's metadata.
     """
     source: str
     sha256: str
     num_bytes: int
     tensors: Dict[str, torch.Tensor]
     ignored: List[str]
+    weights_key: Optional[str] = None
+    is_averaged: bool = False
+    meta: Dict[str, Any] = field(default_factory=dict)
 
 
 def read_tensor_file(source: str) -> TensorFile:
@@ -56,8 +75,8 @@ def read_tensor_file(source: str) -> TensorFile:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, holds no weights, holds weights
-            that are not dense tensors, or names objects that only unpickling
-            could build.
+            that are not dense tensors or are larger than what the file holds
+            of them, or names objects that only unpickling could build.
         OSError: If the download fails, or the file may not be read.
     """
     source = os.fspath(source)
@@ -65,17 +84,26 @@ def read_tensor_file(source: str) -> TensorFile:
     shown = source if path == source else f'{source} (kept as {path})'
     digest = _sha256(path)
     content = load_without_executing(path, shown)
-    tensors, ignored = _select_weights(content, shown)
-    return TensorFile(source, digest, osp.getsize(path), tensors, ignored)
-
-
-def _select_weights(
-        content: Any,
-        shown: str) -> Tuple[Dict[str, torch.Tensor], List[str]]:
-    """Split a checkpoint into its weights and the names of all the rest."""
     if not isinstance(content, dict):
         content = {}
     key = _weight_key(content)
+    tensors, ignored = _select_weights(content, key, shown)
+    return TensorFile(
+        source,
+        digest,
+        osp.getsize(path),
+        tensors,
+        ignored,
+        weights_key=key,
+        is_averaged=key in _AVERAGED_KEYS
+        or (key == 'state_dict' and 'ema_state_dict' in content),
+        meta=_meta(content))
+
+
+def _select_weights(
+        content: dict, key: Optional[str],
+        shown: str) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+    """Split a checkpoint into its weights and the names of all the rest."""
     weights = content if key is None else content[key]
     ignored = [] if key is None else [str(k) for k in content if k != key]
     tensors = {}
@@ -87,6 +115,12 @@ def _select_weights(
             raise ValueError(
                 f'The checkpoint {shown} cannot be used: {name} is a sparse, '
                 'quantized, nested or meta tensor. Save it as a dense one.')
+        if (value.numel() * value.element_size() >
+                value.untyped_storage().nbytes()):
+            raise ValueError(
+                f'The checkpoint {shown} cannot be used: {name} has '
+                f'{value.numel()} values, of which it holds only some (an '
+                'expanded view). Save it contiguous: tensor.contiguous().')
         tensors[name] = value.data  # without gradient, hooks, attributes
     if not tensors:
         raise ValueError(
@@ -109,6 +143,52 @@ def _weight_key(content: dict) -> Optional[str]:
                 for value in content[key].values()):
             return key
     return None
+
+
+def _meta(content: dict) -> Dict[str, Any]:
+    """What a checkpoint says about itself, as plain data."""
+    found = {
+        name: value
+        for name, value in content.items()
+        if not isinstance(value, (dict, list, tuple))
+    }
+    for key in ('meta', '__metadata__'):
+        if isinstance(content.get(key), dict):
+            found.update(content[key])
+    return _plain(found, [_META_SIZE])
+
+
+def _plain(value: Any, room: List[int], depth: int = 0) -> Any:
+    """Copy plain data.
+
+    Args:
+        value (Any): Anything, even a list that contains itself.
+        room (list[int]): How much may still be copied; it is counted down.
+        depth (int): In how many lists and dicts the value lies.
+
+    Returns:
+        Any: The copy, a tuple as a list; without those entries of dicts that
+        are not plain or find no room. ``_NOT_PLAIN`` for all else.
+    """
+    room[0] -= 1 + (len(value) if isinstance(value, str) else 0)
+    if room[0] < 0 or depth > _META_DEPTH:
+        return _NOT_PLAIN
+    if isinstance(value, dict):
+        copied = {}
+        for name, item in value.items():
+            if isinstance(name, str):
+                room[0] -= len(name)
+                item = _plain(item, room, depth + 1)
+                if item is not _NOT_PLAIN:
+                    copied[name] = item
+        return copied
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, room, depth + 1) for item in value]
+        return _NOT_PLAIN if _NOT_PLAIN in items else items
+    if isinstance(value, int) and value.bit_length() > 64:
+        return _NOT_PLAIN  # it could not be written as text
+    plain = (str, int, float, bool, type(None))
+    return value if isinstance(value, plain) else _NOT_PLAIN
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

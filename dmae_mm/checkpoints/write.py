@@ -1,8 +1,9 @@
 """Write a checkpoint file, whole or not at all."""
+import json
 import os
 import os.path as osp
 import tempfile
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import safetensors.torch
 import torch
@@ -16,9 +17,11 @@ def write_tensor_file(path: str,
 
     Args:
         path (str): ``.pth`` becomes ``dict(state_dict=tensors, meta=meta)``,
-            as mmengine reads it; ``.safetensors`` gets ``meta`` as text.
+            as mmengine reads it; ``.safetensors`` gets ``meta`` as text,
+            what is no text as JSON.
         tensors (dict[str, torch.Tensor]): The weights.
-        meta (dict): Where they came from: text, numbers and lists of them.
+        meta (dict): Where they came from: text, numbers, and lists and dicts
+            of them.
         overwrite (bool): Whether a file at ``path`` may be replaced.
 
     Raises:
@@ -37,15 +40,35 @@ def write_tensor_file(path: str,
     with tempfile.TemporaryDirectory(dir=folder, prefix='.writing-') as temp:
         written = osp.join(temp, name)
         if name.endswith('.safetensors'):
-            text = {key: str(value) for key, value in meta.items()}
+            text = {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in meta.items()
+            }
             safetensors.torch.save_file(tensors, written, text)
         else:
             torch.save(dict(state_dict=tensors, meta=meta), written)
         os.replace(written, path)
 
 
-def check_writable(path: str, overwrite: bool) -> None:
-    """Raise ahead of the work what :func:`write_tensor_file` would raise."""
+def check_writable(path: str,
+                   overwrite: bool,
+                   source: Optional[str] = None) -> None:
+    """Raise ahead of the work what :func:`write_tensor_file` would raise.
+
+    Args:
+        path (str): What is to be written.
+        overwrite (bool): Whether it may be replaced.
+        source (str, optional): What will be read, and is never replaced.
+
+    Raises:
+        FileExistsError: If there is something at ``path`` that must not be
+            replaced.
+        ValueError: If ``path`` has another ending.
+    """
+    if source is not None and osp.exists(source) and osp.exists(
+            path) and osp.samefile(source, path):
+        raise FileExistsError(
+            f'{path} is the source itself. Give another destination.')
     if not path.endswith(('.pth', '.safetensors')):
         raise ValueError(f'{path} must end in .pth or .safetensors.')
     if osp.isdir(path):

@@ -4,8 +4,9 @@ from typing import Optional, Sequence
 
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
-from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.registry import MODELS
+
+from .students import Student
 
 
 def check_pairs(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
@@ -39,31 +40,26 @@ def check_no_duplicates(aligned_layers: Sequence,
             'distill_loss.loss_weight weighs it.')
 
 
-def check_student(backbone: nn.Module, neck: nn.Module,
+def check_student(student: Student, embed_dims: int, neck: nn.Module,
                   head: nn.Module) -> None:
     """Refuse a backbone, decoder and head of different sizes."""
-    if not isinstance(backbone, MAEViT):
-        raise ValueError(f'backbone: type={type(backbone).__name__!r} is not '
-                         'supported as a student. Choose MAEViT.')
     if not isinstance(neck, MAEPretrainDecoder):
         return
-    patch_size = backbone.patch_embed.projection.kernel_size[0]
     for option, value, wanted in (
-        ('neck: embed_dim', neck.decoder_embed.in_features,
-         backbone.embed_dims),
-        ('neck: num_patches', neck.num_patches, backbone.num_patches),
+        ('neck: embed_dim', neck.decoder_embed.in_features, embed_dims),
+        ('neck: num_patches', neck.num_patches, student.num_patches),
         ('neck: values of a patch (patch_size^2 * in_chans)',
          neck.decoder_pred.out_features,
-         patch_size**2 * backbone.patch_embed.projection.in_channels),
-        ('head: patch_size', getattr(head, 'patch_size', patch_size),
-         patch_size),
+         student.patch_size**2 * student.input.in_channels),
+        ('head: patch_size', getattr(head, 'patch_size', student.patch_size),
+         student.patch_size),
     ):
         if value != wanted:
             raise ValueError(f'{option} is {value}, but the backbone (the '
                              f'student) needs {wanted}.')
 
 
-def check_mask_ratio(backbone: MAEViT, has_teacher: bool) -> None:
+def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:
     """Refuse a mask that leaves no patch visible or nothing to learn."""
     ratio, num_patches = backbone.mask_ratio, backbone.num_patches
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not (
@@ -80,19 +76,6 @@ def check_mask_ratio(backbone: MAEViT, has_teacher: bool) -> None:
         raise ValueError(
             f'backbone: mask_ratio={ratio} masks nothing and there is no '
             'teacher, so there is nothing to learn. Mask at least one patch.')
-
-
-def check_same_patches(backbone: MAEViT, teacher: nn.Module) -> None:
-    """Refuse a teacher that cuts the images into other patches."""
-    for option, student, other in (
-        ('img_size', tuple(backbone.img_size), teacher.img_size),
-        ('patch grid', tuple(backbone.patch_resolution), teacher.patch_grid),
-    ):
-        if student != other:
-            raise ValueError(
-                f'teacher.backbone: {option} is {other}, but the student has '
-                f'{student}. Both must see the same patches: give them the '
-                'same img_size and patch_size.')
 
 
 def build_part(section: str, cfg: dict, **filled_in) -> nn.Module:

@@ -10,7 +10,8 @@ from dmae_mm.options import reject_unknown_options
 
 from .block_features import BlockFeatures, resolve_block
 from .checks import (build_part, check_mask_ratio, check_no_duplicates,
-                     check_pairs, check_same_patches, check_student)
+                     check_pairs, check_student)
+from .students import Student
 
 Block = Union[int, float]
 
@@ -30,15 +31,17 @@ class DMAE(BaseSelfSupervisor):
     of an experiment; ``distill_neck`` and ``distill_loss`` are then not built.
 
     Args:
-        backbone (dict): The student, a ``MAEViT`` of any architecture.
+        backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
+            architecture.
         neck (dict): The decoder, as in mmpretrain's MAE.
         head (dict): The pixel reconstruction head, as in mmpretrain's MAE.
-        teacher (dict, optional): The teacher, for example a
+        teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
             block): 0-based ints, negative from the end, or depth fractions
             in (0, 1]: (0.75, 0.75) is block ``round(0.75 * depth) - 1`` of
-            each. Defaults to ().
+            each. Blocks of a ``HiViT`` are those of its main stage. Defaults
+            to ().
         distill_neck (dict): Defaults to a linear
             :class:`FeatureProjectionNeck`. Gets the widths and the number of
             pairs from here.
@@ -70,26 +73,26 @@ class DMAE(BaseSelfSupervisor):
             head=head,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
-        check_student(self.backbone, self.neck, self.head)
+        student = Student.of(self.backbone, self.data_preprocessor)
+        check_student(student, self.backbone.embed_dims, self.neck, self.head)
         check_mask_ratio(self.backbone, teacher is not None)
         self._hold_teacher(None)
         if teacher is None:
             return
 
         student_blocks = [
-            resolve_block(student, self.backbone.num_layers, 'student')
-            for student, _ in aligned_layers
+            resolve_block(block, len(student.blocks), 'student')
+            for block, _ in aligned_layers
         ]
-        self.student_blocks = BlockFeatures(self.backbone.layers,
-                                            student_blocks)
+        self.student_blocks = BlockFeatures(student.blocks, student_blocks)
         self._hold_teacher(
             build_part(
                 'teacher',
                 teacher,
-                aligned_blocks=[block for _, block in aligned_layers]))
-        check_same_patches(self.backbone, self.teacher)
+                aligned_blocks=[block for _, block in aligned_layers],
+                student_input=student.input))
         self.loss_names = [
-            f'loss_align_s{student}_t{block}' for student, block in zip(
+            f'loss_align_s{ours}_t{its}' for ours, its in zip(
                 student_blocks, self.teacher.aligned_blocks)
         ]
         check_no_duplicates(aligned_layers, self.loss_names)
@@ -120,7 +123,7 @@ class DMAE(BaseSelfSupervisor):
             latent, mask, ids_restore = self.backbone(inputs)
             return self.reconstruction_loss(inputs, latent, mask, ids_restore)
 
-        # Each of the student's features is (B, 1 + K, C_student).
+        # Each of the student's features is (B, P + K, C_student).
         (latent, mask, ids_restore), student_features = (
             self.student_blocks.record(self.backbone, inputs))
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
@@ -140,7 +143,8 @@ class DMAE(BaseSelfSupervisor):
 
         Args:
             inputs (torch.Tensor): Normalised images, (B, 3, H, W).
-            latent (torch.Tensor): Student's output, (B, 1 + K, C_student).
+            latent (torch.Tensor): Student's output, (B, P + K, C_student):
+                CLS, where it has one, and the visible patches.
             mask (torch.Tensor): 1 where a patch is masked, (B, L).
             ids_restore (torch.Tensor): MAE's permutation, (B, L).
 
@@ -148,8 +152,12 @@ class DMAE(BaseSelfSupervisor):
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
             ``mask_ratio=0``, where nothing is left to reconstruct.
         """
+        if self.backbone.num_extra_tokens == 0:
+            # MAE's decoder takes the first token for CLS. A token of zeros
+            # stands there for a student that has none, such as HiViT.
+            latent = nn.functional.pad(latent, (0, 0, 1, 0))
         pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
-        if latent.shape[1] == pred.shape[1] + self.backbone.num_extra_tokens:
+        if latent.shape[1] == pred.shape[1] + 1:
             return dict(loss_recon=pred.sum() * 0.)
         return dict(loss_recon=self.head.loss(pred, inputs, mask))
 
@@ -169,9 +177,8 @@ class DMAE(BaseSelfSupervisor):
             dict[str, torch.Tensor]: One loss a pair.
 
         Raises:
-            RuntimeError: If the student features carry no gradient, which
-                happens when activation checkpointing encloses whole blocks
-                together: distillation would silently do nothing.
+            RuntimeError: If the student features carry no gradient, as when
+                activation checkpointing encloses several blocks together.
         """
         if self.training and torch.is_grad_enabled() and not all(
                 feature.requires_grad for feature in student_features):
@@ -201,7 +208,8 @@ class DMAE(BaseSelfSupervisor):
 
         Returns:
             tuple[torch.Tensor]: The backbone's outputs; by default one
-            (B, 1 + L, C_student) tensor.
+            (B, 1 + L, C_student) tensor, of a HiViT (B, C_student, rows,
+            columns).
         """
         return self.backbone(inputs, mask=None)
 

@@ -2,12 +2,14 @@
 import random
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmpretrain.registry import MODELS
 
-from dmae_mm.checkpoints import backbone_state_dict, mae_to_mmpretrain
+from dmae_mm.checkpoints import (backbone_from_timm, backbone_state_dict,
+                                 backbone_to_timm, mae_to_mmpretrain)
 from dmae_mm.checkpoints.key_mapping import layout_of
 
 from tests.conftest import STUDENT
@@ -17,6 +19,7 @@ HEADS = 'aligned_feature_projection_heads'
 # Written by hand: every module of MAE, and where mmpretrain keeps it.
 MODULES = {
     'patch_embed.proj': 'backbone.patch_embed.projection',
+    'norm_pre': 'backbone.pre_norm',
     'blocks.0.norm1': 'backbone.layers.0.ln1',
     'blocks.0.attn.qkv': 'backbone.layers.0.attn.qkv',
     'blocks.3.attn.proj': 'backbone.layers.3.attn.proj',
@@ -41,6 +44,8 @@ EXPECTED = {
     'pos_embed': 'backbone.pos_embed',
     'mask_token': 'neck.mask_token',
     'decoder_pos_embed': 'neck.decoder_pos_embed',
+    'blocks.0.ls1.gamma': 'backbone.layers.0.attn.gamma1.weight',
+    'blocks.7.ls2.gamma': 'backbone.layers.7.ffn.gamma2.weight',
     **{
         f'{old}.{kind}': f'{new}.{kind}'
         for old, new in MODULES.items()
@@ -149,11 +154,12 @@ def test_norm_in_a_projector_is_not_taken_for_a_layer():
 @pytest.mark.parametrize('name', [
     'cls_token.weight',
     'dist_token',
-    'blocks.0.ls1.gamma',
+    'blocks.0.ls1.weight',
     'blocks.0.attn.q_norm.weight',
     'blocks.0.attn.qkv.scale',
     'blocks.x.norm1.weight',
     'blocks.0.norm3.weight',
+    'decoder_blocks.0.norm3.weight',
     'my.blocks.0.norm1.weight',
     'patch_embed.proj.0.weight',
     'head.0.running_mean',
@@ -246,8 +252,8 @@ BACKBONE = {
 
 
 @pytest.mark.parametrize('tensors, layout', [
-    (FULL, 'MAE'),
-    (ENCODER, 'MAE'),
+    (FULL, 'timm/MAE'),
+    (ENCODER, 'timm/MAE'),
     (WHOLE, 'mmpretrain'),
     ({f'backbone.{k}': v for k, v in BACKBONE.items()}, 'mmpretrain'),
     (BACKBONE, 'mmpretrain backbone'),
@@ -257,6 +263,69 @@ def test_encoder_is_found_in_every_layout(tensors, layout):
     assert found_layout == layout_of(tensors) == layout
     assert found.keys() == BACKBONE.keys()
     assert all(torch.equal(found[name], BACKBONE[name]) for name in found)
+
+
+IN_TIMM = {
+    old: new[len('backbone.'):]
+    for old, new in EXPECTED.items() if new.startswith('backbone.')
+}
+
+
+@pytest.mark.parametrize('timm_name, name', IN_TIMM.items())
+def test_each_name_in_timm(timm_name, name):
+    tensor = torch.zeros(1)
+    assert backbone_to_timm({name: tensor}) == {timm_name: tensor}
+    assert backbone_from_timm({timm_name: tensor}) == {name: tensor}
+
+
+BACKBONE_NAMES = st.one_of(
+    st.sampled_from(sorted(IN_TIMM.values())),
+    st.builds(
+        'layers.{}.{}'.format, st.integers(0, 120),
+        st.sampled_from([
+            name.split('.', 2)[2] for name in IN_TIMM.values()
+            if name.startswith('layers.')
+        ])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(BACKBONE_NAMES, max_size=40))
+def test_to_timm_and_back(names):
+    tensors = {name: torch.zeros(1) for name in names}
+    in_timm = backbone_to_timm(tensors)
+    assert len(in_timm) == len(tensors)
+    back = backbone_from_timm(in_timm)
+    assert list(back) == list(tensors)
+    assert all(back[name] is tensors[name] for name in tensors)
+
+
+@pytest.mark.parametrize('rename, unknown, whose', [
+    (backbone_to_timm, 'blocks.0.norm1.weight', 'mmpretrain'),
+    (backbone_to_timm, 'layers.0.ffn.w12.weight', 'mmpretrain'),
+    (backbone_to_timm, 'backbone.cls_token', 'mmpretrain'),
+    (backbone_from_timm, 'layers.0.ln1.weight', 'timm'),
+    (backbone_from_timm, 'reg_token', 'timm'),
+    (backbone_from_timm, 'head.weight', 'timm'),
+])
+def test_unknown_in_a_backbone(rename, unknown, whose):
+    with pytest.raises(ValueError) as error:
+        rename({'cls_token': torch.ones(1), unknown: torch.ones(1)})
+    assert f"not among {whose}'s names" in str(error.value)
+    assert f'transformer: {unknown}. Expected names' in str(error.value)
+
+
+def test_encoder_of_a_timm_model_is_found():
+    """With layer scale, a norm before the blocks, and a classifier."""
+    model = timm.create_model(
+        'vit_base_patch16_224', img_size=32, patch_size=8, embed_dim=24,
+        depth=4, num_heads=2, init_values=.1, pre_norm=True, num_classes=3)
+    found, layout = backbone_state_dict(model.state_dict())
+    assert layout == 'timm/MAE'
+    vit = MODELS.build(
+        dict(
+            type='VisionTransformer', arch=STUDENT, img_size=32, patch_size=8,
+            layer_scale_init_value=.1, pre_norm=True))
+    vit.load_state_dict(found, strict=True)
 
 
 def test_layout_is_recognised_without_any_one_tensor():

@@ -180,6 +180,26 @@ def test_archive_without_a_member(tmp_path, missing):
     damaged(path)
 
 
+@pytest.mark.parametrize('member', ['data.pkl', 'data/0'])
+def test_compressed_archive(tmp_path, member, monkeypatch):
+    """100 kB, of which torch.load would make hundreds of megabytes."""
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(weight=torch.zeros(4)), path)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, data in content.items():
+            bomb = name.endswith(member)
+            archive.writestr(
+                name,
+                bytes(100 << 20) if bomb else data,
+                compress_type=zipfile.ZIP_DEFLATED if bomb else None)
+    assert path.stat().st_size < 200_000
+    monkeypatch.setattr(torch, 'load', None)  # does not even come to that
+    with pytest.raises(ValueError, match=f'{member} is compressed'):
+        read_tensor_file(str(path))
+
+
 def test_archive_with_a_member_too_short(tmp_path):
     bytes_of('zip', tmp_path)
     path = tmp_path / 'short.pth'

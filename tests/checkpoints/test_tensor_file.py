@@ -8,9 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 from mmengine.hooks import EMAHook
-from mmengine.runner import Runner
 
 from dmae_mm.checkpoints import read_tensor_file
+
+from .files import train
 
 WEIGHTS = {
     'blocks.0.weight': torch.arange(6.).reshape(2, 3),
@@ -31,20 +32,72 @@ def assert_equal(tensors, wanted):
         assert tensor.dtype == wanted[name].dtype
 
 
-@pytest.mark.parametrize('content, ignored', [
-    (WEIGHTS, []),
-    (dict(WEIGHTS, epoch=3), ['epoch']),
-    (dict(model=WEIGHTS, epoch=3, scaler={}), ['epoch', 'scaler']),
-    (dict(meta={}, state_dict=WEIGHTS), ['meta']),
-    (dict(module=WEIGHTS, model=None), ['model']),
-    (dict(state_dict={}, model=WEIGHTS), ['state_dict']),
-    (dict(model=dict(WEIGHTS, version=1)), ['version']),
-    ({**WEIGHTS, 0: torch.ones(1)}, ['0']),
+OTHERS = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize('content, ignored, key', [
+    (WEIGHTS, [], None),
+    (dict(WEIGHTS, epoch=3), ['epoch'], None),
+    (dict(model=WEIGHTS, epoch=3, scaler={}), ['epoch', 'scaler'], 'model'),
+    (dict(meta={}, state_dict=WEIGHTS), ['meta'], 'state_dict'),
+    (dict(module=WEIGHTS, model=None), ['model'], 'module'),
+    (dict(state_dict={}, model=WEIGHTS), ['state_dict'], 'model'),
+    (dict(model=dict(WEIGHTS, version=1)), ['version'], 'model'),
+    ({**WEIGHTS, 0: torch.ones(1)}, ['0'], None),
+    (dict(model=WEIGHTS, model_ema=None), ['model_ema'], 'model'),
 ])
-def test_weights_and_what_is_beside_them(tmp_path, content, ignored):
+def test_weights_and_what_is_beside_them(tmp_path, content, ignored, key):
     file = read_tensor_file(save(tmp_path, content))
     assert_equal(file.tensors, WEIGHTS)
     assert file.ignored == ignored
+    assert file.weights_key == key and file.is_averaged is False
+
+
+@pytest.mark.parametrize('content, key', [
+    (dict(state_dict=OTHERS, state_dict_ema=WEIGHTS), 'state_dict_ema'),
+    (dict(model=OTHERS, model_ema=WEIGHTS), 'model_ema'),
+    (dict(ema_state_dict=OTHERS, state_dict=WEIGHTS), 'state_dict'),
+])
+def test_averaged_weights_come_first(tmp_path, content, key):
+    """Those of timm, of MAE's relatives, of mmengine."""
+    file = read_tensor_file(save(tmp_path, content))
+    assert_equal(file.tensors, WEIGHTS)
+    assert file.weights_key == key and file.is_averaged is True
+
+
+def test_what_a_file_says_about_itself(tmp_path):
+    plain = dict(
+        epoch=3, seed=None, lr=.5, done=True, cfg='model = dict()',
+        teacher=dict(type='MMPretrainTeacher', aligned_blocks=[8]))
+    meta = dict(
+        plain,
+        shape=(1, 2),
+        score=np.float64(.5),
+        losses=[.1, np.float64(.5)],
+        best=dict(score=np.float64(.5), epoch=2),
+        huge=1 << 99)
+    meta[0] = 'a name that is no text'
+    file = read_tensor_file(
+        save(
+            tmp_path,
+            dict(
+                model=WEIGHTS, arch='vit', epoch=1, meta=meta,
+                optimizer=dict(lr=.1), ema_decay=torch.ones(1))))
+    assert file.meta == dict(
+        plain, arch='vit', shape=[1, 2], best=dict(epoch=2))
+
+
+def test_no_description_is_too_large(tmp_path):
+    endless, wide = [], ['x' * 1000]
+    endless.append(endless)
+    for _ in range(7):
+        wide = [wide] * 100
+    meta = dict(epoch=3, endless=endless)
+    file = read_tensor_file(save(tmp_path, dict(model=WEIGHTS, meta=meta)))
+    assert file.meta == dict(epoch=3)
+    meta.update(log='x' * (1 << 20), time=.5, wide=wide)
+    file = read_tensor_file(save(tmp_path, dict(model=WEIGHTS, meta=meta)))
+    assert file.meta == dict(epoch=3)
 
 
 def test_source_size_and_hash(tmp_path):
@@ -84,6 +137,7 @@ def test_safetensors(tmp_path, name):
     file = read_tensor_file(path)
     assert_equal(file.tensors, WEIGHTS)
     assert file.ignored == ['__metadata__']
+    assert file.weights_key is None and file.meta == dict(format='pt')
 
 
 def test_parameters_become_plain_tensors(tmp_path):
@@ -152,6 +206,29 @@ def test_weights_must_be_dense(tmp_path, make):
         read_tensor_file(path)
 
 
+@pytest.mark.parametrize('legacy', [False, True])
+def test_weights_must_be_in_the_file(tmp_path, legacy):
+    """Not a few bytes that become terabytes when one copies them."""
+    expanded = torch.zeros(1).expand(10**12)
+    path = save(
+        tmp_path,
+        dict(model={'norm.weight': expanded}),
+        _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+            ValueError, match='norm.weight has 1000000000000 values'):
+        read_tensor_file(path)
+    # Nobody copies what is beside the weights.
+    file = read_tensor_file(
+        save(tmp_path, dict(model=WEIGHTS, beside=expanded)))
+    assert_equal(file.tensors, WEIGHTS)
+
+
+def test_weights_may_be_parts_of_a_tensor(tmp_path):
+    whole = torch.rand(4, 6)
+    views = dict(rows=whole[1:3], turned=whole.t(), none=whole[:0])
+    assert_equal(read_tensor_file(save(tmp_path, views)).tensors, views)
+
+
 @pytest.mark.parametrize('content, holds', [
     ({}, 'nothing'),
     (dict(epoch=1, student={'a': torch.ones(1)}), "'epoch', 'student'"),
@@ -162,7 +239,8 @@ def test_no_weights(tmp_path, content, holds):
     with pytest.raises(ValueError) as error:
         read_tensor_file(save(tmp_path, content))
     assert f'holds no named tensors, but {holds}.' in str(error.value)
-    assert "under one of the keys 'state_dict', 'model'" in str(error.value)
+    assert "under one of the keys 'state_dict_ema', 'model_ema', " \
+        "'state_dict', 'model'" in str(error.value)
 
 
 def test_no_such_file(tmp_path):
@@ -172,49 +250,33 @@ def test_no_such_file(tmp_path):
         read_tensor_file(str(tmp_path))
 
 
-class RandomImages(torch.utils.data.Dataset):
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        return dict(inputs=torch.rand(3, 32, 32, generator=generator) * 255)
-
-
 def test_checkpoint_of_a_training_run(tmp_path, toy_model):
-    """With log history, optimizer and EMA; 'state_dict' is the average."""
-    toy_model['data_preprocessor'] = dict(
-        type='SelfSupDataPreprocessor', mean=[127.] * 3, std=[60.] * 3)
-    runner = Runner(
-        model=toy_model,
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=0,
-            dataset=RandomImages(),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            collate_fn=lambda items: dict(
-                inputs=torch.stack([item['inputs'] for item in items]),
-                data_samples=[None] * len(items))),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=.01)),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='EMAHook', momentum=.3)],
-        default_scope='mmpretrain',
-        experiment_name='checkpoint_of_a_training_run',
-        randomness=dict(seed=0))
-    runner.train()
-    path = str(tmp_path / 'epoch_1.pth')
+    """With log history, optimizer and what mmengine says about the run."""
+    runner, path = train(tmp_path, toy_model)
     assert {
         'builtins.getattr', 'mmengine.logging.history_buffer.HistoryBuffer'
     } <= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
+    file = read_tensor_file(path)
+    assert_equal(file.tensors, runner.model.state_dict())
+    assert {'meta', 'message_hub', 'optimizer'} <= set(file.ignored)
+    assert file.weights_key == 'state_dict' and not file.is_averaged
+    assert file.meta['epoch'] == 1 and file.meta['iter'] == 2
+    assert file.meta['cfg'] == runner.cfg.pretty_text
+    assert file.meta['seed'] == runner.seed
+    assert file.meta['teacher'] == dict(
+        torch.load(path, weights_only=False)['meta']['teacher'])
+
+
+def test_checkpoint_with_averaged_weights(tmp_path, toy_model):
+    """Of a run with mmengine's EMAHook: 'state_dict' is the average."""
+    runner, path = train(tmp_path, toy_model,
+                         dict(type='EMAHook', momentum=.3))
     file = read_tensor_file(path)
     ema = next(
         hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
     average, last = ema.module.state_dict(), runner.model.state_dict()
     assert_equal(file.tensors, average)
     assert any(not torch.equal(last[name], average[name]) for name in last)
-    assert {'meta', 'message_hub', 'optimizer', 'ema_state_dict'} <= set(
-        file.ignored)
+    assert 'ema_state_dict' in file.ignored
+    assert file.weights_key == 'state_dict' and file.is_averaged

@@ -45,7 +45,7 @@ def test_meta(tmp_path):
     write_tensor_file(path, dict(a=torch.ones(1)), META)
     with safetensors.safe_open(path, 'pt') as file:
         assert file.metadata() == dict(
-            source='a.pth', not_carried_over="['epoch']")
+            source='a.pth', not_carried_over='["epoch"]')
 
 
 def test_overwriting_is_asked_for(tmp_path):

@@ -32,10 +32,22 @@ DMAE = {
     f'dmae/vit-{size}_dmae{mask}_in1k.py': (size, mask)
     for size, mask in itertools.product('tsb', MASKS)
 }
+# Recipes whose teacher is timm's: model name, name on the Hugging Face hub.
+TIMM_TEACHERS = {
+    'dmae/vit-s_dmae-timm-mae_in1k.py':
+    ('vit_base_patch16_224.mae', 'timm/vit_base_patch16_224.mae'),
+    'dmae/vit-s_dmae-dinov2_in1k.py': ('vit_base_patch14_dinov2.lvd142m',
+                                       'timm/vit_base_patch14_dinov2.lvd142m'),
+    'dmae/vit-s_dmae-clip_in1k.py':
+    ('vit_base_patch16_clip_quickgelu_224.openai',
+     'timm/vit_base_patch16_clip_224.openai'),
+}
+HIVIT = 'dmae/hivit-t_dmae_in1k.py'
+PRETRAINING = [*DMAE, *TIMM_TEACHERS, HIVIT]
 BASELINES = {f'baselines/vit-{size}_mae_in1k.py': size for size in 'tsb'}
 FINETUNE = {f'benchmarks/vit-{size}_finetune_in1k.py': size for size in 'tsb'}
 LINEAR = {f'benchmarks/vit-{size}_linear_in1k.py': size for size in 'tsb'}
-ALL = [*DMAE, *BASELINES, *FINETUNE, *LINEAR]
+ALL = [*PRETRAINING, *BASELINES, *FINETUNE, *LINEAR]
 
 
 @functools.lru_cache(maxsize=None)

@@ -6,17 +6,8 @@ from collections import Counter
 import pytest
 
 from tests.conftest import ROOT
-from .recipes import ALL, BASELINES, CONFIGS, DMAE, load
-
-
-def differences(a, b, path=''):
-    """Dotted names of the options in which two configs differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [
-            name for key in sorted({*a, *b}) for name in differences(
-                a.get(key, '-'), b.get(key, '-'), f'{path}.{key}'.lstrip('.'))
-        ]
-    return [] if a == b else [path]
+from .recipes import (ALL, BASELINES, CONFIGS, DMAE, HIVIT, TIMM_TEACHERS,
+                      differences, load)
 
 
 def test_all_files_are_checked_here():
@@ -26,7 +17,7 @@ def test_all_files_are_checked_here():
         for path in CONFIGS.glob(f'{folder}/*.py')
     }
     assert found == set(ALL)
-    assert len(ALL) == 21
+    assert len(ALL) == 25
 
 
 def test_file_names_are_unique():
@@ -62,6 +53,24 @@ def test_mask_ratio_is_all_that_differs(name):
         load(name).to_dict(),
         load(f'dmae/vit-{size}_dmae_in1k.py').to_dict()) == [
             'model.backbone.mask_ratio'
+        ]
+
+
+@pytest.mark.parametrize('name', TIMM_TEACHERS)
+def test_another_teacher_is_all_that_differs(name):
+    cfg = load(name).to_dict()
+    changed = differences(cfg, load('dmae/vit-s_dmae_in1k.py').to_dict())
+    assert {'.'.join(option.split('.')[:2])
+            for option in changed} == {'model.teacher'}
+    assert set(cfg['model']['teacher']) == {'type', 'model_name', 'pretrained'}
+
+
+def test_hierarchical_student_is_all_that_differs():
+    assert differences(
+        load(HIVIT).to_dict(),
+        load('dmae/vit-s_dmae_in1k.py').to_dict()) == [
+            f'model.backbone.{option}'
+            for option in ('arch', 'init_cfg', 'out_indices', 'type')
         ]
 
 

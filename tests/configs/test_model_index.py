@@ -28,7 +28,7 @@ def recipes():
 def test_index_has_every_recipe(index):
     assert not index.check(silent=True)
     named = {model.name: model.config for model in index.models}
-    assert len(recipes()) == 21
+    assert len(recipes()) == 25
     assert recipes().items() <= named.items()
     assert len(named) == len(list(index.models))
     for config in named.values():
@@ -58,11 +58,13 @@ def test_metadata_agree_with_the_configs(monkeypatch):
         if 'Mask Ratio' in data:
             assert data['Mask Ratio'] == cfg.model.backbone.mask_ratio
         teacher = cfg.model.get('teacher')
-        if teacher is not None:
+        if teacher is None:
+            assert 'Teacher' not in data
+        elif teacher.type == 'TimmTeacher':
+            assert data['Teacher'] == f'{teacher.model_name} of timm'
+        else:
             arch = teacher.backbone.arch.upper()
             assert data['Teacher'] == f'MAE ViT-{arch}, 1600 epochs'
-        else:
-            assert 'Teacher' not in data
 
 
 def test_names_do_not_clash_with_mmpretrains(index):

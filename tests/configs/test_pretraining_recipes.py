@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from .recipes import (BASELINES, DMAE, MASKS, SIZES, TEACHERS, build, load,
-                      shape_of)
+from .recipes import (BASELINES, DMAE, MASKS, PRETRAINING, SIZES, TEACHERS,
+                      build, load, shape_of)
 
 
 def visible_patches(backbone):
@@ -66,7 +66,7 @@ def test_baseline_model(name):
     assert model.teacher is None
 
 
-@pytest.mark.parametrize('name', [*DMAE, *BASELINES])
+@pytest.mark.parametrize('name', [*PRETRAINING, *BASELINES])
 def test_pretraining_recipe(name):
     cfg = load(name)
     loader = cfg.train_dataloader

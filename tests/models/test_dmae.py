@@ -305,12 +305,14 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
      'mask_ratio=0.95 leaves none of the 16.*at most 0.9375'),
     (dict(teacher=None, aligned_layers=[], backbone=dict(mask_ratio=0.0)),
      'masks nothing.*nothing to learn'),
-    (dict(backbone=dict(type='MAEHiViT', arch='tiny', _delete_=True)),
-     "type='MAEHiViT' is not supported.*MAEViT"),
-    (dict(teacher=dict(backbone=dict(patch_size=16))),
-     r'patch grid is \(2, 2\).*student has \(4, 4\)'),
-    (dict(teacher=dict(backbone=dict(img_size=64, patch_size=16))),
-     r'img_size is \(64, 64\).*student has \(32, 32\)'),
+    (dict(backbone=dict(
+        type='VisionTransformer', arch='deit-t', _delete_=True)),
+     "type='VisionTransformer' is not supported.*MAEViT or MAEHiViT"),
+    (dict(teacher=dict(backbone=dict(type='HiViT', arch='t', _delete_=True))),
+     'HiViT has a grid of 14 x 14 patches, the student of 4 x 4.*img_size'),
+    (dict(teacher=dict(backbone=dict(patch_cfg=dict(in_channels=1)))),
+     'takes images of 1 channels, the student of 3'),
+    (dict(teacher=dict(student_input=None)), 'student_input=None.*Remove it'),
     (dict(neck=dict(embed_dim=32)), 'embed_dim is 32.*needs 24'),
     (dict(neck=dict(num_patches=64)), 'num_patches is 64.*needs 16'),
     (dict(neck=dict(patch_size=4)), 'values of a patch.*is 48.*needs 192'),
@@ -335,7 +337,7 @@ def test_parts_that_do_not_fit_are_refused(toy_model, change, message):
 
 @pytest.mark.parametrize('section, option, legal', [
     ('', 'techer', 'aligned_layers'),
-    ('teacher', 'checkpont', 'checkpoint, allow_random'),
+    ('teacher', 'checkpont', 'checkpoint, sha256, .*allow_random'),
     ('distill_neck', 'projektor', 'projector'),
     ('distill_loss', 'weight', 'criterion, normalize, loss_weight'),
 ])

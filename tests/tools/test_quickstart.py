@@ -7,6 +7,10 @@ import sys
 
 import cv2
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from tests.conftest import ROOT
 
@@ -81,3 +85,55 @@ def test_data_are_the_digits(finished):
     assert len(list((data / 'test').rglob('*.png'))) == 360
     digit = cv2.imread(str(next((data / 'test' / '0').glob('*.png'))))
     assert digit.shape == (32, 32, 3)
+
+
+class RecordLosses(Hook):
+
+    def __init__(self):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.losses.append({k: float(v) for k, v in outputs.items()})
+
+
+def run_one_epoch(folder, name, teacher):
+    cfg = Config.fromfile(ROOT / 'configs' / 'digits' /
+                          'vit-student_dmae_digits.py')
+    cfg.merge_from_dict(
+        dict(
+            work_dir=str(folder / name),
+            randomness=dict(seed=5),
+            train_cfg=dict(max_epochs=1),
+            default_hooks=dict(checkpoint=dict(interval=10))))
+    cfg.train_dataloader.dataset.data_root = str(
+        folder.parents[1] / 'data' / 'digits' / 'train')
+    cfg.model.teacher.update(teacher)
+    if 'model_name' in teacher:
+        del cfg.model.teacher['backbone']
+    hook = RecordLosses()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(hook)
+    torch.manual_seed(0)
+    runner.train()
+    return hook.losses
+
+
+def test_a_timm_teacher_of_the_same_weights_gives_the_same_losses(finished):
+    """One epoch on the digits, with mmpretrain's and with timm's teacher."""
+    folder, _ = finished
+    checkpoint = str(folder / 'seed3' / 'teacher' / 'epoch_1.pth')
+    stock = run_one_epoch(folder, 'stock', dict(checkpoint=checkpoint))
+    timm = run_one_epoch(
+        folder, 'timm',
+        dict(
+            type='TimmTeacher',
+            # Its mean and std are those of the digits config: 127.5.
+            model_name='vit_tiny_patch16_224',
+            model_kwargs=dict(
+                img_size=32, patch_size=4, embed_dim=96, depth=8, num_heads=4),
+            checkpoint=checkpoint))
+    assert len(stock) == 23
+    assert stock[-1]['loss_align_s2_t5'] < stock[0]['loss_align_s2_t5']
+    for ours, theirs in zip(timm, stock):
+        assert ours == pytest.approx(theirs, rel=1e-4)

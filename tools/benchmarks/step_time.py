@@ -39,13 +39,11 @@ class WholeTeacher(MMPretrainTeacher):
                 num_patches=num_patches,
                 patch_size=self.img_size[0] // self.patch_grid[0],
                 embed_dim=self.embed_dims)).requires_grad_(False)
-        self.aligned_blocks, self.all_blocks = (self.aligned_blocks[:-1],
-                                                self.aligned_blocks)
+        self.aligned_blocks = self.aligned_blocks[:-1]
 
     def extract_features(self, images: torch.Tensor,
                          ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        self.network.drop_after_pos.ids_keep = ids_keep
-        *features, last = self.network(images, mask=None)
+        *features, last = super().extract_features(images, ids_keep)
         num_patches = self.patch_grid[0] * self.patch_grid[1]
         ids_restore = torch.arange(num_patches, device=images.device)
         self.decoder(self.norm(last), ids_restore.expand(len(images), -1))
@@ -143,7 +141,8 @@ def main() -> None:
             'configs/dmae/vit-s_dmae_in1k.py',
             'configs/dmae/vit-b_dmae_in1k.py'
         ],
-        help='DMAE configs; by default S <- B and B <- L')
+        help='DMAE configs with a MAEViT as student and as teacher; by '
+        'default S <- B and B <- L')
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument(

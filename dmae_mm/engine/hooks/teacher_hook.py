@@ -29,15 +29,21 @@ class TeacherHook(Hook):
             self._fingerprint = teacher.fingerprint()
         return self._fingerprint
 
+    def _describe(self, teacher: BaseTeacher) -> dict:
+        return dict(
+            type=type(teacher).__name__,
+            checkpoint=teacher.checkpoint,
+            aligned_blocks=list(teacher.aligned_blocks),
+            dtype=str(teacher.dtype),
+            img_size=list(teacher.img_size),
+            fingerprint=self._fingerprint_of(teacher))
+
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Store the teacher's source and fingerprint."""
         teacher = _teacher_of(runner)
         if teacher is not None:
-            checkpoint.setdefault('meta', {})['teacher'] = dict(
-                type=type(teacher).__name__,
-                checkpoint=teacher.checkpoint,
-                aligned_blocks=list(teacher.aligned_blocks),
-                fingerprint=self._fingerprint_of(teacher))
+            checkpoint.setdefault('meta',
+                                  {})['teacher'] = self._describe(teacher)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Compare when a run is resumed.
@@ -50,13 +56,14 @@ class TeacherHook(Hook):
         if stored is None or teacher is None or not runner._resume:
             return
         if stored['fingerprint'] != self._fingerprint_of(teacher):
+            before = ', '.join(f'{name}={value}'
+                               for name, value in stored.items())
+            now = ', '.join(f'{name}={value}'
+                            for name, value in self._describe(teacher).items())
             raise ValueError(
-                'This run was started with another teacher: '
-                f'{stored["checkpoint"]} at blocks '
-                f'{stored["aligned_blocks"]}, now {teacher.checkpoint} at '
-                f'blocks {list(teacher.aligned_blocks)}. Give the same '
-                'teacher to resume, or start a new run from these weights '
-                'with load_from and resume=False.')
+                f'This run was started with another teacher: {before}; now '
+                f'{now}. Give the same teacher to resume, or start a new run '
+                'from these weights with load_from and resume=False.')
 
 
 def _teacher_of(runner) -> Optional[BaseTeacher]:

@@ -4,8 +4,13 @@ from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
+from mmengine.logging import print_log
 
 from dmae_mm.checkpoints import TensorFile, read_tensor_file
+from dmae_mm.models.students import StudentInput
+
+from .checks import DTYPES, check_options, check_sha256
+from .image_matching import ImageMatcher
 
 
 class BaseTeacher(nn.Module, metaclass=ABCMeta):
@@ -36,12 +41,28 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
         has_cls_token (bool): Whether the first prefix token is CLS.
         img_size (tuple[int, int]): Input height and width in pixels.
         patch_grid (tuple[int, int]): Rows and columns of patches.
+        in_channels (int): Channels of the images. Defaults to 3.
         checkpoint (str, optional): Path or http(s) URL of the weights.
+        sha256 (str, optional): What the checkpoint's SHA-256 must begin with,
+            8 to 64 hexadecimal digits. Defaults to None, not checked.
+        mean (Sequence[float], optional): What the teacher wants subtracted
+            from pixel values of 0 to 255, per channel. Defaults to None, the
+            same normalisation as the student's.
+        std (Sequence[float], optional): By what it wants them divided.
+        dtype (str): Type of the parameters: 'float32', 'bfloat16' or
+            'float16'. Half of the bits are half of the memory; the teacher
+            then runs under autocast of that type, whatever the student does.
+            Features are float32 all the same. Defaults to 'float32'.
+        student_input (StudentInput, optional): The student's images, from
+            which the teacher's are made: see :class:`ImageMatcher`. With None
+            they must be the teacher's own.
         allow_random (bool): Accept ``checkpoint=None`` and teach with random
             weights, the same on every process and after every restart.
 
     Raises:
-        ValueError: If there is neither a checkpoint nor ``allow_random``.
+        ValueError: If there is neither a checkpoint nor ``allow_random``, or
+            an option has an illegal value, or the student's images have
+            another number of channels.
     """
 
     def __init__(self,
@@ -53,15 +74,23 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
                  has_cls_token: bool,
                  img_size: Tuple[int, int],
                  patch_grid: Tuple[int, int],
+                 in_channels: int = 3,
                  checkpoint: Optional[str] = None,
+                 sha256: Optional[str] = None,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
+                 dtype: str = 'float32',
+                 student_input: Optional[StudentInput] = None,
                  allow_random: bool = False) -> None:
         super().__init__()
-        if checkpoint is None and allow_random is not True:
+        check_options(checkpoint, sha256, dtype, allow_random)
+        if student_input and student_input.in_channels != in_channels:
             raise ValueError(
-                'teacher: checkpoint=None. Give the path or URL of the '
-                "teacher's weights, or set allow_random=True if a random "
-                'teacher is really meant.')
+                f'teacher: it takes images of {in_channels} channels, the '
+                f'student of {student_input.in_channels}. Give both the same '
+                'number.')
         self.network = network
+        self.images = ImageMatcher(student_input, tuple(img_size), mean, std)
         self.aligned_blocks = tuple(aligned_blocks)
         self.embed_dims = embed_dims
         self.num_layers = num_layers
@@ -70,7 +99,12 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
         self.img_size = tuple(img_size)
         self.patch_grid = tuple(patch_grid)
         self.checkpoint = checkpoint
+        self.sha256 = sha256
+        self.dtype = DTYPES[dtype]
         self.is_loaded = checkpoint is None
+        # Buffers, such as rotary tables, are small and keep their precision.
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(self.dtype)
         self.requires_grad_(False)
         super().train(False)
 
@@ -85,19 +119,37 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
     @abstractmethod
     def extract_features(self, images: torch.Tensor,
                          ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """Forward pass; same arguments and result as :meth:`forward`."""
+        """Forward pass on images that are the teacher's own.
+
+        Args:
+            images (torch.Tensor): (B, C, *img_size), float32.
+            ids_keep (torch.Tensor): As in :meth:`forward`.
+
+        Returns:
+            tuple[torch.Tensor]: As :meth:`forward`, of any float type.
+        """
+
+    def locate_checkpoint(self) -> str:
+        """Path or URL of the weights, asked for when they are read."""
+        return self.checkpoint
 
     def init_weights(self) -> None:
         """Read the checkpoint, once. Further calls change nothing."""
         if not self.is_loaded:
             try:
-                file = read_tensor_file(self.checkpoint)
+                file = read_tensor_file(self.locate_checkpoint())
+                check_sha256(file, self.sha256)
             except (OSError, ValueError) as error:
                 raise type(error)(
                     f'model.teacher.checkpoint: {error}') from None
             self.load_weights(file)
             self.requires_grad_(False)
             self.is_loaded = True
+            print_log(
+                'Teacher: it sees {} x {} patches in images of {} x {} px'
+                .format(*self.patch_grid, *self.img_size) +
+                f'{self.images.describe()}, with weights of {self.dtype}.',
+                logger='current')
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor,
@@ -105,18 +157,29 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
         """Features of the visible patches at the aligned blocks.
 
         Args:
-            images (torch.Tensor): Normalised images, (B, 3, H, W).
+            images (torch.Tensor): The student's normalised images,
+                (B, 3, H, W).
             ids_keep (torch.Tensor): Indices of the K visible patches of each
                 image, row by row over the patch grid, (B, K), int64.
 
         Returns:
             tuple[torch.Tensor]: For each aligned pair the output of its
             teacher block, (B, P + K, C), the P prefix tokens first and the
-            patches in the order of ``ids_keep``. No gradient.
+            patches in the order of ``ids_keep``. float32, no gradient.
         """
         if not self.is_loaded:
             self.init_weights()
-        return self.extract_features(images, ids_keep)
+        images = self.images(images)
+        if self.dtype is torch.float32:
+            features = self.extract_features(images, ids_keep)
+        else:
+            # Weights of this type need no conversion; what is still float32,
+            # such as images and rotary tables, is converted where needed.
+            with torch.autocast(images.device.type, self.dtype):
+                features = self.extract_features(images, ids_keep)
+        return tuple(
+            feature.to(torch.promote_types(feature.dtype, torch.float32))
+            for feature in features)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights, as 64 hexadecimal digits.
@@ -125,6 +188,9 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
         run compares. Independent of file format and unused tensors.
         """
         digest = hashlib.sha256(repr(self.aligned_blocks).encode())
+        for buffer in (self.images.scale, self.images.shift):
+            if buffer is not None:
+                digest.update(repr(buffer.flatten().tolist()).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f'{name} {tuple(tensor.shape)}'.encode())
             digest.update(

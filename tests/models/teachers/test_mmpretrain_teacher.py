@@ -2,59 +2,100 @@
 import copy
 
 import pytest
+import timm
 import torch
 from mmpretrain.registry import MODELS
 
+from dmae_mm.models.students import StudentInput
 from tests.conftest import TEACHER
 
 VIT = dict(arch=TEACHER, img_size=32, patch_size=8)
 
 
-def build(type='MAEViT', blocks=(3, ), seed=0, **kwargs):
+def build(type='MAEViT', blocks=(3, ), teacher=dict(), **kwargs):
     return MODELS.build(
         dict(
             type='MMPretrainTeacher',
-            backbone=dict(type=type, **VIT, **kwargs),
+            backbone=dict(VIT, type=type) | kwargs,
             aligned_blocks=blocks,
-            allow_random=True))
+            allow_random=True,
+            **teacher))
 
 
 def randomize(module):
+    """Values of one size everywhere, so that no part is too weak to show."""
     generator = torch.Generator().manual_seed(3)
-    for tensor in module.state_dict().values():
-        tensor.copy_(.2 * torch.randn(tensor.shape, generator=generator))
+    for parameter in module.parameters():
+        parameter.data.copy_(
+            .2 * torch.randn(parameter.shape, generator=generator))
 
 
+HIVIT = dict(
+    arch=dict(embed_dims=32, depths=[1, 1, 8], num_heads=2),
+    img_size=32,
+    patch_size=8,
+    inner_patches=4)
 VARIANTS = [
     dict(type='MAEViT'),
     dict(type='VisionTransformer'),
+    dict(type='VisionTransformer', layer_scale_init_value=1e-5),  # DINOv2
     dict(
         type='VisionTransformer',
         with_cls_token=False,
         layer_scale_init_value=0.1),
-    dict(type='VisionTransformer', pre_norm=True),
+    dict(type='VisionTransformer', pre_norm=True),  # CLIP
+    dict(type='DistilledVisionTransformer'),
+    dict(type='DeiT3'),
+    dict(type='DeiT3', with_cls_token=False),
+    dict(type='BEiTViT'),
+    dict(
+        type='BEiTViT', use_rel_pos_bias=False, use_shared_rel_pos_bias=True),
+    dict(type='BEiTViT', use_rel_pos_bias=False, use_abs_pos_emb=True),
+    dict(type='ViTEVA02', sub_ln=True),
+    dict(type='ViTEVA02', with_cls_token=False),
+    dict(type='HiViT', **HIVIT),
+    dict(type='MAEHiViT', **HIVIT),
 ]
+PREFIX_TOKENS = [1, 1, 1, 0, 1, 2, 1, 0, 1, 1, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_all_patches_kept_equals_the_backbone_itself(variant, images):
+def whole_backbone(variant, teacher):
+    """The stock backbone, whole, with the teacher's weights."""
+    hierarchical = 'HiViT' in variant['type']
+    options = dict(out_indices=[7]) if hierarchical else dict(
+        out_type='raw', final_norm=False)
+    whole = MODELS.build(dict(VIT, **options) | variant)
+    whole.load_state_dict(teacher.network.state_dict(), strict=False)
+    whole.eval()
+    return whole
+
+
+@torch.no_grad()
+def block_outputs(whole, images):
+    """Outputs of blocks 1 and 3 in a stock forward pass."""
+    blocks = whole.blocks[-8:] if hasattr(whole, 'blocks') else whole.layers
+    outputs = {}
+    for index in (1, 3):
+        blocks[index].register_forward_hook(
+            lambda module, args, output, index=index: outputs.update(
+                {index: output}))
+    masked = type(whole).__name__.startswith('MAE')
+    whole(images, **(dict(mask=None) if masked else {}))
+    return outputs[1], outputs[3]
+
+
+@pytest.mark.parametrize('variant, prefix', zip(VARIANTS, PREFIX_TOKENS))
+def test_all_patches_kept_equals_the_backbone_itself(variant, prefix, images):
     """Block for block, against the stock forward pass of the full model."""
     teacher = build(blocks=(1, 3), **variant)
     randomize(teacher.network)
-    full = MODELS.build(
-        dict(
-            variant,
-            **VIT,
-            out_indices=[1, 3],
-            out_type='raw',
-            final_norm=False))
-    full.load_state_dict(teacher.network.state_dict(), strict=False)
-    full.eval()
-    wanted = full(images, mask=None) if variant['type'] == 'MAEViT' else full(
-        images)
+    wanted = block_outputs(whole_backbone(variant, teacher), images)
     ids_keep = torch.arange(16).expand(3, -1)
     for feature, expected in zip(teacher(images, ids_keep), wanted):
-        torch.testing.assert_close(feature, expected)
+        torch.testing.assert_close(feature, expected, rtol=1e-5, atol=1e-5)
+        assert feature.shape == (3, prefix + 16, 32)
+    assert teacher.num_prefix_tokens == prefix
+    assert teacher.has_cls_token == (prefix > 0)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -75,13 +116,20 @@ def test_hidden_patches_do_not_matter(variant, images):
     assert torch.equal(before[1:], after[1:])
 
 
-def test_patches_come_in_the_order_of_ids_keep(images):
-    teacher = build()
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_patches_come_in_the_order_of_ids_keep(variant, images):
+    """And take their positions along, whatever kind these are."""
+    teacher = build(**variant)
     randomize(teacher.network)
-    ids_keep = torch.tensor([[0, 5, 9]]).expand(3, -1)
+    ids_keep = torch.tensor([[0, 5, 9], [3, 2, 1], [7, 15, 8]])
+    order = torch.tensor([[2, 0, 1], [0, 2, 1], [1, 2, 0]])
     straight, = teacher(images, ids_keep)
-    swapped, = teacher(images, ids_keep[:, [2, 0, 1]])
-    torch.testing.assert_close(swapped[:, 1:], straight[:, 1:][:, [2, 0, 1]])
+    swapped, = teacher(images, ids_keep.gather(1, order))
+    prefix = teacher.num_prefix_tokens
+    torch.testing.assert_close(swapped[:, :prefix], straight[:, :prefix])
+    torch.testing.assert_close(
+        swapped[:, prefix:],
+        straight[:, prefix:].gather(1, order.unsqueeze(2).expand(-1, -1, 32)))
 
 
 def test_blocks_after_the_last_aligned_one_do_not_exist():
@@ -158,6 +206,11 @@ def test_the_callers_config_is_not_changed():
 @pytest.mark.parametrize('change, message', [
     (dict(type='ResNet'), "'ResNet'.*MAEViT.*VisionTransformer"),
     (dict(type='NoSuchNet'), "'NoSuchNet'.*MAEViT.*VisionTransformer"),
+    (dict(type='MILANViT'), "'MILANViT'.*MAEViT.*VisionTransformer"),
+    (dict(type='VisionTransformer', patch_cfg=dict(kernel_size=12, padding=2)),
+     'patches overlap.*12.*hidden'),
+    (dict(HIVIT, type='HiViT', rpe=True), 'rpe=True.*all patches'),
+    (dict(type='BEiTViT', with_cls_token=False), 'need CLS'),
     (dict(arch='vit-b'), "arch='vit-b'.*'?deit-small"),
 ])
 def test_illegal_backbones(change, message):
@@ -165,9 +218,93 @@ def test_illegal_backbones(change, message):
         MODELS.build(
             dict(
                 type='MMPretrainTeacher',
-                backbone=dict(dict(VIT, type='MAEViT'), **change),
+                backbone=dict(VIT, type='MAEViT') | change,
                 aligned_blocks=[0],
                 allow_random=True))
+
+
+@pytest.mark.parametrize('grid', [(6, 6), (3, 5)])
+@pytest.mark.parametrize('variant', [
+    variant for variant in VARIANTS if 'HiViT' not in variant['type']
+])
+def test_another_grid_is_the_libraries_own_resampling(variant, grid, tmp_path):
+    """From a file with 4 x 4 patches to a student with another grid."""
+    own = build(blocks=(1, 3), **variant)
+    randomize(own.network)
+    whole = whole_backbone(variant, own)
+    torch.save(whole.state_dict(), tmp_path / 'vit.pth')
+    side = 10  # of a student's patch in pixels; the teacher's is 8
+    student = StudentInput((grid[0] * side, grid[1] * side), grid, 3)
+    options = dict(
+        student_input=student,
+        checkpoint=str(tmp_path / 'vit.pth'),
+    )
+    if grid[0] != grid[1] and variant['type'] == 'MAEViT':
+        with pytest.raises(ValueError, match='3 x 5.*squares only'):
+            build(blocks=(1, 3), teacher=options, **variant)
+        return
+    teacher = build(blocks=(1, 3), teacher=options, **variant)
+    teacher.init_weights()
+    assert teacher.img_size == (grid[0] * 8, grid[1] * 8)
+    wanted_cfg = dict(
+        VIT, out_type='raw', final_norm=False) | variant | dict(
+            img_size=teacher.img_size)
+    resampled = MODELS.build(wanted_cfg)
+    weights = {
+        name: tensor
+        for name, tensor in whole.state_dict().items()
+        if 'rope' not in name and 'relative_position_index' not in name
+    }
+    for name in weights:
+        if 'relative_position_bias_table' in name:
+            weights[name] = timm.layers.resize_rel_pos_bias_table(
+                weights[name], grid,
+                resampled.state_dict()[name].shape)
+    resampled.load_state_dict(weights, strict=False)  # resamples pos_embed
+    resampled.eval()
+    images = torch.randn(2, 3, *student.img_size)
+    wanted = block_outputs(
+        resampled,
+        torch.nn.functional.interpolate(
+            images, size=teacher.img_size, mode='bicubic', antialias=True))
+    ids_keep = torch.arange(grid[0] * grid[1]).expand(2, -1)
+    for feature, expected in zip(teacher(images, ids_keep), wanted):
+        torch.testing.assert_close(feature, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('type', ['HiViT', 'MAEHiViT'])
+def test_hierarchical_teachers_keep_their_grid(type):
+    with pytest.raises(ValueError, match='4 x 4 patches.*5 x 5.*resampled'):
+        build(
+            teacher=dict(student_input=StudentInput((40, 40), (5, 5), 3)),
+            type=type,
+            **HIVIT)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('dtype, tolerance', [('bfloat16', .02),
+                                              ('float16', .002)])
+def test_half_precision_halves_the_memory(variant, dtype, tolerance, images):
+    exact = build(**variant)
+    randomize(exact.network)
+    half = build(teacher=dict(dtype=dtype), **variant)
+    half.network.load_state_dict(exact.network.state_dict())
+    sizes = [sum(p.nbytes for p in t.parameters()) for t in (exact, half)]
+    assert sizes[0] == 2 * sizes[1]
+    ids_keep = torch.arange(5).expand(3, -1)
+    full, = exact(images, ids_keep)
+    feature, = half(images, ids_keep)
+    assert feature.dtype == torch.float32
+    assert 0 < (feature - full).norm() / full.norm() < tolerance
+
+
+def test_half_precision_ignores_the_students_autocast(images):
+    teacher = build(teacher=dict(dtype='float16'))
+    ids_keep = torch.arange(5).expand(3, -1)
+    alone, = teacher(images, ids_keep)
+    with torch.autocast('cpu', torch.bfloat16):
+        inside, = teacher(images, ids_keep)
+    assert torch.equal(alone, inside)
 
 
 def test_no_checkpoint_is_an_error():

@@ -220,7 +220,7 @@ ILLEGAL = {
                  'layers.1.ln1.weight has values of type torch.int8'),
     'unknown in a block': (dict(ENCODER, **{'blocks.0.ls1.gamma':
                                             torch.ones(32)}),
-                           'neither to MAE nor to DMAE: blocks.0.ls1.gamma'),
+                           'layers.0.attn.gamma1.weight is unknown'),
     'unknown token': (dict(ENCODER, dist_token=torch.ones(1, 1, 32)),
                       'neither to MAE nor to DMAE: dist_token'),
 }

@@ -1,0 +1,130 @@
+"""For ``timm.create_model``."""
+from functools import partial
+from typing import Any, Dict, Optional, Tuple
+
+import timm
+import torch
+import torch.nn as nn
+from timm.models.vision_transformer import VisionTransformer
+
+from ..key_mapping import backbone_to_timm
+from .architecture import ViTArchitecture, refuse
+from .base_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
+                          unlike_defaults)
+from .outputs import timm_outputs
+from .source import Source
+
+# The names that timm has for the usual shapes. Each is 224 px and 4 times as
+# wide in its MLPs.
+_MODELS = {
+    'vit_tiny_patch16_224':
+    dict(patch_size=16, embed_dim=192, depth=12, num_heads=3),
+    'vit_small_patch16_224':
+    dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
+    'vit_base_patch16_224':
+    dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
+    'vit_large_patch16_224':
+    dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
+    'vit_huge_patch14_224':
+    dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
+}
+
+
+class TimmFormat(ExportFormat):
+    """A file for ``timm.create_model(..., checkpoint_path=...)``.
+
+    Args:
+        source (Source): The model.
+        num_classes (int | None): Classes of the classifier, 0 for none. None
+            takes those of the trained classifier, or else 1000. Where there
+            is no trained classifier, it is filled with zeros, because timm
+            loads strictly.
+    """
+    loaded_by = f'timm {timm.__version__}'
+
+    def __init__(self,
+                 source: Source,
+                 num_classes: Optional[int] = None) -> None:
+        super().__init__(source)
+        head = source.classifier_tensors
+        if head:
+            trained = len(head['weight'])
+            if num_classes not in (None, trained):
+                raise ValueError(
+                    f'num_classes={num_classes}, but the trained classifier '
+                    f'has {trained} classes. Give no number to keep it, or '
+                    '0 to leave the classifier out.')
+            num_classes = trained
+            self.notes.append(f'head: trained, {trained} classes')
+        elif num_classes != 0:
+            num_classes = num_classes or 1000
+            head = dict(
+                weight=torch.zeros(num_classes, source.arch.embed_dims),
+                bias=torch.zeros(num_classes))
+            self.notes.append(
+                f'head: zeros, not trained, {num_classes} classes')
+        self.model_name, self.kwargs = _name_and_kwargs(
+            source.arch, num_classes)
+        self.tensors = backbone_to_timm(source.tensors)
+        self.tensors.update(
+            {f'head.{name}': tensor for name, tensor in head.items()})
+
+    def usage(self, path: str) -> str:
+        arguments = [repr(self.model_name)]
+        for key, value in self.kwargs.items():
+            code = repr(value)
+            if key == 'norm_layer':
+                code = ('functools.partial(torch.nn.LayerNorm, '
+                        f'eps={value.keywords["eps"]})')
+            arguments.append(f'{key}={code}')
+        arguments.append(f'checkpoint_path={path!r}')
+        return f'timm.create_model({", ".join(arguments)})'
+
+    def outputs(self, path: str,
+                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+        model = timm.create_model(
+            self.model_name, checkpoint_path=path, **self.kwargs)
+        return timm_outputs(model, images)
+
+
+def _name_and_kwargs(arch: ViTArchitecture,
+                     num_classes: int) -> Tuple[str, Dict[str, Any]]:
+    """The name that fits best, and what differs from its own settings."""
+    if arch.final_norm and arch.pooled_norm:
+        refuse("timm's VisionTransformer cannot express",
+               ['final_norm=True together with out_type="avg_featmap"'])
+    shape = dict(
+        patch_size=int_if_square(arch.patch_size),
+        embed_dim=arch.embed_dims,
+        depth=arch.num_layers,
+        num_heads=arch.num_heads)
+    kwargs = dict(
+        shape,
+        img_size=int_if_square(arch.img_size),
+        in_chans=arch.in_channels,
+        num_classes=num_classes,
+        mlp_ratio=_mlp_ratio(arch),
+        qkv_bias=arch.qkv_bias,
+        init_values=SOME_LAYER_SCALE if arch.layer_scale else None,
+        class_token=arch.cls_token,
+        no_embed_class=arch.deit3,
+        pre_norm=arch.pre_norm,
+        final_norm=arch.final_norm or arch.pooled_norm,
+        # Without CLS, timm has to pool; its norm would then move behind the
+        # pooling.
+        global_pool='token'
+        if arch.cls_token and not arch.pooled_norm else 'avg',
+        fc_norm=None if arch.cls_token or arch.pooled_norm else False)
+    if arch.norm_eps != 1e-6:
+        kwargs['norm_layer'] = partial(nn.LayerNorm, eps=arch.norm_eps)
+    name = next((name for name, known in _MODELS.items() if known == shape),
+                'vit_base_patch16_224')
+    return name, unlike_defaults(kwargs, VisionTransformer, **_MODELS[name])
+
+
+def _mlp_ratio(arch: ViTArchitecture) -> float:
+    ratio = arch.feedforward_channels / arch.embed_dims
+    # timm rounds down what it multiplies.
+    if int(arch.embed_dims * ratio) != arch.feedforward_channels:
+        ratio = (arch.feedforward_channels + 0.5) / arch.embed_dims
+    return ratio

@@ -1,0 +1,120 @@
+"""Is a teacher what its config and its checkpoint say? Asked before training.
+"""
+import re
+from typing import Dict, List, Optional, Sequence
+
+import torch
+
+from dmae_mm.checkpoints import TensorFile
+
+DTYPES = dict(
+    float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+def check_options(checkpoint: Optional[str], sha256: Optional[str],
+                  dtype: str, allow_random: bool) -> None:
+    """Refuse options that contradict each other or have illegal values."""
+    if checkpoint is None and allow_random is not True:
+        raise ValueError(
+            'teacher: checkpoint=None. Give the path or URL of the '
+            "teacher's weights, or set allow_random=True if a random "
+            'teacher is really meant.')
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(
+            '[0-9a-fA-F]{8,64}', sha256)):
+        raise ValueError(f'teacher: sha256={sha256!r} is not 8 to 64 '
+                         'hexadecimal digits.')
+    if sha256 is not None and checkpoint is None:
+        raise ValueError(f'teacher: sha256={sha256!r} without a checkpoint '
+                         'to compare it with. Remove it.')
+    if dtype not in DTYPES:
+        raise ValueError(f'teacher: dtype={dtype!r} does not exist. Choose '
+                         f'one of {list(DTYPES)}.')
+
+
+def check_sha256(file: TensorFile, sha256: Optional[str]) -> None:
+    """Refuse a file with another checksum than the config's."""
+    if sha256 is not None and not file.sha256.startswith(sha256.lower()):
+        raise ValueError(
+            f'the SHA-256 of {file.source} is {file.sha256}, but the config '
+            f'says sha256={sha256!r}. It is another file, or a damaged one: '
+            'fetch it again, or correct sha256.')
+
+
+def check_weights(file: TensorFile, weights: Dict[str, torch.Tensor],
+                  needed: Dict[str, Sequence[int]], known: Sequence[str],
+                  dtype: torch.dtype, owner: str, option: str) -> List[str]:
+    """Refuse a checkpoint that leaves a weight unset or is of another model.
+
+    Args:
+        file (TensorFile): Where the weights are from.
+        weights (dict[str, torch.Tensor]): Its tensors under the teacher's
+            names.
+        needed (dict[str, Sequence[int]]): Shapes of all tensors that the
+            truncated teacher needs, by name, the blocks as
+            ``<blocks>.<index>.<rest>``.
+        known (Sequence[str]): Names of all tensors of the whole network.
+        dtype (torch.dtype): Type that the teacher keeps them in.
+        owner (str): What the teacher is, for the error.
+        option (str): Which option of the config says so, likewise.
+
+    Returns:
+        list[str]: Names of the weights that the teacher does not use.
+
+    Raises:
+        ValueError: If a needed tensor is missing, has another shape or
+            values that are not finite, or if the file has another number of
+            blocks or tensors that such a network does not have.
+    """
+    problems = []
+    # Blocks that the teacher drops must be there nevertheless: without them,
+    # negative indices and depth fractions name other blocks.
+    num_given, num_known = _num_blocks(weights), _num_blocks(known)
+    if num_given != num_known:
+        problems.append(f'the file has {num_given} blocks instead of '
+                        f'{num_known}')
+    for name, shape in needed.items():
+        problem = _misfit(weights.get(name), shape, dtype)
+        if problem:
+            problems.append(f'{name} {problem}')
+    unused = sorted(weights.keys() - needed.keys())
+    problems += [f'{name} is unknown' for name in unused if name not in known]
+    if problems:
+        shown = '; '.join(problems[:5])
+        more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
+        raise ValueError(
+            f'The teacher checkpoint {file.source} does not fit the teacher, '
+            f'{owner}: {shown}{more}. Give a checkpoint of this architecture, '
+            f'or the architecture of this checkpoint in {option}.')
+    return unused
+
+
+def _num_blocks(names: Sequence[str]) -> int:
+    blocks = (re.match(r'(?:layers|blocks)\.(\d+)\.', name) for name in names)
+    return len({block[1] for block in blocks if block})
+
+
+def _misfit(given: Optional[torch.Tensor], shape: Sequence[int],
+            dtype: torch.dtype) -> Optional[str]:
+    """Why a tensor of a file cannot be the one that is needed, if so."""
+    if given is None:
+        return 'is missing'
+    if tuple(given.shape) != tuple(shape):
+        return f'has shape {tuple(given.shape)} instead of {tuple(shape)}'
+    if not given.is_floating_point():
+        return f'has values of type {given.dtype}'
+    if not given.to(dtype).isfinite().all():
+        return f'has values that are not finite as {dtype}'
+    return None
+
+
+def describe_loaded(file: TensorFile, layout: str, num_used: int,
+                    unused: Sequence[str]) -> str:
+    """One line for the log: what was taken, from where, and what was not."""
+    averaged = ', the averaged weights (EMA)' * file.is_averaged
+    key = '' if file.weights_key is None else f' under {file.weights_key!r}'
+    behind = sorted({name.split('.')[0] for name in unused})
+    beside = ', '.join([*behind, *file.ignored[:8]]) or 'nothing'
+    return (f'Teacher: {num_used} tensors from {file.source}{key} ({layout}, '
+            f'{file.num_bytes / 2**20:.1f} MiB, sha256 {file.sha256[:8]})'
+            f'{averaged}. Not used: {len(unused)} tensors of the network and '
+            f'{len(file.ignored)} other entries ({beside}).')

@@ -1,0 +1,194 @@
+"""Models of timm: which can teach, and where their weights come from."""
+import difflib
+from typing import Dict, Tuple
+
+import timm
+import torch
+import torch.nn as nn
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from timm.layers import PatchEmbed
+from timm.models import deit, eva, vision_transformer
+
+from dmae_mm.checkpoints import TensorFile, backbone_state_dict
+from dmae_mm.checkpoints.key_mapping import backbone_to_timm, layout_of
+
+# Exactly these: a subclass with a forward of its own would run, but not as
+# TimmTeacher assumes.
+SUPPORTED = (vision_transformer.VisionTransformer,
+             deit.VisionTransformerDistilled, eva.Eva)
+
+# What only pre-training has, and what follows the last block.
+_PRETRAINING = ('decoder_', 'mask_token')
+_BEHIND_THE_BLOCKS = ('norm.', 'fc_norm.', 'head.', 'head_dist.', 'attn_pool.')
+
+_HUB_FILES = ('model.safetensors', 'open_clip_model.safetensors',
+              'pytorch_model.bin', 'open_clip_pytorch_model.bin')
+
+
+def create_model(model_name: str, model_kwargs: dict) -> nn.Module:
+    """``timm.create_model`` without weights, for models that can teach.
+
+    Args:
+        model_name (str): Name of a model of timm.
+        model_kwargs (dict): Further arguments of ``timm.create_model``.
+
+    Returns:
+        nn.Module: The model.
+
+    Raises:
+        ValueError: If there is no such model, it does not take these
+            arguments, or visible patches cannot be separated from hidden
+            ones in it.
+    """
+    illegal = {'pretrained', 'checkpoint_path', 'features_only'}
+    illegal &= model_kwargs.keys()
+    if illegal:
+        raise ValueError(f'teacher.model_kwargs: {sorted(illegal)} must not '
+                         "be given. Weights are named by the teacher's own "
+                         'options, checkpoint or pretrained.')
+    if ':' not in model_name and not timm.is_model(model_name):
+        close = difflib.get_close_matches(model_name, timm.list_models(), 5)
+        raise ValueError(
+            f'teacher: model_name={model_name!r} is no model of timm '
+            f'{timm.__version__}. Close to it are: '
+            f'{", ".join(close) or "none"}. timm.list_models("*vit*") lists '
+            'all.')
+    try:
+        model = timm.create_model(model_name, **model_kwargs)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f'teacher: timm cannot create model_name={model_name!r} with '
+            f'model_kwargs={model_kwargs!r}: {error}') from error
+    if type(model) not in SUPPORTED:
+        raise ValueError(
+            f'teacher: model_name={model_name!r} is a '
+            f'{type(model).__name__}, which cannot run on visible patches '
+            'alone. Choose a model of timm that is one of '
+            f'{[cls.__name__ for cls in SUPPORTED]}.')
+    if type(model.patch_embed) is not PatchEmbed:
+        raise ValueError(
+            f'teacher: model_name={model_name!r} embeds patches with a '
+            f'{type(model.patch_embed).__name__}, which mixes hidden patches '
+            'into visible ones. Choose a model with a plain PatchEmbed.')
+    return model
+
+
+def pretrained_source(model_name: str, pretrained_cfg: dict) -> str:
+    """Where timm has the weights of a model.
+
+    Args:
+        model_name (str): Name of the model, for the error.
+        pretrained_cfg (dict): timm's own description of its weights.
+
+    Returns:
+        str: A path, a URL, or 'hf-hub:' and a name on the Hugging Face hub.
+
+    Raises:
+        ValueError: If there are none that can be read here.
+    """
+    if pretrained_cfg.get('file'):
+        return pretrained_cfg['file']
+    if pretrained_cfg.get('hf_hub_id'):
+        return f'hf-hub:{pretrained_cfg["hf_hub_id"]}'
+    url = pretrained_cfg.get('url')
+    if url and not url.endswith('.npz'):
+        return url
+    raise ValueError(
+        f'teacher: pretrained=True, but timm names no weights for '
+        f'model_name={model_name!r} that can be read. Give checkpoint=..., or '
+        'a name with a tag, such as vit_large_patch16_224.mae.')
+
+
+def fetch_from_hub(source: str, pretrained_cfg: dict) -> str:
+    """Path of a model's weights in the cache of the Hugging Face hub.
+
+    Args:
+        source (str): As :func:`pretrained_source` returns it.
+        pretrained_cfg (dict): timm's own description of the weights.
+
+    Returns:
+        str: The path; the file is downloaded first where it is not there.
+
+    Raises:
+        OSError: If there is no such file, or the hub cannot be reached.
+    """
+    repository, _, revision = source[len('hf-hub:'):].partition('@')
+    own = pretrained_cfg.get('hf_hub_filename')
+    reason = None
+    for name in dict.fromkeys([*_HUB_FILES[:2], own, *_HUB_FILES[2:]]):
+        if name is None:
+            continue
+        try:
+            return hf_hub_download(repository, name, revision=revision or None)
+        except EntryNotFoundError as error:
+            reason = error  # perhaps the next
+        except Exception as error:  # of the hub's many kinds
+            reason = error
+            break
+    raise OSError(
+        f'The weights {source} cannot be fetched from the Hugging Face hub: '
+        f'{str(reason).strip().splitlines()[0]} Check the connection (or '
+        'HF_HUB_OFFLINE and HF_HOME, where the cache lies), or download the '
+        'file elsewhere and give its path as checkpoint, with '
+        'pretrained=False.') from reason
+
+
+def convert_weights(
+        file: TensorFile,
+        model: nn.Module) -> Tuple[Dict[str, torch.Tensor], str]:
+    """Weights of a file under the names of a model of timm.
+
+    Args:
+        file (TensorFile): A file with the names of timm, of what timm's
+            filters convert, of MAE, or of mmpretrain's plain ViT.
+        model (nn.Module): The whole model with its own grid of patches.
+
+    Returns:
+        tuple[dict, str]: The weights, without those that only pre-training
+        has or that the model lacks behind its blocks, and whose names the
+        file has.
+
+    Raises:
+        ValueError: If the names are none of these.
+    """
+    layout = layout_of(file.tensors)
+    of_mmpretrain = layout in ('mmpretrain', 'mmpretrain backbone')
+    if of_mmpretrain and model.no_embed_class and model.cls_token is not None:
+        raise ValueError(
+            f'The teacher checkpoint {file.source} cannot be used: it has '
+            "mmpretrain's names, and of its models only DeiT3 has a CLS token "
+            'without position, as this model of timm. But it computes '
+            'something else from the same weights (it applies ln1 where '
+            'DeiT III applies ln2). Use an MMPretrainTeacher.')
+    try:
+        if of_mmpretrain:
+            backbone, _ = backbone_state_dict(file.tensors)
+            weights = backbone_to_timm(backbone)
+        elif isinstance(model, eva.Eva):
+            layout = 'timm'
+            weights = eva.checkpoint_filter_fn(dict(file.tensors), model)
+        else:
+            layout = 'timm'
+            weights = vision_transformer.checkpoint_filter_fn(
+                dict(file.tensors), model, adapt_layer_scale=True)
+    except Exception as error:  # a filter meets tensors of any shape
+        raise ValueError(
+            f'The teacher checkpoint {file.source} cannot be used: its names '
+            f'cannot be converted to those of timm ({error}).') from error
+    known = model.state_dict().keys()
+    weights = {
+        name: tensor
+        for name, tensor in weights.items()
+        if not name.startswith(_PRETRAINING) and (
+            name in known or not name.startswith(_BEHIND_THE_BLOCKS))
+    }
+    # A filter resamples these to the model's sizes, whatever the file has.
+    # Files with timm's own names shall have the model's sizes: the teacher
+    # fits the images to them.
+    if weights.keys() <= file.tensors.keys():
+        for name in ('pos_embed', 'patch_embed.proj.weight'):
+            given = file.tensors.get(name)
+            if name in weights and given.dim() == weights[name].dim():
+                weights[name] = given
+    return weights, layout

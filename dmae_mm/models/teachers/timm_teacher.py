@@ -1,0 +1,197 @@
+from typing import Dict, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.logging import print_log
+from mmpretrain.registry import MODELS
+from timm.layers import resample_abs_pos_embed
+from timm.models.eva import Eva
+
+from dmae_mm.checkpoints import TensorFile
+from dmae_mm.models.block_features import resolve_block
+from dmae_mm.models.students import StudentInput
+from dmae_mm.options import reject_unknown_options
+
+from .base import BaseTeacher
+from .checks import check_weights, describe_loaded
+from .timm_models import (convert_weights, create_model, fetch_from_hub,
+                          pretrained_source)
+from .visible_patches import VisiblePatches, VisiblePatchesWithIndices
+
+@MODELS.register_module()
+@reject_unknown_options
+class TimmTeacher(BaseTeacher):
+    """A vision transformer of timm as teacher.
+
+    Supported is every model of timm that is a plain ``VisionTransformer``
+    (MAE, supervised, DeiT, DeiT III, CLIP, SigLIP, DINOv2 with and without
+    registers, ...) or an ``Eva`` (EVA, EVA-02, DINOv3, ...). Everything is
+    timm's own: a module in the place of ``patch_drop`` keeps the visible
+    patches and, where there are any, their rotary embeddings;
+    ``prune_intermediate_layers`` drops what never runs;
+    ``forward_intermediates`` returns the features; ``set_input_size`` and the
+    model's checkpoint filter resample position embeddings.
+
+    Args:
+        model_name (str): As in ``timm.create_model``, for example
+            'vit_large_patch16_224.mae'.
+        aligned_blocks (Sequence[int | float]): Teacher block of each aligned
+            pair: see :func:`resolve_block`. :class:`DMAE` fills it in.
+        student_input (StudentInput, optional): :class:`DMAE` fills it in.
+            With None the teacher takes images of its own size.
+        checkpoint (str, optional): Path or http(s) URL of the weights: a file
+            of timm, one that timm converts (the original files of many
+            models), or a plain ViT of mmpretrain, such as a student of this
+            package; ``.pth`` or ``.safetensors``. Defaults to None.
+        pretrained (bool): Take the weights that timm names for this model,
+            from the Hugging Face hub (its cache works offline) or from their
+            URL. Defaults to False.
+        model_kwargs (dict): Further arguments of ``timm.create_model``.
+            Defaults to {}.
+        sha256 (str, optional): See :class:`BaseTeacher`, as the following.
+        mean (Sequence[float], optional): Defaults to that of timm's
+            ``pretrained_cfg`` for this model, times 255.
+        std (Sequence[float], optional): Likewise.
+        dtype (str): Defaults to 'float32'.
+        allow_random (bool): Teach with random weights (drawn with a fixed
+            seed). Defaults to False.
+
+    Raises:
+        ValueError: If timm has no such model, it is not supported, a block
+            does not exist, or both or neither of ``checkpoint`` and
+            ``pretrained`` are given.
+    """
+
+    def __init__(self,
+                 model_name: str,
+                 aligned_blocks: Sequence[Union[int, float]],
+                 student_input: Optional[StudentInput] = None,
+                 checkpoint: Optional[str] = None,
+                 pretrained: bool = False,
+                 model_kwargs: dict = dict(),
+                 sha256: Optional[str] = None,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
+                 dtype: str = 'float32',
+                 allow_random: bool = False) -> None:
+        # As its checkpoint has it: whole, with its own grid of patches.
+        with torch.device('meta'), torch.random.fork_rng(devices=[]):
+            whole = create_model(model_name, model_kwargs)
+        pretrained_cfg = whole.pretrained_cfg
+        if pretrained and checkpoint is not None:
+            raise ValueError(f'teacher: checkpoint={checkpoint!r} and '
+                             'pretrained=True. Give one of them.')
+        if pretrained:
+            checkpoint = pretrained_source(model_name, pretrained_cfg)
+        if mean is None and std is None and pretrained_cfg.get('mean'):
+            mean, std = ([255 * value for value in pretrained_cfg[name]]
+                         for name in ('mean', 'std'))
+        num_layers = len(whole.blocks)
+        blocks = tuple(
+            resolve_block(index, num_layers, 'teacher')
+            for index in aligned_blocks)
+
+        # A seed of its own: random weights must be the same on every rank
+        # and after a restart, and a run with a teacher must initialise its
+        # student as the control without one does.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            network = create_model(model_name, model_kwargs)
+        network.prune_intermediate_layers(
+            [max(blocks)], prune_norm=True, prune_head=True)
+        embed = network.patch_embed
+        if (student_input is not None
+                and student_input.patch_grid != embed.grid_size):
+            rows, columns = student_input.patch_grid
+            height, width = embed.patch_size
+            network.set_input_size(img_size=(rows * height, columns * width))
+        visible_cls = (
+            VisiblePatchesWithIndices
+            if isinstance(network, Eva) else VisiblePatches)
+        network.patch_drop = visible_cls(network.num_prefix_tokens)
+        super().__init__(
+            network=network,
+            aligned_blocks=blocks,
+            embed_dims=network.embed_dim,
+            num_layers=num_layers,
+            num_prefix_tokens=network.num_prefix_tokens,
+            has_cls_token=network.cls_token is not None,
+            img_size=embed.img_size,
+            patch_grid=embed.grid_size,
+            in_channels=embed.proj.in_channels,
+            checkpoint=checkpoint,
+            sha256=sha256,
+            mean=mean,
+            std=std,
+            dtype=dtype,
+            student_input=student_input,
+            allow_random=allow_random)
+        self.model_name = model_name
+        self._model_kwargs = dict(model_kwargs)
+
+    def locate_checkpoint(self) -> str:
+        """See :meth:`BaseTeacher.locate_checkpoint`."""
+        if self.checkpoint.startswith('hf-hub:'):
+            return fetch_from_hub(self.checkpoint,
+                                  self.network.pretrained_cfg)
+        return self.checkpoint
+
+    def load_weights(self, file: TensorFile) -> None:
+        """Fill the model from a checkpoint, strictly.
+
+        Args:
+            file (TensorFile): The tensors of ``checkpoint``.
+
+        Raises:
+            ValueError: If a needed tensor is missing, has another shape or
+                values that are not finite, or if the file has another number
+                of blocks or tensors that this model does not have. Nothing
+                is loaded then.
+        """
+        with torch.device('meta'), torch.random.fork_rng(devices=[]):
+            whole = create_model(self.model_name, self._model_kwargs)
+        shapes = {name: t.shape for name, t in whole.state_dict().items()}
+        weights, layout = convert_weights(file, whole)
+        needed = {name: shapes[name] for name in self.network.state_dict()}
+        unused = check_weights(
+            file, weights, needed, shapes.keys(), self.dtype,
+            f"timm's {self.model_name} of {self.num_layers} blocks, "
+            f'{self.embed_dims} wide, with model_kwargs={self._model_kwargs}',
+            'teacher.model_name and teacher.model_kwargs')
+        weights = {name: weights[name] for name in needed}
+        if whole.patch_embed.grid_size != self.patch_grid:
+            self._resample_positions(weights, whole.patch_embed.grid_size)
+        self.network.load_state_dict(weights)
+        print_log(
+            describe_loaded(file, layout, len(needed), unused),
+            logger='current')
+
+    def _resample_positions(self, weights: Dict[str, torch.Tensor],
+                            grid: Tuple[int, int]) -> None:
+        """As ``set_input_size`` does, in the precision of the file."""
+        if 'pos_embed' in weights:
+            weights['pos_embed'] = resample_abs_pos_embed(
+                weights['pos_embed'],
+                new_size=self.patch_grid,
+                old_size=grid,
+                num_prefix_tokens=(0 if self.network.no_embed_class else
+                                   self.num_prefix_tokens))
+
+    def extract_features(self, images: torch.Tensor,
+                         ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """See :meth:`BaseTeacher.extract_features`."""
+        self.network.patch_drop.ids_keep = ids_keep
+        indices = sorted(set(self.aligned_blocks))
+        outputs = self.network.forward_intermediates(
+            images,
+            indices=indices,
+            return_prefix_tokens=self.num_prefix_tokens > 0,
+            stop_early=True,
+            output_fmt='NLC',
+            intermediates_only=True)
+        if self.num_prefix_tokens > 0:
+            outputs = [
+                torch.cat([prefix, patches], dim=1)
+                for patches, prefix in outputs
+            ]
+        by_block = dict(zip(indices, outputs))
+        return tuple(by_block[block] for block in self.aligned_blocks)

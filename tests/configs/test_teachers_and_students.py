@@ -1,0 +1,167 @@
+"""Recipes with a teacher of timm, and the one with a hierarchical student.
+
+With random teachers, otherwise in the sizes that are trained.
+"""
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.models import HiViT
+from mmpretrain.models.selfsup import MAEHiViT
+from mmpretrain.registry import MODELS
+
+from .recipes import CONFIGS, HIVIT, SIZES, TIMM_TEACHERS, shape_of
+
+
+def build(name, **options):
+    """As a Runner does, on the CPU, initialised."""
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.model.update(options)
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    model.init_weights()
+    return model
+
+
+def build_with_random_teacher(name):
+    teacher = Config.fromfile(CONFIGS / name).model.teacher
+    if teacher.type == 'TimmTeacher':
+        teacher.pretrained = False
+    else:
+        teacher.checkpoint = None
+    return build(name, teacher=dict(teacher, allow_random=True))
+
+
+def step(model, images):
+    """Losses and which of the model's parameters got a gradient."""
+    model.train()
+    losses = model.loss(images, None)
+    sum(losses.values()).backward()
+    got = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    }
+    return {name: loss.item() for name, loss in losses.items()}, got
+
+
+def trained(model):
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+@pytest.fixture
+def pixels():
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(2, 3, 224, 224, generator=generator) * 255
+
+
+def normalised(pixels):
+    """What reaches the student: the numbers of the base config."""
+    mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+    std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+    return (pixels - mean) / std
+
+
+@pytest.mark.parametrize('name', TIMM_TEACHERS)
+def test_teacher_of_timm(name, pixels, monkeypatch):
+    model_name, hub_name = TIMM_TEACHERS[name]
+    with torch.device('meta'):
+        teacher = MODELS.build(Config.fromfile(CONFIGS / name).model).teacher
+    assert teacher.checkpoint == f'hf-hub:{hub_name}'
+    assert not teacher.is_loaded
+
+    model = build_with_random_teacher(name)
+    assert shape_of(model.backbone) == SIZES['s']
+    teacher = model.teacher
+    assert teacher.model_name == model_name
+    assert (teacher.num_layers, len(teacher.network.blocks)) == (12, 9)
+    assert {block.attn.num_heads for block in teacher.network.blocks} == {12}
+    assert teacher.patch_grid == (14, 14)
+    projector, = model.distill_neck.projectors
+    assert projector.weight.shape == (768, 384)
+
+    seen = []
+    extract_features = teacher.extract_features
+
+    def spy(images, ids_keep):
+        features = extract_features(images, ids_keep)
+        seen.append((images, ids_keep, *features))
+        return features
+
+    monkeypatch.setattr(teacher, 'extract_features', spy)
+    losses, got = step(model, normalised(pixels))
+    assert sorted(losses) == ['loss_align_s8_t8', 'loss_recon']
+    assert all(0 < loss < 10 for loss in losses.values())
+    assert got == trained(model)
+
+    (images, ids_keep, features), = seen
+    assert ids_keep.shape == (2, 49)
+    assert features.shape == (2, 50, 768)  # CLS and the visible patches
+    if 'dinov2' in name:
+        assert model.teacher.network.patch_embed.patch_size == (14, 14)
+        wanted = torch.nn.functional.interpolate(
+            normalised(pixels), (196, 196), mode='bicubic', antialias=True)
+    elif 'clip' in name:
+        assert type(
+            teacher.network.blocks[0].mlp.act).__name__ == 'QuickGELU'
+        mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+        std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+        wanted = (pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    else:
+        wanted = normalised(pixels)
+    torch.testing.assert_close(images, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def hivit():
+    return build_with_random_teacher(HIVIT)
+
+
+def test_hierarchical_student(hivit, pixels):
+    assert hivit.backbone.embed_dims == 384
+    assert hivit.backbone.depths == [1, 1, 10]
+    assert hivit.backbone.num_heads == 6
+    assert len(hivit.teacher.network.layers) == 9
+    assert hivit.neck.decoder_embed.in_features == 384
+    projector, = hivit.distill_neck.projectors
+    assert projector.weight.shape == (768, 384)
+    losses, got = step(hivit, normalised(pixels))
+    assert sorted(losses) == ['loss_align_s7_t8', 'loss_recon']
+    assert all(0 < loss < 10 for loss in losses.values())
+    assert got == trained(hivit)
+    # Another HiViT, of another depth, does not change which block is last.
+    MAEHiViT(arch=dict(embed_dims=16, depths=[1, 1, 2], num_heads=1))
+    features, = hivit.extract_feat(normalised(pixels))
+    assert features.shape == (2, 384, 14, 14)
+
+
+def test_hierarchical_student_starts_as_its_control_does(hivit, pixels):
+    control = build(HIVIT, teacher=None, aligned_layers=[])
+    weights = hivit.state_dict()
+    for name, tensor in control.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert len(weights) - len(control.state_dict()) == 2  # the projector
+    losses, got = step(control, normalised(pixels))
+    assert list(losses) == ['loss_recon']
+    assert got == trained(control)
+
+
+def test_hierarchical_student_initialises_itself(hivit):
+    """A normal distribution, as HiViT's own code; the decoder Xavier's."""
+    weight = hivit.backbone.blocks[-1].attn.qkv.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.01)
+    bound = (6 / (384 + 512))**0.5
+    assert 0.9 * bound < hivit.neck.decoder_embed.weight.abs().max() <= bound
+
+
+def test_mmpretrains_hivit_loads_the_hierarchical_student(hivit):
+    weights = {
+        name[len('backbone.'):]: tensor
+        for name, tensor in hivit.state_dict().items()
+        if name.startswith('backbone.')
+    }
+    HiViT(arch='tiny').load_state_dict(weights, strict=True)
