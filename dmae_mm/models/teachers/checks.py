@@ -17,8 +17,8 @@ def check_options(checkpoint: Optional[str], sha256: Optional[str],
     if checkpoint is None and allow_random is not True:
         raise ValueError(
             'teacher: checkpoint=None. Give the path or URL of the '
-            "teacher's weights, or set allow_random=True if a random "
-            'teacher is really meant.')
+            "teacher's weights (a TimmTeacher also takes pretrained=True), or "
+            'set allow_random=True if a random teacher is really meant.')
     if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(
             '[0-9a-fA-F]{8,64}', sha256)):
         raise ValueError(f'teacher: sha256={sha256!r} is not 8 to 64 '

@@ -17,6 +17,7 @@ from .timm_models import (convert_weights, create_model, fetch_from_hub,
                           pretrained_source)
 from .visible_patches import VisiblePatches, VisiblePatchesWithIndices
 
+
 @MODELS.register_module()
 @reject_unknown_options
 class TimmTeacher(BaseTeacher):

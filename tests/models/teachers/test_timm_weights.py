@@ -1,6 +1,7 @@
 """A teacher of timm is filled from any file that holds its weights, or says
 why not. Each file goes the way of a training run: ``init_weights()``.
 """
+import hashlib
 import os
 import zipfile
 
@@ -302,8 +303,8 @@ def peak_memory():
 
 def test_sha256(tmp_path):
     path = save(tmp_path, ENCODER)
-    import hashlib
-    digest = hashlib.sha256(open(path, 'rb').read()).hexdigest()
+    with open(path, 'rb') as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
     build(path, sha256=digest).init_weights()
     build(path, sha256=digest[:8].upper()).init_weights()
     teacher = build(path, sha256='0' * 64)
