@@ -15,7 +15,8 @@ The memory of the weights is counted, parameters and buffers, not measured. On
 a GPU the most memory that a forward pass takes beside them is measured too.
 
 Fewer bits always save memory, but time only where the processor calculates
-with them: on a CPU without such instructions bfloat16 can be slower.
+faster with them: on a CPU bfloat16 can be slower than float32, also on some
+that have instructions for it.
 """
 import argparse
 import json
