@@ -43,6 +43,12 @@ def check_no_duplicates(aligned_layers: Sequence,
 def check_student(student: Student, embed_dims: int, neck: nn.Module,
                   head: nn.Module) -> None:
     """Refuse a backbone, decoder and head of different sizes."""
+    rows, columns = student.input.patch_grid
+    if rows != columns:
+        raise ValueError(
+            f'backbone: img_size={student.input.img_size} gives {rows} x '
+            f'{columns} patches of {student.patch_size} px, but the position '
+            'embeddings of MAE are made for squares. Give a square img_size.')
     if not isinstance(neck, MAEPretrainDecoder):
         return
     for option, value, wanted in (

@@ -312,6 +312,7 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
      'HiViT has a grid of 14 x 14 patches, the student of 4 x 4.*img_size'),
     (dict(teacher=dict(backbone=dict(patch_cfg=dict(in_channels=1)))),
      'takes images of 1 channels, the student of 3'),
+    (dict(backbone=dict(img_size=(32, 64))), '4 x 8 patches.*square'),
     (dict(teacher=dict(student_input=None)), 'student_input=None.*Remove it'),
     (dict(neck=dict(embed_dim=32)), 'embed_dim is 32.*needs 24'),
     (dict(neck=dict(num_patches=64)), 'num_patches is 64.*needs 16'),

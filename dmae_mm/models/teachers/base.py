@@ -62,7 +62,7 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
     Raises:
         ValueError: If there is neither a checkpoint nor ``allow_random``, or
             an option has an illegal value, or the student's images have
-            another number of channels.
+            another number of channels or another grid of patches.
     """
 
     def __init__(self,
@@ -89,6 +89,11 @@ class BaseTeacher(nn.Module, metaclass=ABCMeta):
                 f'teacher: it takes images of {in_channels} channels, the '
                 f'student of {student_input.in_channels}. Give both the same '
                 'number.')
+        if student_input and student_input.patch_grid != tuple(patch_grid):
+            raise ValueError(
+                'teacher: its patch grid is {} x {}, the student has {} x {}. '
+                'Both must see the same patches.'.format(
+                    *patch_grid, *student_input.patch_grid))
         self.network = network
         self.images = ImageMatcher(student_input, tuple(img_size), mean, std)
         self.aligned_blocks = tuple(aligned_blocks)

@@ -6,6 +6,7 @@ import timm
 import torch
 from mmpretrain.registry import MODELS
 
+from dmae_mm.models import BaseTeacher
 from dmae_mm.models.students import StudentInput
 from tests.conftest import TEACHER
 
@@ -305,6 +306,18 @@ def test_half_precision_ignores_the_students_autocast(images):
     with torch.autocast('cpu', torch.bfloat16):
         inside, = teacher(images, ids_keep)
     assert torch.equal(alone, inside)
+
+
+def test_a_teacher_of_ones_own_must_have_the_students_grid():
+
+    class Own(BaseTeacher):
+        load_weights = extract_features = None
+
+    with pytest.raises(ValueError, match='grid is 8 x 8, the student has 4'):
+        Own(torch.nn.Linear(1, 1), [0], embed_dims=32, num_layers=6,
+            num_prefix_tokens=1, has_cls_token=True, img_size=(32, 32),
+            patch_grid=(8, 8), allow_random=True,
+            student_input=StudentInput((32, 32), (4, 4), 3))  # yapf: disable
 
 
 def test_no_checkpoint_is_an_error():
