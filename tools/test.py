@@ -1,7 +1,7 @@
 """Evaluate a classifier: mmpretrain's own test script, with dmae_mm in reach.
 
-For fine-tuned and linearly probed students. Pre-training itself has nothing
-to test. `python tools/test.py -h` lists the options.
+For fine-tuned and linearly probed students; features of a pre-trained one are
+evaluated by tools/evaluate.py. `python tools/test.py -h` lists the options.
 """
 import os.path as osp
 import runpy

@@ -1,0 +1,97 @@
+"""Labelled images as folders: one sub-folder a class, and nothing else."""
+import os
+import os.path as osp
+from typing import Sequence
+
+from mmengine.registry import DefaultScope
+from mmpretrain.datasets import CustomDataset
+from mmpretrain.datasets.custom import find_folders
+
+# What OpenCV reads, as in configs/_base_/datasets/image_folder.py.
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff',
+              '.webp')
+
+
+def read_class_folders(root: str,
+                       pipeline: Sequence[dict] = ()) -> CustomDataset:
+    """List the labelled images under a folder.
+
+    Args:
+        root (str): A folder with one sub-folder a class, in which images may
+            lie in further sub-folders. The classes are numbered in the
+            alphabetical order of the folders.
+        pipeline (Sequence[dict]): mmpretrain's transforms. Defaults to ().
+
+    Returns:
+        CustomDataset: mmpretrain's data set of these images.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If its images have no labels: there are fewer than two
+            sub-folders, images lie beside them, or one has no images.
+    """
+    classes = check_class_folders(root)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = CustomDataset(
+            data_root=root,
+            extensions=EXTENSIONS,
+            metainfo=dict(classes=tuple(classes)),
+            pipeline=pipeline,
+            lazy_init=True)
+    try:
+        dataset.full_init()
+    except RuntimeError:  # not one image
+        empty = classes
+    else:
+        found = set(dataset.get_gt_labels().tolist())
+        empty = [
+            name for label, name in enumerate(classes) if label not in found
+        ]
+    if empty:
+        raise ValueError(
+            f'{len(empty)} of the {len(classes)} class folders in {root!r} '
+            f'have no images ({", ".join(EXTENSIONS)}): {_some(empty)}. '
+            'Remove these folders, or add images.')
+    return dataset
+
+
+def check_class_folders(root: str) -> Sequence[str]:
+    """Names of the class folders under a folder, in alphabetical order.
+
+    Args:
+        root (str): The folder.
+
+    Returns:
+        list[str]: What mmpretrain takes for the classes.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there are fewer than two sub-folders, or images lie
+            beside them.
+    """
+    if not osp.isdir(root):
+        raise FileNotFoundError(f'There is no folder {root!r}.')
+    # mmpretrain's own rule, which counts hidden folders as well.
+    classes, _ = find_folders(root)
+    images = sorted(
+        name for name in os.listdir(root)
+        if name not in classes and name.lower().endswith(EXTENSIONS))
+    if len(classes) < 2 or images:
+        raise ValueError(
+            f'The images in {root!r} have no labels: found are '
+            f'{_count(classes, "sub-folder")} and '
+            f'{_count(images, "image")} directly in it. Labels are given by '
+            'sub-folders, two or more, one for each class, with the images '
+            f'in them: {osp.join(root, "cat", "1.png")!r}.')
+    return classes
+
+
+def _count(names: Sequence[str], what: str) -> str:
+    listed = f' ({_some(names)})' if names else ''
+    return f'{len(names)} {what}{"s" * (len(names) != 1)}{listed}'
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = f' and {len(names) - limit} more' * (len(names) > limit)
+    return ', '.join(map(repr, names[:limit])) + more
