@@ -10,6 +10,9 @@ with warnings.catch_warnings():
         'ignore', message='.*MultiScaleDeformableAttention.*')
     check_host_packages()
 
-    from . import engine, models  # noqa: F401
+    from . import datasets, engine, models  # noqa: F401
+    from .model_zoo import register_configs
+
+    register_configs()
 
 __all__ = ['__version__']

@@ -20,6 +20,7 @@ import importlib.metadata, os.path, sys
 import dmae_mm
 from mim.utils import get_installed_path
 from mmengine.config import Config
+from mmpretrain import get_model, list_models
 
 inside = sys.prefix + os.sep
 assert dmae_mm.__file__.startswith(inside), dmae_mm.__file__
@@ -34,6 +35,9 @@ for folder, _, files in os.walk(os.path.join(mim_root, '.mim', 'configs')):
         for file in (name for name in files if name.endswith('.py')):
             assert 'model' in Config.fromfile(os.path.join(folder, file)), file
             count += 1
+assert 'vit-s_dmae_in1k' in list_models('*dmae*')
+model = get_model('vit-s_dmae_in1k')  # needs no teacher's file
+assert model._config.filename.startswith(mim_root), model._config.filename
 print(count, 'configs')
 """
 
@@ -133,6 +137,12 @@ def test_wheel_works_alone(wheel, tmp_path):
 
     output = run([python, '-c', PROBE.format(root=str(ROOT))], tmp_path)
     assert int(output.split(' configs')[0].split()[-1]) > 0
+
+    output = run([
+        python, '-m', 'mim', 'search', 'dmae_mm', '--model', 'dmae', '--field',
+        'published_top_1_accuracy', 'published_by'
+    ], tmp_path)
+    assert 'vit-b_dmae-mask95_in1k' in output and '83.6' in output
 
     config = write_toy_run(tmp_path / 'run')
     output = run([

@@ -5,6 +5,10 @@ default_scope = 'mmpretrain'
 
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3))
-custom_hooks = [dict(type='EpochSeedHook'), dict(type='TeacherHook')]
+custom_hooks = [
+    dict(type='EpochSeedHook'),
+    dict(type='TeacherHook'),
+    dict(type='PretrainedBackboneHook')
+]
 
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -49,12 +49,13 @@ class BlockFeatures:
     :meth:`record` nothing is recorded or kept alive.
 
     Args:
-        blocks (nn.ModuleList): The blocks of the backbone.
+        blocks (Sequence[nn.Module]): The blocks of the backbone.
         indices (Sequence[int]): 0-based, in the order in which the outputs
             are wanted; a block may be named more than once.
     """
 
-    def __init__(self, blocks: nn.ModuleList, indices: Sequence[int]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module],
+                 indices: Sequence[int]) -> None:
         self.indices = tuple(indices)
         self._outputs: Optional[Dict[int, torch.Tensor]] = None
         for index in set(self.indices):

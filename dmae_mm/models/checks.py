@@ -1,16 +1,17 @@
-"""Do the parts of a DMAE model fit together? Asked once, when it is built."""
+"""Do the parts of a model fit together? Asked once, when it is built."""
 from collections import Counter
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence, Tuple, Type
 
 import torch.nn as nn
+from mmpretrain.models import ClsHead
 from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.registry import MODELS
 
 from .students import Student
 
 
-def check_pairs(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
-    """Refuse ``aligned_layers`` that are no pairs or lack a teacher."""
+def check_pairs(aligned_layers: Sequence) -> None:
+    """Refuse ``aligned_layers`` that are no pairs."""
     if not isinstance(aligned_layers, (list, tuple)) or not all(
             isinstance(pair, (list, tuple)) and len(pair) == 2
             for pair in aligned_layers):
@@ -18,6 +19,11 @@ def check_pairs(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
             f'aligned_layers={aligned_layers!r} is not a list of pairs. Give '
             'one (student block, teacher block) for each pair, for example '
             '[(8, 17)] or [(0.75, 0.75)].')
+
+
+def check_teacher(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
+    """Refuse pairs without a teacher of DMAE, and the reverse."""
+    check_pairs(aligned_layers)
     if teacher is None and len(aligned_layers) > 0:
         raise ValueError(
             f'aligned_layers={aligned_layers!r} but teacher=None. Give a '
@@ -27,6 +33,25 @@ def check_pairs(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
             'aligned_layers is empty, so the teacher would teach nothing. '
             'Give at least one (student block, teacher block), for example '
             '[(0.75, 0.75)], or set teacher=None for plain MAE.')
+
+
+def check_backbone(backbone: nn.Module,
+                   supported: Tuple[Type, ...],
+                   exactly: bool = False) -> None:
+    """Refuse a student whose blocks cannot be aligned.
+
+    Args:
+        backbone (nn.Module): The student.
+        supported (tuple[type]): What it may be.
+        exactly (bool): Whether subclasses are refused. Defaults to False.
+    """
+    if not (type(backbone) in supported if exactly else isinstance(
+            backbone, supported)):
+        names = [cls.__name__ for cls in supported]
+        raise ValueError(
+            f'backbone: type={type(backbone).__name__!r} is not supported '
+            'as a student whose features are aligned. Choose '
+            f'{", ".join(names[:-1])} or {names[-1]}.')
 
 
 def check_no_duplicates(aligned_layers: Sequence,
@@ -107,3 +132,69 @@ def build_part(section: str, cfg: dict, **filled_in) -> nn.Module:
             f'{section}: {", ".join(typed)} must not be given: it follows '
             'from backbone, teacher and aligned_layers. Remove it.')
     return MODELS.build(dict(cfg, **filled_in))
+
+
+def check_distillation(teacher: Optional[dict], logit_loss: Optional[dict],
+                       aligned_layers: Sequence) -> None:
+    """Refuse a classifier's losses without a teacher, and the reverse."""
+    check_pairs(aligned_layers)
+    if teacher is None and (logit_loss is not None or len(aligned_layers)):
+        raise ValueError(
+            f'logit_loss={logit_loss!r}, aligned_layers={aligned_layers!r} '
+            'but teacher=None. Give a teacher, or set logit_loss=None and '
+            'aligned_layers=[] for the classifier without distillation.')
+    if teacher is not None and logit_loss is None and not len(aligned_layers):
+        raise ValueError(
+            'logit_loss=None and aligned_layers is empty, so the teacher '
+            'would teach nothing. Give '
+            "logit_loss=dict(type='LogitDistillationLoss'), or "
+            'aligned_layers, for example [(0.75, 0.75)], or both; or set '
+            'teacher=None for the classifier without distillation.')
+
+
+def check_student_head(head: Optional[nn.Module]) -> None:
+    """Refuse a head whose logits are not what its loss is computed from."""
+    if not has_single_logits(head) or type(head).loss is not ClsHead.loss:
+        raise ValueError(
+            f'head: a {type(head).__name__} does not compute its loss from '
+            'one tensor of logits, so there is none to distil into. Choose '
+            'LinearClsHead, VisionTransformerClsHead or another head that '
+            "has ClsHead's loss, or set logit_loss=None.")
+
+
+def has_single_logits(head: Optional[nn.Module]) -> bool:
+    """Whether a head returns one tensor, of which softmax is taken."""
+    return isinstance(
+        head, ClsHead) and type(head)._get_loss is ClsHead._get_loss
+
+
+def check_num_classes(head: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher of other classes than the student's."""
+    ours = getattr(head, 'num_classes', None)
+    if None not in (ours, teacher.num_classes) and (ours !=
+                                                    teacher.num_classes):
+        raise ValueError(
+            f'head: num_classes={ours}, but the teacher knows '
+            f'{teacher.num_classes} classes (teacher.model.head.num_classes). '
+            'Its logits can only teach the same classes: give a teacher that '
+            'was fine-tuned on the same data, or align features alone '
+            "(aligned_layers, with type='MMPretrainTeacher').")
+
+
+def check_logits(teacher_type: Any, gives_logits: bool,
+                 logit_loss: Optional[dict]) -> None:
+    """Refuse a teacher without logits, and one whose logits are not used."""
+    name = getattr(teacher_type, '__name__', teacher_type)
+    if logit_loss is not None and not gives_logits:
+        raise ValueError(
+            f'logit_loss={logit_loss!r}, but a {name} has no logits. Give '
+            "teacher=dict(type='ClassifierTeacher', model=..., "
+            'checkpoint=...), a whole fine-tuned classifier, or set '
+            'logit_loss=None.')
+    if logit_loss is None and gives_logits:
+        raise ValueError(
+            f'teacher: a {name} computes logits, but logit_loss=None. For '
+            "features alone give teacher=dict(type='MMPretrainTeacher', "
+            'backbone=..., checkpoint=...) with the same backbone and '
+            'checkpoint, which does not run the blocks that are not needed. '
+            "Or give logit_loss=dict(type='LogitDistillationLoss').")

@@ -1,24 +1,22 @@
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
-from .block_features import BlockFeatures, resolve_block
-from .checks import (build_part, check_mask_ratio, check_no_duplicates,
-                     check_pairs, check_student)
+from .checks import (check_backbone, check_mask_ratio, check_student,
+                     check_teacher)
+from .distillation_mixin import Block, DistillationMixin
 from .students import Student
-
-Block = Union[int, float]
 
 
 @MODELS.register_module()
 @reject_unknown_options
-class DMAE(BaseSelfSupervisor):
+class DMAE(DistillationMixin, BaseSelfSupervisor):
     """Masked autoencoder that learns from a frozen teacher's block outputs.
 
     `Masked Autoencoders Enable Efficient Knowledge Distillers
@@ -66,46 +64,20 @@ class DMAE(BaseSelfSupervisor):
                  distill_loss: dict = dict(type='FeatureAlignmentLoss'),
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
-        check_pairs(aligned_layers, teacher)
+        check_teacher(aligned_layers, teacher)
         super().__init__(
             backbone=backbone,
             neck=neck,
             head=head,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        check_backbone(self.backbone, (MAEViT, MAEHiViT))
         student = Student.of(self.backbone, self.data_preprocessor)
         check_student(student, self.backbone.embed_dims, self.neck, self.head)
         check_mask_ratio(self.backbone, teacher is not None)
-        self._hold_teacher(None)
-        if teacher is None:
-            return
-
-        student_blocks = [
-            resolve_block(block, len(student.blocks), 'student')
-            for block, _ in aligned_layers
-        ]
-        self.student_blocks = BlockFeatures(student.blocks, student_blocks)
-        self._hold_teacher(
-            build_part(
-                'teacher',
-                teacher,
-                aligned_blocks=[block for _, block in aligned_layers],
-                student_input=student.input))
-        self.loss_names = [
-            f'loss_align_s{ours}_t{its}' for ours, its in zip(
-                student_blocks, self.teacher.aligned_blocks)
-        ]
-        check_no_duplicates(aligned_layers, self.loss_names)
-        # Leaves the random state as it was, so that the student starts from
-        # the same weights as in the control without projectors.
-        with torch.random.fork_rng(devices=[]):
-            self.distill_neck = build_part(
-                'distill_neck',
-                distill_neck,
-                student_dims=self.backbone.embed_dims,
-                teacher_dims=self.teacher.embed_dims,
-                num_pairs=len(aligned_layers))
-        self.distill_loss = build_part('distill_loss', distill_loss)
+        if teacher is not None:
+            self.build_distillation(student.blocks, student.input, teacher,
+                                    aligned_layers, distill_neck, distill_loss)
 
     def loss(self, inputs: torch.Tensor,
              data_samples: List[DataSample]) -> Dict[str, torch.Tensor]:
@@ -161,45 +133,6 @@ class DMAE(BaseSelfSupervisor):
             return dict(loss_recon=pred.sum() * 0.)
         return dict(loss_recon=self.head.loss(pred, inputs, mask))
 
-    def alignment_losses(
-        self, student_features: Sequence[torch.Tensor],
-        teacher_features: Sequence[torch.Tensor]
-    ) -> Dict[str, torch.Tensor]:
-        """Distance of each aligned pair on the tokens that both sides have.
-
-        Args:
-            student_features (Sequence[torch.Tensor]): A pair's student
-                tokens, (B, P_student + K, C_student).
-            teacher_features (Sequence[torch.Tensor]): A pair's teacher
-                tokens, (B, P_teacher + K, C_teacher).
-
-        Returns:
-            dict[str, torch.Tensor]: One loss a pair.
-
-        Raises:
-            RuntimeError: If the student features carry no gradient, as when
-                activation checkpointing encloses several blocks together.
-        """
-        if self.training and torch.is_grad_enabled() and not all(
-                feature.requires_grad for feature in student_features):
-            raise RuntimeError(
-                'The student features carry no gradient. With '
-                'activation_checkpointing, name single blocks '
-                "('backbone.layers.0', ...), not the backbone.")
-        student_prefix = self.backbone.num_extra_tokens
-        teacher_prefix = self.teacher.num_prefix_tokens
-        both_cls = student_prefix > 0 and self.teacher.has_cls_token
-        projected = self.distill_neck([
-            _alignable_tokens(feature, student_prefix, both_cls)
-            for feature in student_features
-        ])
-        return {
-            name: self.distill_loss(
-                student, _alignable_tokens(teacher, teacher_prefix, both_cls))
-            for name, student, teacher in zip(self.loss_names, projected,
-                                              teacher_features)
-        }
-
     def extract_feat(self, inputs: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Features of whole images, without masking and without teacher.
 
@@ -212,42 +145,3 @@ class DMAE(BaseSelfSupervisor):
             columns).
         """
         return self.backbone(inputs, mask=None)
-
-    def init_weights(self) -> None:
-        """Initialise the student and read the teacher's checkpoint."""
-        if self.teacher is not None:
-            self.teacher.init_weights()
-        super().init_weights()
-
-    def _hold_teacher(self, teacher: Optional[nn.Module]) -> None:
-        """Keep the teacher as a plain attribute instead of a submodule.
-
-        Thus it is absent from parameters(), state_dict(), DDP and
-        init_weights(); `_apply` takes it along to another device or dtype,
-        and it defines for itself how it is copied.
-        """
-        object.__setattr__(self, 'teacher', teacher)
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> 'DMAE':
-        if self.teacher is not None:
-            self.teacher._apply(fn, recurse)
-        return super()._apply(fn, recurse)
-
-
-def _alignable_tokens(feature: torch.Tensor, num_prefix: int,
-                      keep_cls: bool) -> torch.Tensor:
-    """Patch tokens, with CLS in front if both sides have one.
-
-    Args:
-        feature (torch.Tensor): Tokens of one side, (B, P + K, C).
-        num_prefix (int): P, of which the first is CLS if there is one.
-        keep_cls (bool): Whether both sides have CLS.
-
-    Returns:
-        torch.Tensor: (B, 1 + K, C) or (B, K, C); a view unless registers
-        have to be cut out.
-    """
-    if num_prefix == int(keep_cls):
-        return feature
-    patches = feature[:, num_prefix:]
-    return torch.cat([feature[:, :1], patches], 1) if keep_cls else patches

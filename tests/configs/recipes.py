@@ -47,7 +47,27 @@ PRETRAINING = [*DMAE, *TIMM_TEACHERS, HIVIT]
 BASELINES = {f'baselines/vit-{size}_mae_in1k.py': size for size in 'tsb'}
 FINETUNE = {f'benchmarks/vit-{size}_finetune_in1k.py': size for size in 'tsb'}
 LINEAR = {f'benchmarks/vit-{size}_linear_in1k.py': size for size in 'tsb'}
-ALL = [*PRETRAINING, *BASELINES, *FINETUNE, *LINEAR]
+
+
+def _found(pattern: str) -> list:
+    return sorted(
+        path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob(pattern))
+
+
+# Each is one option away from a recipe above: see test_ablations.py.
+ABLATIONS = _found('ablations/*.py')
+# With a fine-tuned teacher: see test_distilled_classifiers.py.
+DISTILLED = [
+    *_found('baselines/*_*-logits_in1k.py'),
+    *_found('baselines/*_features_in1k.py'),
+    *_found('benchmarks/*_finetune-logits_in1k.py')
+]
+# With few labels: see test_subset_recipes.py.
+SUBSETS = _found('benchmarks/*_finetune-*pct_in1k.py')
+ALL = [
+    *PRETRAINING, *BASELINES, *FINETUNE, *LINEAR, *ABLATIONS, *DISTILLED,
+    *SUBSETS
+]
 
 
 @functools.lru_cache(maxsize=None)

@@ -13,11 +13,11 @@ from .recipes import (ALL, BASELINES, CONFIGS, DMAE, HIVIT, TIMM_TEACHERS,
 def test_all_files_are_checked_here():
     found = {
         path.relative_to(CONFIGS).as_posix()
-        for folder in ('dmae', 'baselines', 'benchmarks')
+        for folder in ('dmae', 'ablations', 'baselines', 'benchmarks')
         for path in CONFIGS.glob(f'{folder}/*.py')
     }
     assert found == set(ALL)
-    assert len(ALL) == 25
+    assert len(ALL) == len(found) == 74
 
 
 def test_file_names_are_unique():
@@ -75,6 +75,7 @@ def test_hierarchical_student_is_all_that_differs():
 
 
 def test_no_two_configs_are_equal():
+    configs = {name: load(name).to_dict() for name in ALL}
     equal = [(a, b) for a, b in itertools.combinations(ALL, 2)
-             if load(a).to_dict() == load(b).to_dict()]
+             if configs[a] == configs[b]]
     assert equal == []

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import mmpretrain
 import pytest
-from mmpretrain.apis.model import ModelHub
 from modelindex.load_model_index import load
 
 from tests.conftest import ROOT
+from .recipes import ALL, CONFIGS
+from .recipes import load as load_config
 
 
 @pytest.fixture
@@ -18,21 +19,14 @@ def index():
 
 
 def recipes():
-    return {
-        path.stem: path.relative_to(ROOT).as_posix()
-        for folder in ('dmae', 'baselines', 'benchmarks')
-        for path in ROOT.glob(f'configs/{folder}/*.py')
-    }
+    return {(CONFIGS / name).stem: f'configs/{name}' for name in ALL}
 
 
 def test_index_has_every_recipe(index):
     assert not index.check(silent=True)
     named = {model.name: model.config for model in index.models}
-    assert len(recipes()) == 25
-    assert recipes().items() <= named.items()
+    assert named == recipes()
     assert len(named) == len(list(index.models))
-    for config in named.values():
-        assert (ROOT / config).is_file()
 
 
 def test_index_claims_no_results_and_no_weights(index):
@@ -41,30 +35,49 @@ def test_index_claims_no_results_and_no_weights(index):
         assert model.in_collection == 'DMAE'
 
 
-def test_metadata_agree_with_the_configs(monkeypatch):
-    # An empty hub: mmpretrain's own hundreds of models are not needed, and
-    # those of this package may have been registered before.
-    monkeypatch.setattr(ModelHub, '_models_dict', {})
-    monkeypatch.setattr(ModelHub, '_ModelHub__mmpretrain_registered', True)
-    ModelHub.register_model_index(ROOT / 'model-index.yml', config_prefix=ROOT)
-    for name in recipes():
-        model = ModelHub.get(name)
-        cfg, data = model.config, model.metadata.data
+def test_metadata_agree_with_the_configs(index):
+    for model in index.models:
+        cfg = load_config(model.config.removeprefix('configs/'))
+        name, data = model.name, model.metadata.data
         num_images = (8 * cfg.train_dataloader.batch_size *
                       cfg.optim_wrapper.get('accumulative_counts', 1))
         assert data['Batch Size'] == num_images
         assert data['Epochs'] == cfg.train_cfg.max_epochs
-        assert data['Training Data'] == 'ImageNet-1k'
-        if 'Mask Ratio' in data:
-            assert data['Mask Ratio'] == cfg.model.backbone.mask_ratio
-        teacher = cfg.model.get('teacher')
-        if teacher is None:
-            assert 'Teacher' not in data
-        elif teacher.type == 'TimmTeacher':
-            assert data['Teacher'] == f'{teacher.model_name} of timm'
-        else:
-            arch = teacher.backbone.arch.upper()
-            assert data['Teacher'] == f'MAE ViT-{arch}, 1600 epochs'
+        percent = re.search(r'-(\d+)pct', name)
+        assert data['Training Data'] == (
+            f'{percent[1]}% of ImageNet-1k' if percent else 'ImageNet-1k')
+        assert data.get('Mask Ratio') == cfg.model.backbone.get('mask_ratio')
+        assert data.get('Teacher') == teacher_of(cfg.model)
+
+
+def teacher_of(model) -> str:
+    teacher = model.get('teacher')
+    if teacher is None:
+        return None
+    if teacher.type == 'TimmTeacher':
+        return f'{teacher.model_name} of timm'
+    whole = teacher.type == 'ClassifierTeacher'
+    arch = (teacher.model if whole else teacher).backbone.arch.upper()
+    return f'MAE ViT-{arch}, ' + (
+        '1600 epochs' if model.type == 'DMAE' else 'fine-tuned')
+
+
+def test_published_numbers_say_whose_they_are(index):
+    published = {
+        model.name: model.metadata.data['Published Top 1 Accuracy']
+        for model in index.models
+        if 'Published Top 1 Accuracy' in model.metadata.data
+    }
+    assert published == {
+        'vit-b_dmae_in1k': 84.0,
+        'vit-b_dmae-mask95_in1k': 83.6,
+        'vit-b_dmae-mask98_in1k': 82.4,
+        'vit-s_dmae_in1k': 79.3
+    }
+    for model in index.models:
+        by = model.metadata.data.get('Published By')
+        assert (by is not None) == (model.name in published)
+        assert by is None or by.startswith('Bai et al., CVPR 2023')
 
 
 def test_names_do_not_clash_with_mmpretrains(index):

@@ -98,8 +98,8 @@ def test_pretraining_recipe(name):
     assert loader.collate_fn.type == 'default_collate'
     assert loader.worker_init_fn.type == 'keep_worker_seed'
     assert loader.persistent_workers is False
-    assert [hook.type
-            for hook in cfg.custom_hooks] == ['EpochSeedHook', 'TeacherHook']
+    assert [hook.type for hook in cfg.custom_hooks
+            ] == ['EpochSeedHook', 'TeacherHook', 'PretrainedBackboneHook']
     assert cfg.custom_imports.imports == ['dmae_mm']
     assert cfg.default_scope == 'mmpretrain'
     assert cfg.randomness.seed == 0

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.models.teachers import BaseTeacher
+from dmae_mm.models.teachers import FrozenTeacher
 from dmae_mm.options import reject_unknown_options
 
 
@@ -24,18 +24,18 @@ class TeacherHook(Hook):
         # Computed once: reading a large teacher's weights takes seconds.
         self._fingerprint: Optional[str] = None
 
-    def _fingerprint_of(self, teacher: BaseTeacher) -> str:
+    def _fingerprint_of(self, teacher: FrozenTeacher) -> str:
         if self._fingerprint is None:
             self._fingerprint = teacher.fingerprint()
         return self._fingerprint
 
-    def _describe(self, teacher: BaseTeacher) -> dict:
+    def _describe(self, teacher: FrozenTeacher) -> dict:
         return dict(
             type=type(teacher).__name__,
             checkpoint=teacher.checkpoint,
             aligned_blocks=list(teacher.aligned_blocks),
             dtype=str(teacher.dtype),
-            img_size=list(teacher.img_size),
+            img_size=teacher.img_size and list(teacher.img_size),
             fingerprint=self._fingerprint_of(teacher))
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -66,7 +66,7 @@ class TeacherHook(Hook):
                 'from these weights with load_from and resume=False.')
 
 
-def _teacher_of(runner) -> Optional[BaseTeacher]:
+def _teacher_of(runner) -> Optional[FrozenTeacher]:
     model = runner.model
     if is_model_wrapper(model):
         model = model.module

@@ -4,8 +4,10 @@ import re
 from typing import Dict, List, Optional, Sequence
 
 import torch
+from mmengine.logging import print_log
 
 from dmae_mm.checkpoints import TensorFile
+from dmae_mm.models.students import StudentInput
 
 DTYPES = dict(
     float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -31,6 +33,24 @@ def check_options(checkpoint: Optional[str], sha256: Optional[str],
                          f'one of {list(DTYPES)}.')
 
 
+def check_images(student_input: Optional[StudentInput], in_channels: int,
+                 patch_grid: Optional[Sequence[int]]) -> None:
+    """Refuse a student with other images or another grid of patches."""
+    if student_input is None:
+        return
+    if student_input.in_channels != in_channels:
+        raise ValueError(
+            f'teacher: it takes images of {in_channels} channels, the '
+            f'student of {student_input.in_channels}. Give both the same '
+            'number.')
+    if None not in (patch_grid, student_input.patch_grid) and (
+            student_input.patch_grid != tuple(patch_grid)):
+        raise ValueError(
+            'teacher: its patch grid is {} x {}, the student has {} x {}. '
+            'Both must see the same patches.'.format(
+                *patch_grid, *student_input.patch_grid))
+
+
 def check_sha256(file: TensorFile, sha256: Optional[str]) -> None:
     """Refuse a file with another checksum than the config's."""
     if sha256 is not None and not file.sha256.startswith(sha256.lower()):
@@ -40,17 +60,20 @@ def check_sha256(file: TensorFile, sha256: Optional[str]) -> None:
             'fetch it again, or correct sha256.')
 
 
-def check_weights(file: TensorFile, weights: Dict[str, torch.Tensor],
-                  needed: Dict[str, Sequence[int]], known: Sequence[str],
-                  dtype: torch.dtype, owner: str, option: str) -> List[str]:
-    """Refuse a checkpoint that leaves a weight unset or is of another model.
+def take_weights(file: TensorFile, layout: str,
+                 weights: Dict[str, torch.Tensor],
+                 needed: Dict[str, Sequence[int]], known: Sequence[str],
+                 dtype: torch.dtype, owner: str,
+                 option: str) -> Dict[str, torch.Tensor]:
+    """Choose what a teacher needs, or refuse a file that does not fit it.
 
     Args:
         file (TensorFile): Where the weights are from.
+        layout (str): Whose names it has, for the log.
         weights (dict[str, torch.Tensor]): Its tensors under the teacher's
             names.
         needed (dict[str, Sequence[int]]): Shapes of all tensors that the
-            truncated teacher needs, by name, the blocks as
+            teacher needs, by name, the blocks of a truncated one as
             ``<blocks>.<index>.<rest>``.
         known (Sequence[str]): Names of all tensors of the whole network.
         dtype (torch.dtype): Type that the teacher keeps them in.
@@ -58,16 +81,45 @@ def check_weights(file: TensorFile, weights: Dict[str, torch.Tensor],
         option (str): Which option of the config says so, likewise.
 
     Returns:
-        list[str]: Names of the weights that the teacher does not use.
+        dict[str, torch.Tensor]: The needed tensors.
 
     Raises:
         ValueError: If a needed tensor is missing, has another shape or
             values that are not finite, or if the file has another number of
             blocks or tensors that such a network does not have.
     """
+    problems = misfits(weights, needed, known, dtype)
+    unused = sorted(weights.keys() - needed.keys())
+    problems += [f'{name} is unknown' for name in unused if name not in known]
+    if problems:
+        raise ValueError(
+            f'The teacher checkpoint {file.source} does not fit the teacher, '
+            f'{owner}: {first_few(problems)}. Give a checkpoint of this '
+            'architecture, or the architecture of this checkpoint in '
+            f'{option}.')
+    print_log(
+        _describe_loaded(file, layout, len(needed), unused), logger='current')
+    return {name: weights[name] for name in needed}
+
+
+def misfits(weights: Dict[str, torch.Tensor],
+            needed: Dict[str, Sequence[int]], known: Sequence[str],
+            dtype: torch.dtype) -> List[str]:
+    """What keeps weights from filling a network, one text a problem.
+
+    Args:
+        weights (dict[str, torch.Tensor]): See :func:`take_weights`, as the
+            following.
+        needed (dict[str, Sequence[int]]): Shapes by name.
+        known (Sequence[str]): Names, for the number of blocks.
+        dtype (torch.dtype): Type in which values have to be finite.
+
+    Returns:
+        list[str]: Each begins with the name of a tensor or 'the file'.
+    """
     problems = []
-    # Blocks that the teacher drops must be there nevertheless: without them,
-    # negative indices and depth fractions name other blocks.
+    # Blocks that a truncated teacher drops must be there nevertheless:
+    # without them, negative indices and depth fractions name other blocks.
     num_given, num_known = _num_blocks(weights), _num_blocks(known)
     if num_given != num_known:
         problems.append(f'the file has {num_given} blocks instead of '
@@ -76,16 +128,13 @@ def check_weights(file: TensorFile, weights: Dict[str, torch.Tensor],
         problem = _misfit(weights.get(name), shape, dtype)
         if problem:
             problems.append(f'{name} {problem}')
-    unused = sorted(weights.keys() - needed.keys())
-    problems += [f'{name} is unknown' for name in unused if name not in known]
-    if problems:
-        shown = '; '.join(problems[:5])
-        more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
-        raise ValueError(
-            f'The teacher checkpoint {file.source} does not fit the teacher, '
-            f'{owner}: {shown}{more}. Give a checkpoint of this architecture, '
-            f'or the architecture of this checkpoint in {option}.')
-    return unused
+    return problems
+
+
+def first_few(problems: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
+    return '; '.join(problems[:5]) + more
 
 
 def _num_blocks(names: Sequence[str]) -> int:
@@ -107,8 +156,8 @@ def _misfit(given: Optional[torch.Tensor], shape: Sequence[int],
     return None
 
 
-def describe_loaded(file: TensorFile, layout: str, num_used: int,
-                    unused: Sequence[str]) -> str:
+def _describe_loaded(file: TensorFile, layout: str, num_used: int,
+                     unused: Sequence[str]) -> str:
     """One line for the log: what was taken, from where, and what was not."""
     averaged = ', the averaged weights (EMA)' * file.is_averaged
     key = '' if file.weights_key is None else f' under {file.weights_key!r}'

@@ -24,7 +24,8 @@ class ImageMatcher(nn.Module):
     Args:
         student_input (StudentInput, optional): The student's images. With
             None the images are passed on as they are.
-        img_size (tuple[int, int]): Height and width of the teacher's images.
+        img_size (tuple[int, int], optional): Height and width of the
+            teacher's images; None for any.
         mean (Sequence[float], optional): The teacher's, per channel, of pixel
             values from 0 to 255. None: the same normalisation as the
             student's.
@@ -37,12 +38,14 @@ class ImageMatcher(nn.Module):
 
     def __init__(self,
                  student_input: Optional[StudentInput],
-                 img_size: Tuple[int, int],
+                 img_size: Optional[Tuple[int, int]],
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None) -> None:
         super().__init__()
         _check(mean, std, student_input)
         self.size = None
+        self.knows_student_size = bool(student_input
+                                       and student_input.img_size)
         if student_input is not None and student_input.img_size != img_size:
             self.size = img_size
         self.mean, self.std = mean, std
@@ -79,14 +82,17 @@ class ImageMatcher(nn.Module):
         """
         if self.scale is not None:
             images = torch.addcmul(self.shift, images, self.scale)
-        if self.size is not None:
+        if self.size not in (None, tuple(images.shape[-2:])):
             images = F.interpolate(
                 images, size=self.size, mode='bicubic', antialias=True)
         return images
 
     def describe(self) -> str:
         """What happens to the images, for the log; '' for nothing."""
-        said = ", resized from the student's" * (self.size is not None)
+        said = ''
+        if self.size is not None:
+            said = ", resized from the student's"
+            said += ' where they differ' * (not self.knows_student_size)
         if self.scale is not None:
             mean, std = ([round(value, 3) for value in values]
                          for values in (self.mean, self.std))

@@ -1,20 +1,24 @@
-"""The plain vision transformers of mmpretrain, looked at in one way."""
+"""The plain vision transformers of mmpretrain as truncated teachers."""
 import logging
-from typing import Sequence, Tuple, Type, Union
+import re
+from typing import Tuple, Type, Union
 
 import torch.nn as nn
 from mmengine.logging import MMLogger
-from mmpretrain.models import (BEiTViT, DeiT3, DistilledVisionTransformer,
-                               HiViT, VisionTransformer, ViTEVA02)
+from mmpretrain.models import BEiTViT, DeiT3, HiViT, ViTEVA02
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
+
+from dmae_mm.models.backbones import TOKEN_BACKBONES, projection
 
 from .visible_patches import (VisiblePatches, VisiblePatchesOfBEiT,
                               VisiblePatchesOfEVA02)
 
 # Exactly these: a subclass with a forward of its own would run, but not as
 # the code below assumes.
-SUPPORTED = (MAEViT, VisionTransformer, DistilledVisionTransformer, DeiT3,
-             BEiTViT, ViTEVA02, HiViT, MAEHiViT)
+SUPPORTED = (MAEViT, *TOKEN_BACKBONES, MAEHiViT)
+
+# In checkpoints, but computed from the grid of patches and never learnt.
+COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:
@@ -35,28 +39,6 @@ def show_only_visible(network: nn.Module) -> VisiblePatches:
         visible = VisiblePatches(num_prefix)
     network.drop_after_pos = visible
     return visible
-
-
-def blocks(network: nn.Module) -> Sequence[nn.Module]:
-    if isinstance(network, HiViT):
-        return network.blocks[-network.num_main_blocks:]
-    return network.layers
-
-
-def projection(network: nn.Module) -> nn.Conv2d:
-    embed = network.patch_embed
-    return embed.proj if isinstance(network, HiViT) else embed.projection
-
-
-def img_size(network: nn.Module) -> Tuple[int, int]:
-    owner = network.patch_embed if isinstance(network, HiViT) else network
-    return tuple(owner.img_size)
-
-
-def patch_grid(network: nn.Module) -> Tuple[int, int]:
-    if isinstance(network, HiViT):
-        return tuple(network.patch_embed.patches_resolution)
-    return tuple(network.patch_resolution)
 
 
 def check_patches(network: nn.Module) -> None:

@@ -1,27 +1,23 @@
-import re
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.logging import print_log
 from mmpretrain.models import DeiT3, HiViT
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.checkpoints import TensorFile, backbone_state_dict
+from dmae_mm.models.backbones import blocks, img_size, patch_grid, projection
 from dmae_mm.models.block_features import BlockFeatures, resolve_block
 from dmae_mm.models.students import StudentInput
 from dmae_mm.options import reject_unknown_options
 
 from .base import BaseTeacher
-from .checks import check_weights, describe_loaded
-from .mmpretrain_backbones import (SUPPORTED, arch_settings, backbone_cfg,
-                                   blocks, check_patches, check_regrid,
-                                   img_size, init_quietly, patch_grid,
-                                   projection, show_only_visible)
-
-# In checkpoints, but computed from the grid of patches and never learnt.
-_COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
+from .checks import take_weights
+from .frozen_teacher import fixed_seed
+from .mmpretrain_backbones import (COMPUTED, SUPPORTED, arch_settings,
+                                   backbone_cfg, check_patches, check_regrid,
+                                   init_quietly, show_only_visible)
 
 
 @MODELS.register_module()
@@ -105,11 +101,7 @@ class MMPretrainTeacher(BaseTeacher):
             height, width = projection(whole).kernel_size
             cfg['img_size'] = (grid[0] * height, grid[1] * width)
 
-        # A seed of its own: random weights must be the same on every rank
-        # and after a restart, and a run with a teacher must initialise its
-        # student as the control without one does.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with fixed_seed():
             network = MODELS.build(cfg)
             if checkpoint is None and allow_random:
                 init_quietly(network)
@@ -120,7 +112,7 @@ class MMPretrainTeacher(BaseTeacher):
                      for kind in ('weight', 'bias'))
         needed = {
             name: shapes[name]
-            for name in network.state_dict() if not _COMPUTED.fullmatch(name)
+            for name in network.state_dict() if not COMPUTED.fullmatch(name)
         }
         visible = show_only_visible(network)
         network.out_indices = []  # the outputs of blocks are recorded
@@ -159,11 +151,10 @@ class MMPretrainTeacher(BaseTeacher):
                 does not have. Nothing is loaded then.
         """
         weights, layout = self._backbone_weights(file)
-        unused = check_weights(
-            file, weights, self._needed, self._known, self.dtype,
+        weights = take_weights(
+            file, layout, weights, self._needed, self._known, self.dtype,
             f'a {type(self.network).__name__} of {self.num_layers} blocks, '
             f'{self.embed_dims} wide', 'teacher.backbone')
-        weights = {name: weights[name] for name in self._needed}
         own = self.network.state_dict()
         for name in weights:
             if name.endswith('relative_position_bias_table'):
@@ -175,9 +166,6 @@ class MMPretrainTeacher(BaseTeacher):
         # This resamples absolute position embeddings. Tensors that are not
         # given are computed from the grid.
         self.network.load_state_dict(weights, strict=False)
-        print_log(
-            describe_loaded(file, layout, len(self._needed), unused),
-            logger='current')
 
     def _backbone_weights(
             self, file: TensorFile) -> Tuple[Dict[str, torch.Tensor], str]:

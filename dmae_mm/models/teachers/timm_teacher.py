@@ -1,7 +1,6 @@
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
@@ -12,7 +11,8 @@ from dmae_mm.models.students import StudentInput
 from dmae_mm.options import reject_unknown_options
 
 from .base import BaseTeacher
-from .checks import check_weights, describe_loaded
+from .checks import take_weights
+from .frozen_teacher import fixed_seed
 from .timm_models import (convert_weights, create_model, fetch_from_hub,
                           pretrained_source)
 from .visible_patches import VisiblePatches, VisiblePatchesWithIndices
@@ -91,11 +91,7 @@ class TimmTeacher(BaseTeacher):
             resolve_block(index, num_layers, 'teacher')
             for index in aligned_blocks)
 
-        # A seed of its own: random weights must be the same on every rank
-        # and after a restart, and a run with a teacher must initialise its
-        # student as the control without one does.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with fixed_seed():
             network = create_model(model_name, model_kwargs)
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
@@ -153,18 +149,14 @@ class TimmTeacher(BaseTeacher):
         shapes = {name: t.shape for name, t in whole.state_dict().items()}
         weights, layout = convert_weights(file, whole)
         needed = {name: shapes[name] for name in self.network.state_dict()}
-        unused = check_weights(
-            file, weights, needed, shapes.keys(), self.dtype,
+        weights = take_weights(
+            file, layout, weights, needed, shapes.keys(), self.dtype,
             f"timm's {self.model_name} of {self.num_layers} blocks, "
             f'{self.embed_dims} wide, with model_kwargs={self._model_kwargs}',
             'teacher.model_name and teacher.model_kwargs')
-        weights = {name: weights[name] for name in needed}
         if whole.patch_embed.grid_size != self.patch_grid:
             self._resample_positions(weights, whole.patch_embed.grid_size)
         self.network.load_state_dict(weights)
-        print_log(
-            describe_loaded(file, layout, len(needed), unused),
-            logger='current')
 
     def _resample_positions(self, weights: Dict[str, torch.Tensor],
                             grid: Tuple[int, int]) -> None:

@@ -17,10 +17,101 @@ TEACHER = torch.tensor([[[4., 3.], [1., 0.]]])
     # (.6, .8) - (.8, .6) and (0, 1) - (1, 0)
     ('L1', True, (.2 + .2 + 1 + 1) / 4),
     ('L2', True, (.04 + .04 + 1 + 1) / 4),
+    # Cosines .6 * .8 + .8 * .6 and 0.
+    ('cosine', True, ((1 - .96) + (1 - 0)) / 2),
+    # Up to beta = 1, half of the squares; 2 is beyond it.
+    ('smooth_L1', False, (.5 + .5 + .5 + (2 - .5)) / 4),
+    # beta = 1 / sqrt(2): .2 is below, 1 beyond it.
+    ('smooth_L1', True, (2 * (.04 * math.sqrt(2) / 2) + 2 *
+                         (1 - 1 / math.sqrt(8))) / 4),
 ])
 def test_by_hand(criterion, normalize, expected):
     loss = FeatureAlignmentLoss(criterion, normalize)(STUDENT, TEACHER)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('beta, expected', [
+    # .2, .2, 1, 1: the squares of all, then of the first two.
+    (2.0, (.04 + .04 + 1 + 1) / 4 / 4),
+    (0.5, (.04 + .04 + .75 + .75) / 4),
+])
+def test_beta_by_hand(beta, expected):
+    loss = FeatureAlignmentLoss('smooth_L1', beta=beta)(STUDENT, TEACHER)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.fixture
+def tokens():
+    """Two images, three tokens, eight channels, in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(
+        2, 2, 3, 8, dtype=torch.float64, generator=generator).unbind()
+
+
+@pytest.mark.parametrize('options', [
+    dict(criterion='L1'),
+    dict(criterion='L2'),
+    dict(criterion='cosine'),
+    dict(criterion='smooth_L1'),
+    dict(criterion='smooth_L1', beta=0.1),
+    dict(criterion='smooth_L1', normalize=False, beta=2.0),
+    dict(criterion='L1', normalize=False),
+    dict(criterion='L2', normalize=False),
+])
+def test_gradient_is_that_of_the_value(options, tokens):
+    student, teacher = tokens
+    loss = FeatureAlignmentLoss(loss_weight=0.7, **options)
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(), teacher))
+
+
+def test_gradients_by_hand():
+    """Of unnormalised tokens: sign, 2 x, and x / beta or sign; over N C."""
+    for options, wanted in (
+        (dict(criterion='L1'), [-1, 1, -1, 1]),
+        (dict(criterion='L2'), [-2, 2, -2, 4]),
+        (dict(criterion='smooth_L1', beta=2.0), [-.5, .5, -.5, 1]),
+        (dict(criterion='smooth_L1', beta=0.5), [-1, 1, -1, 1]),
+    ):
+        student = STUDENT.clone().requires_grad_()
+        FeatureAlignmentLoss(
+            normalize=False, **options)(student, TEACHER).backward()
+        assert student.grad.flatten().tolist() == [w / 4 for w in wanted]
+
+
+def test_cosine_gradient_by_hand():
+    """Of 1 - cos at unit vectors: -(t - cos s), over the tokens."""
+    student = torch.tensor([[[.6, .8], [0., 1.]]], requires_grad=True)
+    teacher = torch.tensor([[[.8, .6], [1., 0.]]])
+    FeatureAlignmentLoss('cosine')(student, teacher).backward()
+    wanted = [[.8 - .96 * .6, .6 - .96 * .8], [1, 0]]
+    torch.testing.assert_close(student.grad, -torch.tensor([wanted]) / 2)
+
+
+def test_cosine_is_a_multiple_of_the_squared_distance(tokens):
+    torch.testing.assert_close(
+        FeatureAlignmentLoss('cosine')(*tokens),
+        8 / 2 * FeatureAlignmentLoss('L2')(*tokens))
+
+
+def test_smooth_l1_is_neither_of_its_limits_by_default():
+    """With PyTorch's beta of 1 it would be L2 / 2 on normalised tokens."""
+    student, teacher = tokens = torch.nn.functional.normalize(
+        torch.randn(2, 4, 1024, generator=torch.Generator().manual_seed(0)),
+        dim=-1)
+    assert (student - teacher).abs().max() < 1
+    torch.testing.assert_close(
+        FeatureAlignmentLoss('smooth_L1', beta=1.0)(*tokens),
+        FeatureAlignmentLoss('L2')(*tokens) / 2)
+    # Normal differences of variance 2 / C: erf(1/2) = 0.52 of them are
+    # smaller than 1 / sqrt(C).
+    quadratic = (student - teacher).abs() < 1 / 32
+    assert quadratic.float().mean().item() == pytest.approx(0.52, abs=0.02)
+    # G2SD's beta of 2 on tokens of length sqrt(C) is 2 / sqrt(C) here.
+    torch.testing.assert_close(
+        FeatureAlignmentLoss(
+            'smooth_L1', normalize=False, beta=2.0)(32 * student,
+                                                    32 * teacher),
+        32 * FeatureAlignmentLoss('smooth_L1', beta=2 / 32)(*tokens))
 
 
 def test_weight_scales_value_and_gradient():
@@ -67,7 +158,14 @@ def test_shapes_must_be_equal():
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(criterion='l1'), r"criterion='l1'.*\['L1', 'L2'\]"),
+    (dict(criterion='l1'),
+     r"criterion='l1'.*\['L1', 'L2', 'smooth_L1', 'cosine'\]"),
+    (dict(criterion='cosine', normalize=False),
+     "normalize=False with criterion='cosine' would change nothing"),
+    (dict(criterion='L2', beta=1.0), "beta=1.0 .*'smooth_L1'.*'L2'"),
+    (dict(criterion='smooth_L1', beta=0.0), 'beta=0.0 .*above 0.*L1'),
+    (dict(criterion='smooth_L1', beta=math.inf), 'beta=inf .*finite'),
+    (dict(criterion='smooth_L1', beta='1'), "beta='1' .*finite"),
     (dict(normalize='yes'), "normalize='yes'.*True or False"),
     (dict(loss_weight=-1.0), 'loss_weight=-1.0.*at least 0'),
     (dict(loss_weight=math.nan), 'loss_weight=nan.*finite'),

@@ -1,0 +1,4 @@
+# ViT-T learns from ViT-H.
+_base_ = './vit-b_dmae-teacher-h_in1k.py'
+
+model = dict(backbone=dict(arch='deit-t'), neck=dict(embed_dim=192))

@@ -1,0 +1,44 @@
+"""Where a vision transformer of mmpretrain keeps its blocks and sizes."""
+from typing import Sequence, Tuple
+
+import torch.nn as nn
+from mmpretrain.models import (BEiTViT, DeiT3, DistilledVisionTransformer,
+                               HiViT, VisionTransformer, ViTEVA02)
+
+# Exactly these: a subclass with a forward of its own would run, but its
+# blocks need not return tokens, (B, P + L, C), in the order of the patches.
+TOKEN_BACKBONES = (VisionTransformer, DistilledVisionTransformer, DeiT3,
+                   BEiTViT, ViTEVA02, HiViT)
+
+
+def blocks(network: nn.Module) -> Sequence[nn.Module]:
+    """The blocks whose outputs can be aligned; of a HiViT: the main stage."""
+    if isinstance(network, HiViT):
+        return network.blocks[-network.num_main_blocks:]
+    return network.layers
+
+
+def projection(network: nn.Module) -> nn.Conv2d:
+    """What makes tokens of patches."""
+    embed = network.patch_embed
+    return embed.proj if isinstance(network, HiViT) else embed.projection
+
+
+def patch_size(network: nn.Module) -> Tuple[int, int]:
+    """Height and width of a patch in pixels."""
+    if isinstance(network, HiViT):  # its stem downsamples further
+        return tuple(network.patch_embed.patch_size)
+    return tuple(projection(network).kernel_size)
+
+
+def img_size(network: nn.Module) -> Tuple[int, int]:
+    """Height and width of an image in pixels."""
+    owner = network.patch_embed if isinstance(network, HiViT) else network
+    return tuple(owner.img_size)
+
+
+def patch_grid(network: nn.Module) -> Tuple[int, int]:
+    """Rows and columns of patches."""
+    if isinstance(network, HiViT):
+        return tuple(network.patch_embed.patches_resolution)
+    return tuple(network.patch_resolution)
