@@ -1,14 +1,16 @@
 # make quickstart   train a teacher, a control and a student on digits
 # make test         run the tests
+# make study        repeat the comparisons in docs/results.md: about an hour
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
 #
 # Whichever comes first installs the tested environment into .venv, once.
 # SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
-# .venv, PYTEST_ARGS='-k mask' picks tests.
+# .venv, PYTEST_ARGS='-k mask' picks tests, STUDY_ARGS='--seeds 3' and the like
+# go to tools/study.py.
 
 .DEFAULT_GOAL := quickstart
-.PHONY: quickstart test lint venv clean distclean
+.PHONY: quickstart test study lint venv clean distclean
 
 SEED ?= 0
 VENV := .venv
@@ -30,6 +32,9 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+study: $(STAMP)
+	$(BIN)/python tools/study.py $(STUDY_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,13 +16,12 @@ from typing import Dict, List, Optional
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 CONFIGS = osp.join(ROOT, 'configs', 'digits')
 OUT_DIR = osp.join('work_dirs', 'quickstart')
-DATA_DIR = osp.join('data', 'digits')
 
 print('Loading PyTorch and mmpretrain ...', flush=True)
 
-from dmae_mm.analysis import (extract_features, knn_accuracy,  # noqa: E402
-                              linear_probe_accuracy)
 from dmae_mm.models import DMAE  # noqa: E402  First: it checks its hosts.
+from digits import (DATA_DIR, evaluate, final_checkpoint,  # noqa: E402
+                    write_digits)
 
 import cv2  # noqa: E402
 import matplotlib  # noqa: E402
@@ -30,8 +29,6 @@ import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
-from sklearn.datasets import load_digits  # noqa: E402
-from sklearn.model_selection import train_test_split  # noqa: E402
 
 matplotlib.use('Agg')  # no screen is needed
 import matplotlib.pyplot as plt  # noqa: E402
@@ -83,25 +80,6 @@ class ProgressHook(Hook):
                 flush=True)
 
 
-def write_digits() -> None:
-    """Write the digits as PNG folders: 1,437 to train on, 360 to test."""
-    if osp.isfile(osp.join(DATA_DIR, 'complete')):
-        return
-    digits = load_digits()
-    splits = train_test_split(
-        digits.images, digits.target, test_size=360, random_state=0)
-    for split, images, labels in (('train', splits[0], splits[2]),
-                                  ('test', splits[1], splits[3])):
-        for index, (image, label) in enumerate(zip(images, labels)):
-            folder = osp.join(DATA_DIR, split, str(label))
-            os.makedirs(folder, exist_ok=True)
-            pixels = (image * (255 / 16)).round().astype('uint8')
-            cv2.imwrite(
-                osp.join(folder, f'{index:04d}.png'),
-                cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_CUBIC))
-    open(osp.join(DATA_DIR, 'complete'), 'w').close()
-
-
 def load_config(file: str, name: str, args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(osp.join(CONFIGS, file))
     cfg.work_dir = osp.join(OUT_DIR, f'seed{args.seed}', name)
@@ -112,11 +90,6 @@ def load_config(file: str, name: str, args: argparse.Namespace) -> Config:
         cfg.model.teacher.checkpoint = final_checkpoint(
             osp.join(OUT_DIR, f'seed{args.seed}', 'teacher'))
     return cfg
-
-
-def final_checkpoint(work_dir: str) -> str:
-    with open(osp.join(work_dir, 'last_checkpoint')) as file:
-        return file.read().strip()
 
 
 def train(cfg: Config, title: str) -> ProgressHook:
@@ -131,23 +104,6 @@ def train(cfg: Config, title: str) -> ProgressHook:
 
 def quiet() -> contextlib.AbstractContextManager:
     return contextlib.redirect_stdout(open(os.devnull, 'w'))
-
-
-def evaluate(cfg: Config, model: DMAE) -> Dict[str, float]:
-    """Accuracy of frozen features on the 360 test digits, in percent."""
-    splits = []
-    for split in ('train', 'test'):
-        dataset = dict(
-            type='CustomDataset',
-            data_root=osp.join(DATA_DIR, split),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
-        dataloader = Runner.build_dataloader(
-            dict(cfg.train_dataloader, dataset=dataset,
-                 sampler=dict(type='DefaultSampler', shuffle=False)))
-        splits.append(extract_features(model, dataloader))
-    return dict(
-        knn=round(knn_accuracy(*splits), 2),
-        linear=round(linear_probe_accuracy(*splits), 2))
 
 
 @torch.no_grad()
@@ -255,7 +211,7 @@ def main() -> None:
             dict(
                 model=name,
                 params=params,
-                **evaluate(cfg, model),
+                **evaluate(cfg, model, DATA_DIR),
                 seconds=round(progress.seconds, 1)))
         titles[name], models[title], curves[title] = (title, model,
                                                       progress.curves)
@@ -266,7 +222,7 @@ def main() -> None:
                 dict(
                     model='random',
                     params=params,
-                    **evaluate(cfg, untrained),
+                    **evaluate(cfg, untrained, DATA_DIR),
                     seconds=0.0))
 
     order = ['random', 'mae', 'dmae', 'teacher']
