@@ -30,8 +30,11 @@ USABLE := import ensurepip, sys, venv; \
 quickstart: $(STAMP)
 	$(BIN)/python tools/quickstart.py --seed $(SEED)
 
+# Two processes, each test file whole in one of them. More threads than cores,
+# with several processes at work, would spin.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	    $(PYTEST_ARGS)
 
 study: $(STAMP)
 	$(BIN)/python tools/study.py $(STUDY_ARGS)
