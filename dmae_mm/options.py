@@ -1,7 +1,8 @@
 """Options that do not exist are refused with the list of those that do."""
 import functools
 import inspect
-from typing import Type
+import math
+from typing import Any, Type
 
 
 def reject_unknown_options(cls: Type) -> Type:
@@ -36,3 +37,17 @@ def reject_unknown_options(cls: Type) -> Type:
 
     cls.__init__ = checked_init
     return cls
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether an option is a number to compute with.
+
+    Args:
+        value: What a config says.
+
+    Returns:
+        bool: True for an int or float that is neither infinite nor NaN.
+        ``True`` and ``False`` are no numbers here.
+    """
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and math.isfinite(value))

@@ -1,6 +1,6 @@
 import pytest
 
-from dmae_mm.options import reject_unknown_options
+from dmae_mm.options import is_finite_number, reject_unknown_options
 
 
 @reject_unknown_options
@@ -39,3 +39,12 @@ def test_a_class_without_options():
 def test_missing_ones_are_still_pythons_error():
     with pytest.raises(TypeError, match="missing.*'size'"):
         Base(depth=1)
+
+
+@pytest.mark.parametrize('value, wanted', [(0, True), (-1.5, True),
+                                           (True, False), ('1', False),
+                                           (None, False),
+                                           (float('nan'), False),
+                                           (float('inf'), False)])
+def test_finite_numbers(value, wanted):
+    assert is_finite_number(value) is wanted

@@ -189,7 +189,8 @@ def test_two_steps(kind, image_folder, tmp_path):
     smooth = 0.9 * seen['target'] + 0.1 / 5
     torch.testing.assert_close(smooth.sum(1), torch.ones(2))
     weight = 1.0 if kind == 'features' else 0.5
-    wanted = dict(loss_cls=-weight * (smooth * logits.log_softmax(1)).sum() / 2)
+    wanted = dict(
+        loss_cls=-weight * (smooth * logits.log_softmax(1)).sum() / 2)
     teacher = MODELS.build(classifier()).eval()
     teacher.load_state_dict(
         torch.load(tmp_path / 'tuned.pth', weights_only=True)['state_dict'])

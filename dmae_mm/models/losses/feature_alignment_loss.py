@@ -1,4 +1,3 @@
-import math
 from typing import Optional
 
 import torch
@@ -6,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
-from dmae_mm.options import reject_unknown_options
+from dmae_mm.options import is_finite_number, reject_unknown_options
 
 CRITERIA = ('L1', 'L2', 'smooth_L1', 'cosine')
 
@@ -71,7 +70,7 @@ class FeatureAlignmentLoss(nn.Module):
                 "distill_loss: normalize=False with criterion='cosine' would "
                 'change nothing: the cosine of two tokens does not depend on '
                 'their lengths. Remove it, or choose another criterion.')
-        if not _is_finite(loss_weight) or loss_weight < 0:
+        if not is_finite_number(loss_weight) or loss_weight < 0:
             raise ValueError(f'distill_loss: loss_weight={loss_weight!r} is '
                              'not a finite number of at least 0.')
         if beta is not None and criterion != 'smooth_L1':
@@ -79,7 +78,7 @@ class FeatureAlignmentLoss(nn.Module):
                 f'distill_loss: beta={beta!r} belongs to '
                 f"criterion='smooth_L1'; criterion={criterion!r} does not "
                 'read it. Remove one of them.')
-        if beta is not None and (not _is_finite(beta) or beta <= 0):
+        if beta is not None and (not is_finite_number(beta) or beta <= 0):
             raise ValueError(f'distill_loss: beta={beta!r} is not a finite '
                              'number above 0. For 0, which is the absolute '
                              "difference, choose criterion='L1'.")
@@ -131,8 +130,3 @@ class FeatureAlignmentLoss(nn.Module):
         beta = '' if self.beta is None else f', beta={self.beta}'
         return (f'criterion={self.criterion!r}, normalize={self.normalize}, '
                 f'loss_weight={self.loss_weight}{beta}')
-
-
-def _is_finite(value: object) -> bool:
-    return (isinstance(value, (int, float)) and not isinstance(value, bool)
-            and math.isfinite(value))

@@ -1,12 +1,9 @@
-import math
-from typing import Any
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
-from dmae_mm.options import reject_unknown_options
+from dmae_mm.options import is_finite_number, reject_unknown_options
 
 MODES = ('soft', 'hard')
 
@@ -53,14 +50,14 @@ class LogitDistillationLoss(nn.Module):
         if mode not in MODES:
             raise ValueError(f'logit_loss: mode={mode!r} does not exist. '
                              f'Choose one of {list(MODES)}.')
-        if not _is_number(temperature) or temperature <= 0:
+        if not is_finite_number(temperature) or temperature <= 0:
             raise ValueError(f'logit_loss: temperature={temperature!r} is '
                              'not a finite number above 0.')
         if mode == 'hard' and temperature != 1:
             raise ValueError(
                 f"logit_loss: temperature={temperature!r} with mode='hard', "
                 "which has none. Remove it, or choose mode='soft'.")
-        if not _is_number(loss_weight) or loss_weight < 0:
+        if not is_finite_number(loss_weight) or loss_weight < 0:
             raise ValueError(f'logit_loss: loss_weight={loss_weight!r} is '
                              'not a finite number of at least 0.')
         self.mode = mode
@@ -101,8 +98,3 @@ class LogitDistillationLoss(nn.Module):
     def extra_repr(self) -> str:
         return (f'mode={self.mode!r}, temperature={self.temperature}, '
                 f'loss_weight={self.loss_weight}')
-
-
-def _is_number(value: Any) -> bool:
-    return (isinstance(value, (int, float)) and not isinstance(value, bool)
-            and math.isfinite(value))
