@@ -1,7 +1,6 @@
 """A trained backbone alone, for what only wants its features."""
 import difflib
 import os.path as osp
-from typing import Dict, List
 
 import torch
 import torch.nn as nn
@@ -13,6 +12,7 @@ from mmpretrain.models.utils import SelfSupDataPreprocessor
 from dmae_mm.checkpoints import (TensorFile, backbone_state_dict,
                                  read_tensor_file)
 from dmae_mm.checkpoints.export.source import build, one_line
+from dmae_mm.checkpoints.fit import first_few, strict_misfits
 
 # For backbones that take images of any size, such as ResNet.
 DEFAULT_IMG_SIZE = 224
@@ -133,32 +133,10 @@ def _load_strictly(backbone: nn.Module, file: TensorFile, model: str) -> None:
         tensors, _ = backbone_state_dict(file.tensors)
     except ValueError as error:
         raise ValueError(f'{file.source}: {error}') from None
-    problems = _misfits(backbone, tensors)
+    problems = strict_misfits(tensors, backbone)
     if problems:
-        more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
         raise ValueError(
             f'{file.source} is no checkpoint of model.backbone of {model}: '
-            f'{"; ".join(problems[:5])}{more}. Give the config that it was '
-            'trained with; each run leaves it in its work dir.')
+            f'{first_few(problems)}. Give the config that it was trained '
+            'with; each run leaves it in its work dir.')
     backbone.load_state_dict(tensors)
-
-
-def _misfits(backbone: nn.Module, tensors: Dict[str,
-                                                torch.Tensor]) -> List[str]:
-    """What keeps a checkpoint from being exactly a backbone's.
-
-    Asked here, because backbones resize position embeddings unasked.
-    """
-    needed = backbone.state_dict()
-    problems = [
-        f'{name} is missing' for name in needed if name not in tensors
-    ]
-    for name, tensor in tensors.items():
-        if name not in needed:
-            problems.append(f'{name} is unknown')
-        elif tensor.shape != needed[name].shape:
-            problems.append(f'{name} has shape {tuple(tensor.shape)} instead '
-                            f'of {tuple(needed[name].shape)}')
-        elif not tensor.isfinite().all():
-            problems.append(f'{name} has values that are not finite')
-    return problems

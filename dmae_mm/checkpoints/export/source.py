@@ -10,6 +10,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import LinearClsHead, VisionTransformerClsHead
 from mmpretrain.registry import MODELS
 
+from ..fit import first_few, strict_misfits
 from ..key_mapping import (Tensors, backbone_from_timm, backbone_state_dict,
                            layout_of)
 from ..tensor_file import TensorFile
@@ -192,27 +193,10 @@ def _read_config(path: str, cfg_options: dict) -> dict:
 
 
 def _load(model: nn.Module, tensors: Tensors, what: str) -> None:
-    """Fill all weights of a model, and refuse whatever does not fit.
-
-    The models themselves would resize position embeddings without a word.
-    """
-    needed = model.state_dict()
-    problems = [
-        f'{name} is missing' for name in needed if name not in tensors
-    ]
-    for name, tensor in tensors.items():
-        if name not in needed:
-            problems.append(f'{name} is unknown')
-        elif tensor.shape != needed[name].shape:
-            problems.append(f'{name} has shape {tuple(tensor.shape)} instead '
-                            f'of {tuple(needed[name].shape)}')
-        elif not tensor.is_floating_point() or not tensor.isfinite().all():
-            problems.append(f'{name} has values that are not finite floating '
-                            'point numbers')
+    """Fill all weights of a model, and refuse whatever does not fit."""
+    problems = strict_misfits(tensors, model)
     if problems:
-        more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
-        raise ValueError(f'{what} does not fit: '
-                         f'{"; ".join(problems[:5])}{more}.')
+        raise ValueError(f'{what} does not fit: {first_few(problems)}.')
     model.load_state_dict(tensors)
 
 

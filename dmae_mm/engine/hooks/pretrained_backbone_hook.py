@@ -8,7 +8,7 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import HOOKS
 
 from dmae_mm.checkpoints import read_tensor_file
-from dmae_mm.models.teachers.checks import first_few, misfits
+from dmae_mm.checkpoints.fit import first_few, misfits
 from dmae_mm.models.teachers.mmpretrain_backbones import COMPUTED
 from dmae_mm.options import reject_unknown_options
 

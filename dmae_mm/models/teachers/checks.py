@@ -1,12 +1,13 @@
 """Is a teacher what its config and its checkpoint say? Asked before training.
 """
 import re
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 import torch
 from mmengine.logging import print_log
 
 from dmae_mm.checkpoints import TensorFile
+from dmae_mm.checkpoints.fit import first_few, misfits, unknown
 from dmae_mm.models.students import StudentInput
 
 DTYPES = dict(
@@ -90,7 +91,7 @@ def take_weights(file: TensorFile, layout: str,
     """
     problems = misfits(weights, needed, known, dtype)
     unused = sorted(weights.keys() - needed.keys())
-    problems += [f'{name} is unknown' for name in unused if name not in known]
+    problems += unknown(unused, known)
     if problems:
         raise ValueError(
             f'The teacher checkpoint {file.source} does not fit the teacher, '
@@ -100,60 +101,6 @@ def take_weights(file: TensorFile, layout: str,
     print_log(
         _describe_loaded(file, layout, len(needed), unused), logger='current')
     return {name: weights[name] for name in needed}
-
-
-def misfits(weights: Dict[str, torch.Tensor],
-            needed: Dict[str, Sequence[int]], known: Sequence[str],
-            dtype: torch.dtype) -> List[str]:
-    """What keeps weights from filling a network, one text a problem.
-
-    Args:
-        weights (dict[str, torch.Tensor]): See :func:`take_weights`, as the
-            following.
-        needed (dict[str, Sequence[int]]): Shapes by name.
-        known (Sequence[str]): Names, for the number of blocks.
-        dtype (torch.dtype): Type in which values have to be finite.
-
-    Returns:
-        list[str]: Each begins with the name of a tensor or 'the file'.
-    """
-    problems = []
-    # Blocks that a truncated teacher drops must be there nevertheless:
-    # without them, negative indices and depth fractions name other blocks.
-    num_given, num_known = _num_blocks(weights), _num_blocks(known)
-    if num_given != num_known:
-        problems.append(f'the file has {num_given} blocks instead of '
-                        f'{num_known}')
-    for name, shape in needed.items():
-        problem = _misfit(weights.get(name), shape, dtype)
-        if problem:
-            problems.append(f'{name} {problem}')
-    return problems
-
-
-def first_few(problems: Sequence[str]) -> str:
-    """The first five, and how many more there are."""
-    more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
-    return '; '.join(problems[:5]) + more
-
-
-def _num_blocks(names: Sequence[str]) -> int:
-    blocks = (re.match(r'(?:layers|blocks)\.(\d+)\.', name) for name in names)
-    return len({block[1] for block in blocks if block})
-
-
-def _misfit(given: Optional[torch.Tensor], shape: Sequence[int],
-            dtype: torch.dtype) -> Optional[str]:
-    """Why a tensor of a file cannot be the one that is needed, if so."""
-    if given is None:
-        return 'is missing'
-    if tuple(given.shape) != tuple(shape):
-        return f'has shape {tuple(given.shape)} instead of {tuple(shape)}'
-    if not given.is_floating_point():
-        return f'has values of type {given.dtype}'
-    if not given.to(dtype).isfinite().all():
-        return f'has values that are not finite as {dtype}'
-    return None
 
 
 def _describe_loaded(file: TensorFile, layout: str, num_used: int,

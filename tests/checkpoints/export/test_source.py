@@ -77,7 +77,7 @@ def change(**tensors):
     (change(**{'backbone.ln1.bias': torch.full((24, ), float('nan'))}),
      'ln1.bias has values that are not finite'),
     (change(**{'backbone.ln1.bias': torch.ones(24, dtype=torch.int32)}),
-     'ln1.bias has values that are not finite floating point'),
+     'ln1.bias has values of type torch.int32'),
     (lambda state: {f'neck.{name}': t for name, t in state.items()},
      'there is no encoder in it, but only a decoder'),
     (lambda state: {'blocks.0.norm1.weight': torch.ones(24)},
