@@ -118,7 +118,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     train = labelled_images(args.train, img_size, args.crop_pct,
                             args.train_list)
     test = labelled_images(args.test, img_size, args.crop_pct)
-    check_splits(train, test, args.neighbors)
+    both = args.knn == args.linear
+    check_splits(train, test, args.neighbors if args.knn or both else 1)
     try:
         model.to(args.device or get_device())
     except (AssertionError, RuntimeError) as error:  # by where torch notices
@@ -143,7 +144,6 @@ def evaluate(args: argparse.Namespace) -> dict:
         crop_pct=args.crop_pct,
         features=args.features,
         width=splits[0][0].shape[1])
-    both = args.knn == args.linear
     if args.knn or both:
         results.update(
             k=args.neighbors, knn=knn_accuracy(*splits, args.neighbors))

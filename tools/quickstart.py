@@ -17,6 +17,9 @@ ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 CONFIGS = osp.join(ROOT, 'configs', 'digits')
 OUT_DIR = osp.join('work_dirs', 'quickstart')
 
+# A clone runs its own code, installed or not: see train.py.
+sys.path.insert(0, ROOT)
+
 print('Loading PyTorch and mmpretrain ...', flush=True)
 
 from dmae_mm.models import DMAE  # noqa: E402  First: it checks its hosts.

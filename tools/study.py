@@ -13,13 +13,17 @@ import sys
 import time
 from concurrent.futures import (FIRST_COMPLETED, ProcessPoolExecutor, wait)
 
-import dmae_mm  # noqa: F401  First: it checks its hosts.
-from digits import write_digits
-from make_subset import balanced_subset, class_images, write_list
-from mmengine.config import Config, DictAction
-from study_jobs import (all_jobs, fingerprint, finished_result, load_config,
-                        run_job)
-from study_page import write_page
+# A clone runs its own code, installed or not: see train.py.
+sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
+
+import dmae_mm  # noqa: E402, F401  First: it checks its hosts.
+from digits import write_digits  # noqa: E402
+from make_subset import (balanced_subset, class_images,  # noqa: E402
+                         write_list)
+from mmengine.config import Config, DictAction  # noqa: E402
+from study_jobs import (all_jobs, fingerprint,  # noqa: E402
+                        finished_result, load_config, run_job)
+from study_page import write_page  # noqa: E402
 
 OUT_DIR = osp.join('work_dirs', 'study')
 
@@ -113,8 +117,8 @@ def main() -> None:
         'digits: for changes of the recipe')
     parser.add_argument(
         '--docs',
-        default='docs',
-        help='folder for results.md and its images; defaults to docs')
+        help='folder for results.md and its images; defaults to docs, or, '
+        'where the recipe is another, to the folder of the runs')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -127,6 +131,7 @@ def main() -> None:
     if args.processes < 1:
         parser.error(f'--processes {args.processes}: at least 1')
 
+    is_recipe = not (args.held_out or args.cfg_options)
     data_dir = write_digits(args.held_out)
     out_dir = OUT_DIR + '_held_out' * args.held_out
     images = class_images(osp.join(data_dir, 'train'))
@@ -141,8 +146,11 @@ def main() -> None:
     minutes = (time.time() - start) / 60
     results = {key: finished_result(cfg) for key, cfg in runs.items()}
     page = write_page(
-        results, args.docs, command='python ' + shlex.join(sys.argv),
-        processes=args.processes)
+        results,
+        args.docs or ('docs' if is_recipe else out_dir),
+        command='python ' + shlex.join(sys.argv),
+        processes=args.processes,
+        is_recipe=is_recipe)
     print(f'{minutes:.0f} minutes. {page}')
 
 

@@ -4,10 +4,17 @@ import hashlib
 import json
 import os
 import os.path as osp
+import platform
 import time
 from dataclasses import dataclass
 from typing import Dict, List
 
+import dmae_mm
+import mmengine
+import mmpretrain
+import sklearn
+import timm
+import torch
 from digits import evaluate, final_checkpoint
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -19,6 +26,8 @@ DMAE = 'vit-student_dmae_digits.py'
 FINETUNE = 'vit-student_finetune_digits.py'
 LOGITS = 'vit-student_finetune-logits_digits.py'
 FEATURES = 'vit-student_finetune-features_digits.py'
+
+PACKAGES = (dmae_mm, torch, timm, mmengine, mmpretrain, sklearn)
 
 TEACHER = 'model.teacher.checkpoint'
 STUDENT = 'model.backbone.init_cfg.checkpoint'
@@ -180,9 +189,18 @@ def load_config(job: Job, seed: int, data_dir: str, out_dir: str,
     return cfg
 
 
+def versions() -> Dict[str, str]:
+    """What the results depend on beside the configs."""
+    return dict(
+        Python=platform.python_version(),
+        **{package.__name__: package.__version__
+           for package in PACKAGES})
+
+
 def fingerprint(cfg: Config) -> str:
     """Tells whether a finished job is the one that is wanted."""
-    return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()
+    said = json.dumps([cfg.to_dict(), versions()], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def finished_result(cfg: Config) -> dict:

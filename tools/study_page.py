@@ -2,12 +2,12 @@
 import os
 import os.path as osp
 import platform
-from importlib.metadata import version
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import matplotlib
 import numpy as np
 from scipy.stats import t as student_t
+from study_jobs import versions
 
 matplotlib.use('Agg')  # no screen is needed
 import matplotlib.pyplot as plt  # noqa: E402
@@ -45,9 +45,11 @@ METRICS = dict(
     linear='linear probe',
     full='fine-tuned, all labels',
     tenth='fine-tuned, a tenth')
-PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmpretrain',
-            'scikit-learn')
 DISCUSSION = '## Discussion (written by hand)'
+OTHER = """**This is not the recipe that the text describes**: it was changed
+by options of the command.
+
+"""
 PAGE = """# The paper's claims in the small
 
 Written by `{command}`: {trainings} trainings with {seeds} seeds,
@@ -222,8 +224,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def write_page(results: Dict[Tuple[int, str], dict], docs: str, command: str,
-               processes: int) -> str:
+def write_page(results: Dict[Tuple[int, str], dict],
+               docs: str,
+               command: str,
+               processes: int,
+               is_recipe: bool = True) -> str:
     """Write the page and its figures.
 
     What stands behind the line ``DISCUSSION`` of an existing page was written
@@ -235,6 +240,8 @@ def write_page(results: Dict[Tuple[int, str], dict], docs: str, command: str,
             figures.
         command (str): What was typed.
         processes (int): Trainings at a time.
+        is_recipe (bool): Whether nothing was changed by options, so that what
+            the page says about the trainings is true. Defaults to True.
 
     Returns:
         str: Path of the page.
@@ -265,15 +272,14 @@ def write_page(results: Dict[Tuple[int, str], dict], docs: str, command: str,
         ('claim', 'measured by', 'difference', 'verdict'),
         [(claim, metric, interval(difference, '+'), verdict(difference))
          for claim, metric, difference in claims(values)])
-    page = PAGE.format(
+    page = (OTHER * (not is_recipe) + PAGE).format(
         seeds=seeds,
         trainings=len(results),
         minutes=minutes,
         processes=processes,
         command=command,
-        versions=', '.join(
-            [f'Python {platform.python_version()}'] +
-            [f'{name} {version(name)}' for name in PACKAGES]),
+        versions=', '.join(f'{name} {version}'
+                           for name, version in versions().items()),
         machine=f'{os.cpu_count()} cores ({platform.machine()}), CPU only',
         said=said,
         frozen=frozen,

@@ -186,8 +186,8 @@ def follow_accumulation(cfg: Config, counts: int, options: dict) -> None:
 def check_data_root(parser: argparse.ArgumentParser, dataset: dict) -> None:
     """Name the option if the folder of images is not there."""
     root = dataset.get('data_root')
-    if (dataset.get('type') in ('CustomDataset', 'ImageNet') and root
-            and '://' not in root and not osp.isdir(root)):
+    if (dataset.get('type') in ('CustomDataset', 'ImageNet', 'ImageSubset')
+            and root and '://' not in root and not osp.isdir(root)):
         parser.error(f'there is no folder {root!r} to train on: set '
                      '--cfg-options train_dataloader.dataset.data_root='
                      '/path/to/images')

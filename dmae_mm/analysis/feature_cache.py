@@ -4,6 +4,7 @@ import json
 import os
 import os.path as osp
 import sys
+import tempfile
 from typing import Tuple
 
 import numpy as np
@@ -57,6 +58,9 @@ def cached_features(model: FeatureModel,
             raise ValueError(f'The file of features {path!r} is damaged. '
                              'Delete it: it will be made again.') from None
     check_readable(dataset)
+    # Find out now, not after the work, whether it can be written to.
+    os.makedirs(folder, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
     features, labels = extract_features(
         model,
         track(

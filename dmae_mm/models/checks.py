@@ -65,6 +65,20 @@ def check_no_duplicates(aligned_layers: Sequence,
             'distill_loss.loss_weight weighs it.')
 
 
+def check_not_frozen(blocks: Sequence[nn.Module],
+                     aligned: Sequence[int]) -> None:
+    """Refuse to align blocks of the student that do not learn."""
+    frozen = [
+        index for index in aligned
+        if not any(p.requires_grad for p in blocks[index].parameters())
+    ]
+    if frozen:
+        raise ValueError(
+            f'aligned_layers: student blocks {frozen} are frozen '
+            '(backbone.frozen_stages), so nothing can be taught to them. '
+            'Align later blocks, or freeze fewer.')
+
+
 def check_student(student: Student, embed_dims: int, neck: nn.Module,
                   head: nn.Module) -> None:
     """Refuse a backbone, decoder and head of different sizes."""

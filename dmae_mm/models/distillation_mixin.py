@@ -1,10 +1,11 @@
+import weakref
 from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 
 from .block_features import BlockFeatures, resolve_block
-from .checks import build_part, check_no_duplicates
+from .checks import build_part, check_no_duplicates, check_not_frozen
 from .students import StudentInput
 from .teachers import FrozenTeacher
 
@@ -18,7 +19,8 @@ class DistillationMixin:
     The teacher is a plain attribute instead of a submodule. Thus it is absent
     from parameters(), state_dict(), DDP and init_weights(); ``_apply`` takes
     it along to another device or dtype, and it defines for itself how it is
-    copied.
+    copied. Copies of the model, such as an EMA's, share the teacher but do
+    not move it.
 
     Attributes:
         teacher (FrozenTeacher, optional): The teacher.
@@ -62,11 +64,13 @@ class DistillationMixin:
                 teacher,
                 aligned_blocks=[block for _, block in aligned_layers],
                 student_input=student_input))
+        self.teacher.owner = weakref.ref(self)
         self.loss_names = [
             f'loss_align_s{ours}_t{its}' for ours, its in zip(
                 student_blocks, self.teacher.aligned_blocks)
         ]
         check_no_duplicates(aligned_layers, self.loss_names)
+        check_not_frozen(blocks, student_blocks)
         if not aligned_layers:
             return
         # Leaves the random state as it was, so that the student starts from
@@ -126,7 +130,7 @@ class DistillationMixin:
         super().init_weights()
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        if self.teacher is not None:
+        if self.teacher is not None and self.teacher.is_moved_by(self):
             self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 

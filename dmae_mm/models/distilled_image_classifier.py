@@ -91,6 +91,10 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
         if teacher is None:
             return
 
+        if self.head is None:
+            raise ValueError(
+                'head=None, but a DistilledImageClassifier learns from labels '
+                "as well. Give a head, for example type='LinearClsHead'.")
         if aligned_layers:
             check_backbone(self.backbone, TOKEN_BACKBONES, exactly=True)
             student = Student.of(self.backbone, self.data_preprocessor)
@@ -131,9 +135,7 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
             losses['loss_logits'] = self.logit_loss(logits, teacher_logits)
         else:
             losses = self.head_loss(features, data_samples)
-            rows, columns = self.teacher.patch_grid
-            ids = torch.arange(rows * columns, device=inputs.device)
-            teacher_blocks = self.teacher(inputs, ids.expand(len(inputs), -1))
+            teacher_blocks = self.teacher(inputs, ids_keep=None)
         if self.loss_names:
             losses.update(
                 self.alignment_losses(student_blocks, teacher_blocks))
@@ -155,4 +157,8 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
 def _gives_logits(kind: Optional[Union[str, Type]]) -> bool:
     """Whether a teacher of this type is a :class:`ClassifierTeacher`."""
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if cls is None:
+        raise ValueError(f'teacher: type={kind!r} does not exist. Choose '
+                         'ClassifierTeacher, MMPretrainTeacher or '
+                         'TimmTeacher.')
     return isinstance(cls, type) and issubclass(cls, ClassifierTeacher)

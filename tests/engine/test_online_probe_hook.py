@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.registry import HOOKS
 
 from dmae_mm.analysis import (FeatureModel, batches, extract_features,
@@ -69,11 +70,16 @@ def probes_in(work_dir) -> dict:
     return found
 
 
-def accuracy_of(cfg_file, checkpoint, folders, k=3) -> float:
+def accuracy_of(cfg_file, checkpoint, folders, k=3, train_list=None,
+                **options) -> float:
     model = FeatureModel(str(cfg_file), str(checkpoint))
     return knn_accuracy(*(extract_features(
-        model, batches(labelled_images(str(folders / split), 32)))
-        for split in ('train', 'test')), num_neighbors=k)
+        model,
+        batches(
+            labelled_images(
+                str(folders / split), 32, list_file=list_file, **options)))
+        for split, list_file in (('train', train_list), ('test', None))),
+        num_neighbors=k)
 
 
 @pytest.mark.parametrize('seeded, num_workers', [(True, 0), (False, 1)])
@@ -130,6 +136,31 @@ def test_accuracies_are_those_of_the_checkpoints(folders, tmp_path):
         assert (f'Epoch(probe) [{epoch}]  probe/knn: {wanted[epoch]:.2f}'
                 in log)
     assert 'Epoch(probe) [1]' not in log
+
+
+def test_list_crop_and_batches(folders, tmp_path, monkeypatch):
+    train_list = tmp_path / 'list.txt'
+    train_list.write_text(''.join(
+        f'class{label}/{index}.png {label}\n' for label in range(3)
+        for index in range(2)))
+    options = dict(train_list=str(train_list), crop_pct=0.6)
+    sizes, forward = [], MAEViT.forward
+
+    def counted(self, x, mask=True):
+        if mask is None:
+            sizes.append(len(x))
+        return forward(self, x, mask)
+
+    monkeypatch.setattr(MAEViT, 'forward', counted)
+    cfg = probed(folders, tmp_path, epochs=1, batch_size=4, **options)
+    run(cfg)
+    assert sizes == [4, 2, 4, 4, 4, 3]
+    cfg.dump(tmp_path / 'config.py')
+    assert probes_in(tmp_path) == {
+        1:
+        accuracy_of(tmp_path / 'config.py', tmp_path / 'epoch_1.pth', folders,
+                    **options)
+    }
 
 
 def test_resuming_and_averaging(folders, tmp_path, monkeypatch):

@@ -112,6 +112,14 @@ def test_the_norm_behind_pooling_is_new_only_there(pretrained):
         before_run(build(path, out_type='cls_token', final_norm=True))
 
 
+@pytest.mark.parametrize('key', ['model', 'state_dict_ema'])
+def test_weights_where_the_host_does_not_look(pretrained, key):
+    path, state = pretrained
+    torch.save({key: state}, path)
+    with pytest.raises(ValueError, match=f"under '{key}', where MMEngine"):
+        before_run(build(path))
+
+
 def test_values_that_are_not_finite(pretrained):
     path, state = pretrained
     state['backbone.cls_token'].fill_(torch.nan)

@@ -1,5 +1,6 @@
 """The algorithm: losses, gradients, the teacher's place, bad input."""
 import copy
+import pickle
 
 import pytest
 import torch
@@ -199,6 +200,22 @@ class TestTeacherIsNotPartOfTheModel:
         torch.manual_seed(0)
         theirs = twin.loss(images, None)
         assert ours['loss_align_s2_t3'] != theirs['loss_align_s2_t3']
+
+    def test_a_copy_does_not_take_it_to_another_device(self, toy_model,
+                                                       images):
+        """As EMAHook(device='cpu') would, beside a student on a GPU."""
+        model = build(toy_model)
+        twin = copy.deepcopy(model).to('meta')
+        assert {p.device.type for p in twin.parameters()} == {'meta'}
+        assert {p.device.type for p in model.teacher.parameters()} == {'cpu'}
+        model.loss(images, None)
+        # Alone, the copy is whose teacher it is; a pickled one as well.
+        restored = pickle.loads(pickle.dumps(model))
+        del model
+        for last in (twin, restored):
+            last.to('meta')
+            assert {p.device.type
+                    for p in last.teacher.parameters()} == {'meta'}
 
     def test_it_follows_device_and_dtype(self, toy_model):
         model = build(toy_model).double()

@@ -127,6 +127,24 @@ def test_features_are_extracted_once(folder, passes):
     assert sorted(Path('work_dirs/evaluate').iterdir()) == kept
 
 
+def test_cache_is_tried_before_the_work(folder, passes, capsys):
+    Path('taken').write_text('')
+    with pytest.raises(SystemExit):
+        evaluate('--cache', 'taken/cache')
+    assert 'taken' in capsys.readouterr().err
+    assert passes == []
+
+
+def test_k_matters_for_neighbours_alone(folder, capsys):
+    for path in sorted(folder.glob('train/*/*.png')):
+        if path.stem != '0':
+            path.unlink()
+    assert 0 <= evaluate('--linear')['linear'] <= 100
+    with pytest.raises(SystemExit):
+        evaluate('--knn')
+    assert 'k=5 nearest' in capsys.readouterr().err
+
+
 def touch(path):
     os.utime(path, ns=(0, 0))
 

@@ -265,6 +265,9 @@ def refusal(arguments: List[str], monkeypatch, capsys) -> str:
      "no section 'trian_dataloader'; did you mean 'train_dataloader'?"),
     (['{config}', '--cfg-options', 'train_dataloader.dataset.data_root=gone'],
      "there is no folder 'gone' to train on"),
+    (['{config}', '--cfg-options', 'train_dataloader.dataset.type=ImageSubset',
+      'train_dataloader.dataset.data_root=gone'],
+     "there is no folder 'gone' to train on"),
 ])
 def test_refusals(config, arguments, message, monkeypatch, capsys):
     for name in list(os.environ):

@@ -12,6 +12,7 @@ included.
 import argparse
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Dict
 
@@ -24,7 +25,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmae_mm.models import DMAE
+# A clone runs its own code, installed or not: see train.py.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from dmae_mm.models import DMAE  # noqa: E402
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
 

@@ -1,6 +1,6 @@
 import contextlib
 import random
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 import torch
@@ -46,7 +46,12 @@ class OnlineProbeHook(Hook):
         train_root (str): Folder of the images among which neighbours are
             searched, one sub-folder a class.
         test_root (str): Folder of the images to classify, with the same
-            sub-folders.
+            sub-folders. Both are meant to be small, some 10,000 images: all
+            are opened before the training starts, and one process searches
+            the neighbours while the others wait.
+        train_list (str, optional): Take only those images of ``train_root``
+            that this list of ``tools/make_subset.py`` names. Defaults to
+            None.
         interval (int): Epochs from one probe to the next. Defaults to 5.
         k (int): Number of neighbours. Defaults to 5.
         crop_pct (float): Part of the images' shorter side that the central
@@ -68,6 +73,7 @@ class OnlineProbeHook(Hook):
     def __init__(self,
                  train_root: str,
                  test_root: str,
+                 train_list: Optional[str] = None,
                  interval: int = 5,
                  k: int = 5,
                  crop_pct: float = 0.875,
@@ -80,7 +86,7 @@ class OnlineProbeHook(Hook):
                 raise ValueError(f'OnlineProbeHook: {name}={value!r} is not '
                                  f'an int of at least {least}.')
         check_scikit_learn()
-        self.roots = train_root, test_root
+        self.roots = (train_root, train_list), (test_root, None)
         self.interval, self.k = interval, k
         self.crop_pct = crop_pct
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -93,8 +99,8 @@ class OnlineProbeHook(Hook):
                              "'EpochBasedTrainLoop', or leave out the hook.")
         img_size = image_size(_unwrapped(runner).backbone)
         self.splits = [
-            labelled_images(root, img_size, self.crop_pct)
-            for root in self.roots
+            labelled_images(root, img_size, self.crop_pct, list_file)
+            for root, list_file in self.roots
         ]
         check_splits(*self.splits, num_neighbors=self.k)
         for dataset in self.splits:

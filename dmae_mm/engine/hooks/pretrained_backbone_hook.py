@@ -68,6 +68,11 @@ def _check(backbone: nn.Module, checkpoint: str, prefix: str) -> None:
     except (OSError, ValueError) as error:
         raise type(error)(
             f'model.backbone.init_cfg.checkpoint: {error}') from None
+    if file.weights_key not in (None, 'state_dict'):
+        raise ValueError(
+            f'model.backbone.init_cfg.checkpoint: {file.source} keeps its '
+            f'weights under {file.weights_key!r}, where MMEngine does not '
+            "look. Save them under 'state_dict'.")
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     weights = {
         name[len(prefix):]: tensor

@@ -82,27 +82,30 @@ class BaseTeacher(FrozenTeacher):
         self.patch_grid = tuple(patch_grid)
 
     @abstractmethod
-    def extract_features(self, images: torch.Tensor,
-                         ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def extract_features(
+            self, images: torch.Tensor,
+            ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """Forward pass on images that are the teacher's own.
 
         Args:
             images (torch.Tensor): (B, C, *img_size), float32.
-            ids_keep (torch.Tensor): As in :meth:`forward`.
+            ids_keep (torch.Tensor, optional): As in :meth:`forward`.
 
         Returns:
             tuple[torch.Tensor]: As :meth:`forward`, of any float type.
         """
 
-    def forward(self, images: torch.Tensor,
-                ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def forward(
+            self, images: torch.Tensor,
+            ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """Features of the visible patches at the aligned blocks.
 
         Args:
             images (torch.Tensor): The student's normalised images,
                 (B, 3, H, W).
-            ids_keep (torch.Tensor): Indices of the K visible patches of each
-                image, row by row over the patch grid, (B, K), int64.
+            ids_keep (torch.Tensor, optional): Indices of the K visible
+                patches of each image, row by row over the patch grid, (B, K),
+                int64. None: all, in their order.
 
         Returns:
             tuple[torch.Tensor]: For each aligned pair the output of its

@@ -1,5 +1,6 @@
 import contextlib
 import hashlib
+import weakref
 from abc import ABCMeta, abstractmethod
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
@@ -64,6 +65,7 @@ class FrozenTeacher(nn.Module, metaclass=ABCMeta):
                  dtype: str = 'float32',
                  allow_random: bool = False) -> None:
         super().__init__()
+        self.owner: Optional[weakref.ref] = None  # the model that built it
         check_options(checkpoint, sha256, dtype, allow_random)
         self.network = network
         self.images = images
@@ -150,8 +152,9 @@ class FrozenTeacher(nn.Module, metaclass=ABCMeta):
     def fingerprint(self) -> str:
         """SHA-256 of the weights, as 64 hexadecimal digits.
 
-        Two teachers with equal fingerprints teach the same: what a resumed
-        run compares. Independent of file format and unused tensors.
+        Equal for teachers of equal weights, aligned blocks and normalisation:
+        what a resumed run compares. Independent of file format and unused
+        tensors.
         """
         digest = hashlib.sha256(repr(self.aligned_blocks).encode())
         for buffer in (self.images.scale, self.images.shift):
@@ -163,12 +166,23 @@ class FrozenTeacher(nn.Module, metaclass=ABCMeta):
                 tensor.detach().cpu().contiguous().float().numpy().tobytes())
         return digest.hexdigest()
 
+    def is_moved_by(self, model: nn.Module) -> bool:
+        """Whether a model takes this teacher along to another device.
+
+        A copy of the model shares the teacher. An average of the student on
+        the CPU must not take it there while the student is on a GPU.
+        """
+        return self.owner is None or self.owner() in (None, model)
+
     def train(self, mode: bool = True) -> 'FrozenTeacher':
         """Do nothing: a teacher is always in eval mode."""
         return self
 
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
         return self
+
+    def __getstate__(self) -> dict:
+        return dict(self.__dict__, owner=None)  # weak references cannot go
 
 
 @contextlib.contextmanager

@@ -190,8 +190,9 @@ class MMPretrainTeacher(BaseTeacher):
                 'ln2). Use a TimmTeacher.')
         return weights, layout
 
-    def extract_features(self, images: torch.Tensor,
-                         ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def extract_features(
+            self, images: torch.Tensor,
+            ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """See :meth:`BaseTeacher.extract_features`."""
         self.visible.ids_keep = ids_keep
         # Masked backbones would draw a mask of their own without the None.

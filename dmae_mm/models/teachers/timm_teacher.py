@@ -169,8 +169,9 @@ class TimmTeacher(BaseTeacher):
                 num_prefix_tokens=(0 if self.network.no_embed_class else
                                    self.num_prefix_tokens))
 
-    def extract_features(self, images: torch.Tensor,
-                         ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def extract_features(
+            self, images: torch.Tensor,
+            ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """See :meth:`BaseTeacher.extract_features`."""
         self.network.patch_drop.ids_keep = ids_keep
         indices = sorted(set(self.aligned_blocks))

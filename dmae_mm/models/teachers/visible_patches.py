@@ -12,6 +12,8 @@ import torch.nn as nn
 class VisiblePatches(nn.Module):
     """Keeps the prefix tokens and the patch tokens that ``ids_keep`` names.
 
+    With ``ids_keep=None`` all tokens stay as they are.
+
     Args:
         num_prefix_tokens (int): Tokens in front of the patches, at this
             place of the network.
@@ -23,6 +25,8 @@ class VisiblePatches(nn.Module):
         self.ids_keep: Optional[torch.Tensor] = None
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.ids_keep is None:
+            return tokens
         patches = tokens[:, self.num_prefix_tokens:]
         index = self.ids_keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
         patches = patches.gather(1, index)
@@ -35,7 +39,8 @@ class VisiblePatchesWithIndices(VisiblePatches):
     """For timm's ``Eva``, which then picks the rotary embeddings to match."""
 
     def forward(
-            self, tokens: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+            self, tokens: torch.Tensor
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
         return super().forward(tokens), self.ids_keep
 
 
@@ -60,8 +65,11 @@ class VisiblePatchesOfEVA02(VisiblePatches):
             rope.register_buffer(name, table, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        self.rope.freqs_cos = self.grid_freqs_cos[self.ids_keep].unsqueeze(1)
-        self.rope.freqs_sin = self.grid_freqs_sin[self.ids_keep].unsqueeze(1)
+        for name in ('freqs_cos', 'freqs_sin'):
+            table = getattr(self, f'grid_{name}')
+            if self.ids_keep is not None:
+                table = table[self.ids_keep].unsqueeze(1)
+            setattr(self.rope, name, table)
         return super().forward(tokens)
 
 
@@ -80,7 +88,8 @@ class VisiblePatchesOfBEiT(VisiblePatches):
 
     def __init__(self, num_prefix_tokens: int, network: nn.Module) -> None:
         super().__init__(num_prefix_tokens)
-        self.pair_index: Optional[torch.Tensor] = None  # (B, 1 + K, 1 + K)
+        # (B, 1 + K, 1 + K), or of all patches (1, 1 + L, 1 + L).
+        self.pair_index: Optional[torch.Tensor] = None
         sources = [layer.attn for layer in network.layers]
         if network.rel_pos_bias is not None:
             sources = [network.rel_pos_bias]
@@ -101,7 +110,9 @@ class VisiblePatchesOfBEiT(VisiblePatches):
                     self._give_bias, with_kwargs=True)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        if self.relative_index is not None:
+        if self.relative_index is not None and self.ids_keep is None:
+            self.pair_index = self.relative_index.unsqueeze(0)
+        elif self.relative_index is not None:
             ids = nn.functional.pad(self.ids_keep + 1, (1, 0))  # CLS is 0
             self.pair_index = self.relative_index[ids.unsqueeze(2),
                                                   ids.unsqueeze(1)]

@@ -90,3 +90,17 @@ def test_an_unknown_normalisation_is_said(monkeypatch):
 def test_illegal_normalisation(mean, std, message):
     with pytest.raises(ValueError, match=message):
         ImageMatcher(student(**HALF), (32, 32), mean, std)
+
+
+def test_how_far_hidden_pixels_shine_into_visible_patches():
+    """From 224 to 196 px: into the outermost 2 pixels of a patch of 14."""
+    matcher = ImageMatcher(
+        StudentInput((224, 224), (14, 14), 3), (196, 196), None, None)
+    images = torch.zeros(1, 3, 224, 224)
+    hidden = torch.rand(1, 3, 224, 224)
+    hidden[..., 80:96, 80:96] = 0  # all but one patch of 16 px
+    changed = (matcher(hidden) - matcher(images)).abs().amax((0, 1)) > 0
+    patch = changed[70:84, 70:84]  # the same patch, of 14 px
+    inner = torch.zeros(14, 14, dtype=torch.bool)
+    inner[2:12, 2:12] = True
+    assert not patch[inner].any() and patch[~inner].all()

@@ -92,9 +92,11 @@ def test_all_patches_kept_equals_the_backbone_itself(variant, prefix, images):
     randomize(teacher.network)
     wanted = block_outputs(whole_backbone(variant, teacher), images)
     ids_keep = torch.arange(16).expand(3, -1)
-    for feature, expected in zip(teacher(images, ids_keep), wanted):
-        torch.testing.assert_close(feature, expected, rtol=1e-5, atol=1e-5)
-        assert feature.shape == (3, prefix + 16, 32)
+    for ids in (ids_keep, None):
+        for feature, expected in zip(teacher(images, ids), wanted):
+            torch.testing.assert_close(
+                feature, expected, rtol=1e-5, atol=1e-5)
+            assert feature.shape == (3, prefix + 16, 32)
     assert teacher.num_prefix_tokens == prefix
     assert teacher.has_cls_token == (prefix > 0)
 

@@ -102,9 +102,10 @@ def test_all_patches_kept_equals_timm(family):
     teacher, whole = pair(family)
     images = images_of(family)
     ids_keep = torch.arange(16).expand(3, -1)
-    for feature, wanted in zip(
-            teacher(images, ids_keep), intermediates(whole, images)):
-        torch.testing.assert_close(feature, wanted, rtol=1e-5, atol=1e-5)
+    for ids in (ids_keep, None):
+        for feature, wanted in zip(
+                teacher(images, ids), intermediates(whole, images)):
+            torch.testing.assert_close(feature, wanted, rtol=1e-5, atol=1e-5)
     assert teacher.num_prefix_tokens == PREFIX_TOKENS.get(family, 1)
     assert teacher.has_cls_token == (family not in NO_CLS)
     assert teacher.embed_dims == 32 and teacher.num_layers == 6
