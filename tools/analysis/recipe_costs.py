@@ -122,6 +122,11 @@ def gpu_hours(cfg: Config, gflop: float, tflops: float) -> float:
     return images * gflop / (1000 * tflops) / 3600
 
 
+def format_hours(hours: float) -> str:
+    """One decimal, or two below 1."""
+    return f'{hours:.{1 if hours >= 1 else 2}f}'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -151,7 +156,7 @@ def main() -> None:
         cells = [f'{value:.1f}' for value in counts.values()]
         hours = gpu_hours(cfg, counts['total'], args.tflops)
         print(f'| {Path(path).stem} | {" | ".join(cells)} '
-              f'| {cfg.train_cfg.max_epochs} | {hours:.1f} |')
+              f'| {cfg.train_cfg.max_epochs} | {format_hours(hours)} |')
 
 
 if __name__ == '__main__':
