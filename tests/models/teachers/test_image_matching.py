@@ -68,6 +68,7 @@ def test_it_moves_with_the_model_and_is_in_no_checkpoint():
 
 
 def test_an_unknown_normalisation_is_said(monkeypatch):
+    MMLogger.get_instance('a logger of its own')  # of no other test's level
     said = []
     monkeypatch.setattr(MMLogger, 'callHandlers',
                         lambda self, record: said.append(record))
