@@ -2,6 +2,7 @@
 import os
 import os.path as osp
 import platform
+import textwrap
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import matplotlib
@@ -52,9 +53,7 @@ by options of the command.
 """
 PAGE = """# The paper's claims in the small
 
-Written by `{command}`: {trainings} trainings with {seeds} seeds,
-{minutes:.0f} minutes of trainings in all, {processes} at a time with one
-thread each, on {machine}; {versions}.
+{written}
 
 Handwritten digits of scikit-learn: 1,437 to train on, 360 to test, 32 px,
 patches of 4 px. The student has 4 blocks of 48 channels, the teacher 8 of 96.
@@ -199,20 +198,17 @@ def draw(values: Values, file: str) -> None:
 
 
 def draw_finetuning(values: Values, file: str) -> None:
-    """Bars of the supervised trainings."""
+    """Means with 95% intervals of the supervised trainings."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     for axis, metric in zip(axes, ('full', 'tenth')):
         data = [values(name, metric) for name, _ in TRAINED]
-        axis.barh([title for _, title in TRAINED], [d.mean() for d in data],
-                  xerr=[half_width(d) for d in data],
-                  capsize=4,
-                  color=['C7'] * 4 + ['C0', 'C1', 'C2'])
-        low = min(d.mean() - half_width(d) for d in data)
-        axis.set(
-            title=METRICS[metric],
-            xlabel='accuracy in percent (the axis does not start at 0)',
-            xlim=(max(0, low - 1), None))
-        axis.grid(alpha=0.3, axis='x')
+        axis.errorbar([d.mean() for d in data],
+                      [title for _, title in TRAINED],
+                      xerr=[half_width(d) for d in data],
+                      fmt='o',
+                      capsize=4)
+        axis.set(title=METRICS[metric], xlabel='accuracy in percent')
+        axis.grid(alpha=0.3)
     axes[0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(file, dpi=110)
@@ -272,15 +268,15 @@ def write_page(results: Dict[Tuple[int, str], dict],
         ('claim', 'measured by', 'difference', 'verdict'),
         [(claim, metric, interval(difference, '+'), verdict(difference))
          for claim, metric, difference in claims(values)])
+    packages = ', '.join(f'{name} {version}'
+                         for name, version in versions().items())
+    written = (
+        f'Written by `{command}`: {len(results)} trainings with {seeds} '
+        f'seeds, {minutes:.0f} minutes of trainings in all, {processes} at a '
+        f'time with one thread each, on {os.cpu_count()} cores '
+        f'({platform.machine()}), CPU only; {packages}.')
     page = (OTHER * (not is_recipe) + PAGE).format(
-        seeds=seeds,
-        trainings=len(results),
-        minutes=minutes,
-        processes=processes,
-        command=command,
-        versions=', '.join(f'{name} {version}'
-                           for name, version in versions().items()),
-        machine=f'{os.cpu_count()} cores ({platform.machine()}), CPU only',
+        written=textwrap.fill(written, 80),
         said=said,
         frozen=frozen,
         trained=trained)
