@@ -147,7 +147,7 @@ def test_list_crop_and_batches(folders, tmp_path, monkeypatch):
     sizes, forward = [], MAEViT.forward
 
     def counted(self, x, mask=True):
-        if mask is None:
+        if mask is None and self.embed_dims == 24:  # the student
             sizes.append(len(x))
         return forward(self, x, mask)
 
