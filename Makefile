@@ -1,6 +1,6 @@
 # make quickstart   train a teacher, a control and a student on digits
 # make test         run the tests
-# make study        repeat the comparisons in docs/results.md: 1 to 2 hours
+# make study        repeat the comparisons in docs/results.md: about 2 hours
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
 #
