@@ -1,16 +1,11 @@
-# A ViT-B from scratch learns from labels and the logits of a fine-tuned
-# ViT-L: 100 epochs of the recipe of fine-tuning. The schedule is our choice.
-# Needs --cfg-options
+# ViT-B learns from the logits of a fine-tuned ViT-L. Needs --cfg-options
 # model.teacher.checkpoint=/path/of/fine-tuned/vit-l.pth
-_base_ = '../benchmarks/vit-b_finetune-logits_in1k.py'
+_base_ = './vit-s_soft-logits_in1k.py'
 
 model = dict(
-    backbone=dict(
-        # Nothing is loaded. Initialised as mmpretrain's DeiT.
-        init_cfg=[
-            dict(type='TruncNormal', layer='Linear', std=.02),
-            dict(type='Constant', layer='LayerNorm', val=1., bias=0.)
-        ]))
-
-# One learning rate for all layers.
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))
+    backbone=dict(arch='b'),
+    head=dict(in_channels=768),
+    teacher=dict(
+        model=dict(backbone=dict(arch='l'), head=dict(in_channels=1024)),
+        # No such file: see configs/benchmarks/vit-b_finetune-logits_in1k.py.
+        checkpoint='PATH_OF_THE_FINETUNED_TEACHER'))

@@ -1,14 +1,4 @@
-# A ViT-T from scratch learns from labels and the logits of a fine-tuned
-# ViT-B: 100 epochs of the recipe of fine-tuning. The schedule is our choice.
-_base_ = '../benchmarks/vit-t_finetune-logits_in1k.py'
+# ViT-T learns from the same teacher as ViT-S.
+_base_ = './vit-s_soft-logits_in1k.py'
 
-model = dict(
-    backbone=dict(
-        # Nothing is loaded. Initialised as mmpretrain's DeiT.
-        init_cfg=[
-            dict(type='TruncNormal', layer='Linear', std=.02),
-            dict(type='Constant', layer='LayerNorm', val=1., bias=0.)
-        ]))
-
-# One learning rate for all layers.
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))
+model = dict(backbone=dict(arch='deit-t'), head=dict(in_channels=192))

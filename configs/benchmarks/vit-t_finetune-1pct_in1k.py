@@ -1,24 +1,6 @@
-# Fine-tune a pre-trained ViT-T on 1 percent of ImageNet's labels, 13 images
-# of each class, chosen by
-#     python tools/make_subset.py data/imagenet/train \
-#         data/imagenet/train_1pct.txt --percent 1
-# Needs --cfg-options model.backbone.init_cfg.checkpoint=/path/of/epoch_100.pth
-_base_ = 'vit-t_finetune_in1k.py'
+# Fine-tune a pre-trained ViT-T on 1 percent of ImageNet's labels, on the list
+# and with the schedule of ViT-S. Needs
+# --cfg-options model.backbone.init_cfg.checkpoint=/path/of/epoch_100.pth
+_base_ = './vit-s_finetune-1pct_in1k.py'
 
-train_dataloader = dict(
-    batch_size=32,
-    dataset=dict(
-        _delete_=True,
-        type='ImageSubset',
-        data_root='data/imagenet',
-        data_prefix='train',
-        ann_file='train_1pct.txt',
-        pipeline={{_base_.train_pipeline}}))
-
-# Our choice, not the paper's: 256 images a step instead of 1024 (8 GPUs x 32),
-# and the learning rate in proportion, so that 100 epochs are 5,100 steps and
-# not 1,300. The validation images are four times as many as the training
-# images, so that they are looked at every tenth epoch.
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
-auto_scale_lr = dict(base_batch_size=256)
-train_cfg = dict(val_interval=10)
+model = dict(backbone=dict(arch='deit-t'), head=dict(in_channels=192))

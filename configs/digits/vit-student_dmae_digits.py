@@ -1,6 +1,11 @@
 # Handwritten digits (tools/quickstart.py writes them as image folders): a
 # 4-block student of 48 channels learns from an 8-block teacher of 96.
-_base_ = '../_base_/default_runtime.py'
+_base_ = [
+    '../_base_/models/digits_archs.py',
+    '../_base_/datasets/digits_32px.py',
+    '../_base_/schedules/digits_20e.py',
+    '../_base_/default_runtime.py',
+]
 
 work_dir = 'work_dirs/quickstart/seed0/dmae'
 init_cfg = [
@@ -12,11 +17,7 @@ model = dict(
     type='DMAE',
     backbone=dict(
         type='MAEViT',
-        arch=dict(
-            embed_dims=48,
-            num_layers=4,
-            num_heads=3,
-            feedforward_channels=192),
+        arch={{_base_.student_arch}},
         img_size=32,
         patch_size=4,
         mask_ratio=0.75,
@@ -38,11 +39,7 @@ model = dict(
         type='MMPretrainTeacher',
         backbone=dict(
             type='MAEViT',
-            arch=dict(
-                embed_dims=96,
-                num_layers=8,
-                num_heads=4,
-                feedforward_channels=384),
+            arch={{_base_.teacher_arch}},
             img_size=32,
             patch_size=4),
         checkpoint='work_dirs/quickstart/seed0/teacher/epoch_60.pth'),
@@ -58,45 +55,11 @@ model = dict(
     data_preprocessor=dict(
         type='SelfSupDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3))
 
-# Digits have an orientation: crops, but no flips.
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(
-        type='CustomDataset',
-        data_root='data/digits/train',
-        with_label=False,
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(
-                type='RandomResizedCrop',
-                scale=32,
-                crop_ratio_range=(0.6, 1.0),
-                interpolation='bicubic'),
-            dict(type='PackInputs')
-        ]))
+train_dataloader = dict(dataset=dict(with_label=False))
 
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(
-        type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05),
+    optimizer=dict(betas=(0.9, 0.95)),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
-param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1e-3,
-        end=2,
-        convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        begin=2,
-        end=20,
-        eta_min=0.0,
-        convert_to_iter_based=True)
-]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=23),

@@ -5,11 +5,7 @@ _base_ = 'vit-student_finetune_digits.py'
 work_dir = 'work_dirs/quickstart/seed0/teacher_finetune'
 model = dict(
     backbone=dict(
-        arch=dict(
-            embed_dims=96,
-            num_layers=8,
-            num_heads=4,
-            feedforward_channels=384),
+        arch={{_base_.teacher_arch}},
         init_cfg=dict(
             checkpoint='work_dirs/quickstart/seed0/teacher/epoch_60.pth')),
     head=dict(in_channels=96))

@@ -4,11 +4,7 @@ _base_ = 'vit-student_mae_digits.py'
 work_dir = 'work_dirs/quickstart/seed0/teacher'
 model = dict(
     backbone=dict(
-        arch=dict(
-            embed_dims=96,
-            num_layers=8,
-            num_heads=4,
-            feedforward_channels=384)),
+        arch={{_base_.teacher_arch}}),
     neck=dict(embed_dim=96))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [

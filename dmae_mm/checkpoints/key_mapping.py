@@ -79,6 +79,14 @@ def layout_of(tensors: Tensors) -> Optional[str]:
     return None
 
 
+def under_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {
+        name[len(prefix):]: tensor
+        for name, tensor in tensors.items() if name.startswith(prefix)
+    }
+
+
 def backbone_to_timm(tensors: Tensors) -> Tensors:
     """Rename the weights of a plain vision transformer for timm.
 
@@ -192,10 +200,7 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
         return dict(tensors), layout
     if layout == 'timm/MAE':
         tensors = mae_to_mmpretrain(tensors)
-    backbone = {
-        name[len('backbone.'):]: tensor
-        for name, tensor in tensors.items() if name.startswith('backbone.')
-    }
+    backbone = under_prefix(tensors, 'backbone.')
     if not backbone:
         found = ('only a decoder' if any(
             name.startswith('neck.') for name in tensors) else

@@ -49,9 +49,9 @@ def test_what_differs_from_all_labels(size, percent):
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(5e-4 * images / 256)
     assert cfg.train_cfg.max_epochs % cfg.train_cfg.val_interval == 0
     build(name)
-    # The file says how its list is made.
+    # The file that all sizes share says how its list is made.
     assert (f'data/imagenet/train_{percent}pct.txt --percent {percent}\n'
-            in (CONFIGS / name).read_text())
+            in (CONFIGS / name_of('s', percent)).read_text())
 
 
 def test_an_epoch_on_a_list(tmp_path):

@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 
 from ..fit import first_few, strict_misfits
 from ..key_mapping import (Tensors, backbone_from_timm, backbone_state_dict,
-                           layout_of)
+                           layout_of, under_prefix)
 from ..tensor_file import TensorFile
 from .architecture import BACKBONES, ViTArchitecture
 from .outputs import mmpretrain_outputs, timm_outputs
@@ -219,11 +219,7 @@ def _add_classifier(source: Source, cfg: dict, path: str) -> None:
         raise ValueError(
             f'In {path}, model.head is a {type(head).__name__} that is more '
             f'than a linear layer; timm has nothing else. {leave_out}.')
-    tensors = {
-        name[len('head.'):]: tensor
-        for name, tensor in source.file.tensors.items()
-        if name.startswith('head.')
-    }
+    tensors = under_prefix(source.file.tensors, 'head.')
     _load(head, tensors, f'{source.file.source} as model.head of {path}')
     source.classifier = head.eval()
     source.classifier_tensors = {

@@ -8,7 +8,6 @@ import torch.nn as nn
 from mmengine.dist import (all_gather_object, broadcast_object_list, get_rank,
                            get_world_size, is_main_process)
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import HOOKS
@@ -17,6 +16,8 @@ from dmae_mm.analysis import (batches, check_readable, check_scikit_learn,
                               check_splits, extract_features, image_size,
                               knn_accuracy, labelled_images)
 from dmae_mm.options import reject_unknown_options
+
+from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -97,7 +98,7 @@ class OnlineProbeHook(Hook):
             raise ValueError('OnlineProbeHook counts epochs, but '
                              "train_cfg.type is 'IterBasedTrainLoop'. Use "
                              "'EpochBasedTrainLoop', or leave out the hook.")
-        img_size = image_size(_unwrapped(runner).backbone)
+        img_size = image_size(unwrapped_model(runner).backbone)
         self.splits = [
             labelled_images(root, img_size, self.crop_pct, list_file)
             for root, list_file in self.roots
@@ -113,7 +114,7 @@ class OnlineProbeHook(Hook):
             return
         with _untouched_random_state():
             train, test = (
-                self._features(_unwrapped(runner), dataset)
+                self._features(unwrapped_model(runner), dataset)
                 for dataset in self.splits)
         # Once is enough, and all processes have to log the same.
         result = [
@@ -144,11 +145,6 @@ class OnlineProbeHook(Hook):
             features[index::world_size] = some_features[:count]
             labels[index::world_size] = some_labels[:count]
         return features, labels
-
-
-def _unwrapped(runner) -> nn.Module:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
 
 
 @contextlib.contextmanager

@@ -2,15 +2,18 @@ import torch
 import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit, is_model_wrapper
+from mmengine.model import PretrainedInit
 from mmengine.runner import BaseLoop
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import HOOKS
 
 from dmae_mm.checkpoints import read_tensor_file
 from dmae_mm.checkpoints.fit import first_few, misfits
+from dmae_mm.checkpoints.key_mapping import under_prefix
 from dmae_mm.models.teachers.mmpretrain_backbones import COMPUTED
 from dmae_mm.options import reject_unknown_options
+
+from .unwrapped_model import unwrapped_model
 
 # The norm behind average pooling, which pre-training does not have.
 _NEW = 'ln2.'
@@ -40,10 +43,7 @@ class PretrainedBackboneHook(Hook):
         """
         if not isinstance(runner._train_loop, BaseLoop):
             return  # a trained model is tested, with a checkpoint of its own
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
-        backbone = getattr(model, 'backbone', None)
+        backbone = getattr(unwrapped_model(runner), 'backbone', None)
         cfgs = getattr(backbone, 'init_cfg', None) or []
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
             if cfg['type'] in ('Pretrained', PretrainedInit):
@@ -74,10 +74,7 @@ def _check(backbone: nn.Module, checkpoint: str, prefix: str) -> None:
             f'weights under {file.weights_key!r}, where MMEngine does not '
             "look. Save them under 'state_dict'.")
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    weights = {
-        name[len(prefix):]: tensor
-        for name, tensor in file.tensors.items() if name.startswith(prefix)
-    }
+    weights = under_prefix(file.tensors, prefix)
     own = backbone.state_dict()
     needed = {}
     for name, tensor in own.items():

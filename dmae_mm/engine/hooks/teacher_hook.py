@@ -1,11 +1,11 @@
 from typing import Optional
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 
 from dmae_mm.models.teachers import FrozenTeacher
 from dmae_mm.options import reject_unknown_options
+from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -67,7 +67,4 @@ class TeacherHook(Hook):
 
 
 def _teacher_of(runner) -> Optional[FrozenTeacher]:
-    model = runner.model
-    if is_model_wrapper(model):
-        model = model.module
-    return getattr(model, 'teacher', None)
+    return getattr(unwrapped_model(runner), 'teacher', None)

@@ -7,6 +7,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.checkpoints import TensorFile, backbone_state_dict
+from dmae_mm.checkpoints.key_mapping import under_prefix
 from dmae_mm.models.backbones import blocks, img_size, patch_grid, projection
 from dmae_mm.models.block_features import BlockFeatures, resolve_block
 from dmae_mm.models.students import StudentInput
@@ -170,11 +171,7 @@ class MMPretrainTeacher(BaseTeacher):
     def _backbone_weights(
             self, file: TensorFile) -> Tuple[Dict[str, torch.Tensor], str]:
         if isinstance(self.network, HiViT):  # has no other names
-            backbone = {
-                name[len('backbone.'):]: tensor
-                for name, tensor in file.tensors.items()
-                if name.startswith('backbone.')
-            }
+            backbone = under_prefix(file.tensors, 'backbone.')
             return backbone or dict(file.tensors), 'mmpretrain'
         try:
             weights, layout = backbone_state_dict(file.tensors)
