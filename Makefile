@@ -1,16 +1,17 @@
 # make quickstart   train a teacher, a control and a student on digits
 # make test         run the tests
-# make study        repeat the comparisons in docs/results.md: about 2 hours
+# make study        repeat the comparisons in docs/results.md: 60 to 90 minutes
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
 #
 # Whichever comes first installs the tested environment into .venv, once.
 # SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
 # .venv, PYTEST_ARGS='-k mask' picks tests, STUDY_ARGS='--seeds 3' and the like
-# go to tools/study.py.
+# go to tools/study.py. `make test WITH_OPS=1` and `make venv WITH_OPS=1` add
+# mmcv's compiled ops, which mmdet needs: 6 to 15 minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
-.PHONY: quickstart test study lint venv clean distclean
+.PHONY: quickstart test study lint venv ops clean distclean
 
 SEED ?= 0
 VENV := .venv
@@ -20,6 +21,7 @@ BIN := $(VENV)/bin
 # when one of them changes, there is no stamp of that name and pip runs again.
 INSTALL_FILES := setup.cfg setup.py pyproject.toml constraints.txt
 STAMP := $(VENV)/.installed-$(firstword $(shell cat $(INSTALL_FILES) | cksum))
+OPS := $(if $(WITH_OPS),ops)
 
 # A name on the PATH is not enough: pyenv has shims for Pythons that are not
 # selected, and Debian's Python comes without the modules that make a venv.
@@ -32,7 +34,7 @@ quickstart: $(STAMP)
 
 # Two processes, each test file whole in one of them. More threads than cores,
 # with several processes at work, would spin.
-test: $(STAMP)
+test: $(STAMP) $(OPS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	    $(PYTEST_ARGS)
 
@@ -42,7 +44,7 @@ study: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
-venv: $(STAMP)
+venv: $(STAMP) $(OPS)
 
 $(BIN)/python:
 	@for python in $(CANDIDATES); do \
@@ -68,7 +70,7 @@ $(STAMP):
 	@echo 'Installing the tested environment into $(VENV):' \
 	    '8 GB and some minutes, only this time'
 	$(BIN)/python -m pip install -c constraints.txt \
-	    -e '.[mm,mim,mmseg,quickstart,test]'
+	    -e '.[mm,mim,mmdet,mmseg,quickstart,test]'
 	@$(BIN)/python -c 'import cv2' 2> /dev/null || { \
 	    echo 'The system lacks libraries that opencv-python draws windows' \
 	        'with (libGL and others): taking opencv-python-headless'; \
@@ -79,6 +81,10 @@ $(STAMP):
 	}
 	@rm -f $(VENV)/.unfinished $(VENV)/.installed-*
 	@touch $@
+
+# Looks each time: it takes seconds where the ops are there.
+ops: $(STAMP)
+	$(BIN)/python tools/install_mmcv_ops.py
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
