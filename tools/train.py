@@ -1,5 +1,7 @@
 """Train a model: the command line of mmpretrain's own training script.
 
+Configs of mmdet and mmseg are trained as well.
+
 On a machine without an accelerator it also runs several processes, so that
 distributed training can be tried anywhere.
 """
@@ -129,6 +131,12 @@ def load_config(parser: argparse.ArgumentParser,
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             complete_dataloader(cfg[name], args)
+            if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
+                # As mmpretrain's training script: self-supervised models are
+                # fed wrongly without, and without an error. mmdet and mmseg
+                # take lists of images.
+                cfg[name].setdefault('collate_fn',
+                                     dict(type='default_collate'))
     check_option_names(parser, cfg, args.cfg_options)
     counts = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
     cfg.merge_from_dict(args.cfg_options)
@@ -185,12 +193,13 @@ def follow_accumulation(cfg: Config, counts: int, options: dict) -> None:
 
 def check_data_root(parser: argparse.ArgumentParser, dataset: dict) -> None:
     """Name the option if the folder of images is not there."""
+    option = 'train_dataloader.dataset'
+    while isinstance(dataset.get('dataset'), dict):  # repeated, for example
+        dataset, option = dataset['dataset'], f'{option}.dataset'
     root = dataset.get('data_root')
-    if (dataset.get('type') in ('CustomDataset', 'ImageNet', 'ImageSubset')
-            and root and '://' not in root and not osp.isdir(root)):
+    if root and '://' not in root and not osp.isdir(root):
         parser.error(f'there is no folder {root!r} to train on: set '
-                     '--cfg-options train_dataloader.dataset.data_root='
-                     '/path/to/images')
+                     f'--cfg-options {option}.data_root=/path/to/images')
 
 
 def shorten_console(logger: logging.Logger) -> None:
@@ -202,12 +211,7 @@ def shorten_console(logger: logging.Logger) -> None:
 
 
 def complete_dataloader(dataloader: dict, args: argparse.Namespace) -> None:
-    """Fill in what mmpretrain's training script fills in.
-
-    Without ``default_collate`` self-supervised models are fed wrongly
-    without an error.
-    """
-    dataloader.setdefault('collate_fn', dict(type='default_collate'))
+    """Fill in what mmpretrain's training script fills in."""
     dataloader.setdefault('pin_memory', get_device() != 'cpu')
     dataloader.setdefault('persistent_workers',
                           dataloader.get('num_workers', 0) > 0)

@@ -321,6 +321,31 @@ def test_learning_rate_follows_accumulation(options, base, tmp_path):
     assert cfg.auto_scale_lr.base_batch_size == base
 
 
+def test_missing_folder_of_a_repeated_data_set(config, monkeypatch, capsys):
+    config.write_text(config.read_text() + (
+        '\ntrain_dataloader.update(dataset=dict(type="RepeatDataset", times=2,'
+        ' dataset=dict(type="CocoDataset", data_root="gone")))\n'))
+    said = refusal([str(config)], monkeypatch, capsys)
+    assert ("there is no folder 'gone' to train on: set --cfg-options "
+            'train_dataloader.dataset.dataset.data_root=' in said)
+
+
+@pytest.mark.parametrize('scope, collate', [
+    ('mmpretrain', dict(type='default_collate')),
+    ('mmseg', None),
+    ('mmdet', None),
+])
+def test_other_toolboxes_take_lists_of_images(config, scope, collate):
+    text = config.read_text().replace("default_scope = 'mmpretrain'",
+                                      f'default_scope = {scope!r}')
+    config.write_text(text + '\ntrain_dataloader.pop("collate_fn")\n')
+    script = runpy.run_path(str(TRAIN))
+    parser = script['build_parser']()
+    cfg = script['load_config'](parser, parser.parse_args([str(config)]))
+    assert cfg.default_scope == scope
+    assert cfg.train_dataloader.get('collate_fn') == collate
+
+
 def test_the_console_is_spared_a_line_for_each_parameter(config):
     # A factor of its own makes mmengine log it for each bias.
     output = run([
