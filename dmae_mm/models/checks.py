@@ -7,6 +7,7 @@ from mmpretrain.models import ClsHead
 from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.registry import MODELS
 
+from .necks import CrossAttentionDecoder
 from .students import Student
 
 
@@ -121,6 +122,20 @@ def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:
         raise ValueError(
             f'backbone: mask_ratio={ratio} masks nothing and there is no '
             'teacher, so there is nothing to learn. Mask at least one patch.')
+
+
+def check_predict_ratio(neck: nn.Module, backbone: nn.Module) -> None:
+    """Refuse a light decoder that would predict more than is masked."""
+    if not isinstance(neck, CrossAttentionDecoder):
+        return
+    num_patches = backbone.num_patches
+    num_masked = num_patches - int(num_patches * (1 - backbone.mask_ratio))
+    if neck.num_predicted > num_masked:
+        raise ValueError(
+            f'neck: predict_ratio={neck.predict_ratio} predicts '
+            f'{neck.num_predicted} patches, but backbone: '
+            f'mask_ratio={backbone.mask_ratio} masks only {num_masked} of '
+            f'{num_patches}. It must be at most {num_masked / num_patches}.')
 
 
 def build_part(section: str, cfg: dict, **filled_in) -> nn.Module:

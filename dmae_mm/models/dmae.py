@@ -8,9 +8,10 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
-from .checks import (check_backbone, check_mask_ratio, check_student,
-                     check_teacher)
+from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
+                     check_student, check_teacher)
 from .distillation_mixin import Block, DistillationMixin
+from .necks import CrossAttentionDecoder
 from .students import Student
 
 
@@ -31,7 +32,8 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
             architecture.
-        neck (dict): The decoder, as in mmpretrain's MAE.
+        neck (dict): The decoder, as in mmpretrain's MAE, or a
+            :class:`CrossAttentionDecoder`, which predicts fewer patches.
         head (dict): The pixel reconstruction head, as in mmpretrain's MAE.
         teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
@@ -75,6 +77,7 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
         student = Student.of(self.backbone, self.data_preprocessor)
         check_student(student, self.backbone.embed_dims, self.neck, self.head)
         check_mask_ratio(self.backbone, teacher is not None)
+        check_predict_ratio(self.neck, self.backbone)
         if teacher is not None:
             self.build_distillation(student.blocks, student.input, teacher,
                                     aligned_layers, distill_neck, distill_loss)
@@ -113,6 +116,8 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
             ids_restore: torch.Tensor) -> Dict[str, torch.Tensor]:
         """Mean squared error of the masked patches, as in MAE.
 
+        With a :class:`CrossAttentionDecoder`: of those that it predicts.
+
         Args:
             inputs (torch.Tensor): Normalised images, (B, 3, H, W).
             latent (torch.Tensor): Student's output, (B, P + K, C_student):
@@ -128,6 +133,12 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
             # MAE's decoder takes the first token for CLS. A token of zeros
             # stands there for a student that has none, such as HiViT.
             latent = nn.functional.pad(latent, (0, 0, 1, 0))
+        if isinstance(self.neck, CrossAttentionDecoder):
+            # (B, M, pixels of a patch), (B, M)
+            pred, ids_predict = self.neck(latent, ids_restore)
+            target = self.head.construct_target(inputs).gather(
+                1, ids_predict[..., None].expand_as(pred))
+            return dict(loss_recon=self.head.loss_module(pred, target))
         pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
         if latent.shape[1] == pred.shape[1] + 1:
             return dict(loss_recon=pred.sum() * 0.)

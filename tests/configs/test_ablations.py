@@ -41,6 +41,8 @@ CHANGES = {
     'b_dmae-weight-half': {'distill_loss.loss_weight': 0.5},
     'b_dmae-weight-double': {'distill_loss.loss_weight': 2.0},
     'b_dmae-decoder2': {'neck.decoder_depth': 2},
+    'b_dmae-light-decoder': {'neck.type': 'CrossAttentionDecoder',
+                             'neck.predict_ratio': 0.25},
 }  # yapf: disable
 TO_B = {'teacher.backbone.arch': 'b',
         'teacher.checkpoint':
@@ -97,6 +99,7 @@ MODELS = {
     'b_dmae-weight-half': dict(loss=('L1', True, 0.5, None)),
     'b_dmae-weight-double': dict(loss=('L1', True, 2.0, None)),
     'b_dmae-decoder2': dict(decoder=2),
+    'b_dmae-light-decoder': {},
     't_dmae-teacher-l': dict(student=SIZES['t'], projectors=[[(192, 1024)]]),
     's_dmae-teacher-l': dict(student=SIZES['s'], projectors=[[(384, 1024)]]),
     'b_dmae-teacher-b': dict(losses=['loss_align_s8_t8'],

@@ -100,7 +100,7 @@ def test_training(options, launch, tmp_path):
         first, last = (sum(step[name] for step in part) / 2
                        for part in (steps[:2], steps[-2:]))
         assert last < 0.97 * first, (name, first, last)
-    weights = torch.load(
-        tmp_path / f'epoch_{steps_wanted}.pth', weights_only=False)['state_dict']
+    checkpoint = tmp_path / f'epoch_{steps_wanted}.pth'
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
     assert weights['backbone.layers.11.attn.qkv.weight'].shape == (1152, 384)
     assert weights['distill_neck.projectors.0.weight'].shape == (768, 384)

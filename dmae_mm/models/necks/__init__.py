@@ -1,3 +1,7 @@
+from .cross_attention_decoder import CrossAttentionDecoder
 from .feature_projection_neck import FeatureProjectionNeck
+from .simple_feature_pyramid import SimpleFeaturePyramid
 
-__all__ = ['FeatureProjectionNeck']
+__all__ = [
+    'CrossAttentionDecoder', 'FeatureProjectionNeck', 'SimpleFeaturePyramid'
+]
