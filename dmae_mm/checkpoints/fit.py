@@ -31,7 +31,7 @@ def misfits(weights: Dict[str, torch.Tensor],
     problems = []
     # Blocks that are not needed must be there nevertheless: without them,
     # negative indices and depth fractions name other blocks.
-    num_given, num_known = _num_blocks(weights), _num_blocks(known)
+    num_given, num_known = num_blocks(weights), num_blocks(known)
     if num_given != num_known:
         problems.append(f'the file has {num_given} blocks instead of '
                         f'{num_known}')
@@ -64,15 +64,16 @@ def unknown(weights: Sequence[str], known: Sequence[str]) -> List[str]:
     return [f'{name} is unknown' for name in weights if name not in known]
 
 
+def num_blocks(names: Sequence[str]) -> int:
+    """Number of blocks, called ``<blocks>.<index>.<rest>``."""
+    blocks = (re.match(r'(?:layers|blocks)\.(\d+)\.', name) for name in names)
+    return len({block[1] for block in blocks if block})
+
+
 def first_few(problems: Sequence[str]) -> str:
     """The first five, and how many more there are."""
     more = f'; and {len(problems) - 5} more' * (len(problems) > 5)
     return '; '.join(problems[:5]) + more
-
-
-def _num_blocks(names: Sequence[str]) -> int:
-    blocks = (re.match(r'(?:layers|blocks)\.(\d+)\.', name) for name in names)
-    return len({block[1] for block in blocks if block})
 
 
 def _misfit(name: str, given: Optional[torch.Tensor], shape: Sequence[int],

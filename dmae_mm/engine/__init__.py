@@ -1,3 +1,4 @@
 from .hooks import EpochSeedHook, TeacherHook
+from .optimizers import BackboneLayerDecayConstructor
 
-__all__ = ['EpochSeedHook', 'TeacherHook']
+__all__ = ['BackboneLayerDecayConstructor', 'EpochSeedHook', 'TeacherHook']

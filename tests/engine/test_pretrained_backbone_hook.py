@@ -1,10 +1,15 @@
 """A run starts from the checkpoint of its own backbone, or does not start."""
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmengine.runner import BaseLoop
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain.registry import MODELS
 
 from dmae_mm.engine.hooks import PretrainedBackboneHook
 from tests.conftest import STUDENT, TEACHER, TOY_MODEL
@@ -20,9 +25,9 @@ class Loop(BaseLoop):
         pass
 
 
-def before_run(model, loop=True):
+def before_run(model, loop=True, hook='PretrainedBackboneHook'):
     """What the Runner does before it initialises weights."""
-    hook = HOOKS.build(dict(type='PretrainedBackboneHook'))
+    hook = ROOT_HOOKS.build(dict(type=hook))
     assert isinstance(hook, PretrainedBackboneHook)
     hook.before_run(
         SimpleNamespace(model=model, _train_loop=Loop() if loop else {}))
@@ -32,6 +37,13 @@ def build(path, prefix='backbone.', arch=STUDENT, as_list=False, **backbone):
     cfg = dict(type='Pretrained', checkpoint=str(path), prefix=prefix)
     backbone['init_cfg'] = [cfg] if as_list else cfg
     return MODELS.build(classifier(arch, backbone=backbone))
+
+
+@pytest.fixture(autouse=True)
+def in_mmpretrain():
+    """The scope of a config of mmpretrain."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
 
 
 @pytest.fixture
@@ -48,15 +60,33 @@ def pretrained(tmp_path):
     dict(prefix='backbone'),
     dict(out_type='cls_token', final_norm=True),
     dict(img_size=64),  # the host resamples the positions
+    dict(type='WindowedViT'),
+    dict(type='WindowedViT', use_rel_pos=True),
 ])
 def test_its_own_is_accepted_and_loaded(pretrained, options):
     path, state = pretrained
-    model = build(path, **options)
+    if 'type' in options:  # its options are fewer
+        init_cfg = dict(
+            type='Pretrained', checkpoint=str(path), prefix='backbone.')
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(
+                    options,
+                    arch=STUDENT,
+                    img_size=64,
+                    patch_size=8,
+                    init_cfg=init_cfg)))
+    else:
+        model = build(path, **options)
     before_run(model)
     model.init_weights()
+    resized = 'img_size' in options or 'type' in options
     for name, tensor in model.backbone.state_dict().items():
-        if not name.startswith('ln2.') and (name != 'pos_embed' or
-                                            'img_size' not in options):
+        if 'rel_pos' in name:
+            assert not tensor.any()
+        elif not name.startswith('ln2.') and (name != 'pos_embed'
+                                              or not resized):
             assert torch.equal(tensor, state[f'backbone.{name}']), name
 
 
@@ -150,3 +180,107 @@ def test_testing_and_other_models_are_left_alone():
     before_run(build('PATH_OF_THE_PRETRAINED_CHECKPOINT'), loop=False)
     before_run(MODELS.build(dict(TOY_MODEL)))
     before_run(MODELS.build(classifier()))
+
+
+def test_what_would_be_lost(pretrained):
+    path, state = pretrained
+    state['backbone.pre_norm.weight'] = torch.ones(24)
+    torch.save(dict(state_dict=state), path)
+    with pytest.raises(ValueError, match='pre_norm.weight has no place in it'):
+        before_run(build(path))
+
+
+def test_the_checkpoint_of_a_whole_model(pretrained):
+    path, _ = pretrained
+    before_run(MODELS.build(classifier(STUDENT, pretrained=str(path))))
+    with pytest.raises(ValueError, match=r'(?s)^model.init_cfg.checkpoint: .*'
+                       "prefix 'backbone.', .* 4 blocks instead of 6"):
+        before_run(MODELS.build(classifier(pretrained=str(path))))
+
+
+def in_mmseg(path, **options):
+    """A segmentor with mmseg's own ViT, which ignores a prefix."""
+    pytest.importorskip('mmseg')
+    backbone = dict(
+        type='MAE',
+        img_size=(32, 32),
+        patch_size=8,
+        embed_dims=24,
+        num_layers=4,
+        num_heads=2,
+        init_values=1.0)
+    head = dict(type='FCNHead', in_channels=24, channels=8, num_classes=3)
+    init_cfg = options.pop('init_cfg', None)
+    if init_cfg:
+        backbone['init_cfg'] = init_cfg
+    return ConfigDict(
+        type='EncoderDecoder',
+        backbone=dict(backbone, **options),
+        decode_head=head,
+        pretrained=None if init_cfg else str(path))
+
+
+def test_in_mmseg(pretrained, tmp_path):
+    path, state = pretrained
+    bare = {
+        name[len('backbone.'):]: tensor
+        for name, tensor in state.items() if name.startswith('backbone.')
+    }
+    torch.save(bare, tmp_path / 'bare.pth')
+    hook = 'mmpretrain.PretrainedBackboneHook'
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = ROOT_MODELS.build(in_mmseg(tmp_path / 'bare.pth'))
+        before_run(model, hook=hook)
+        model.init_weights()
+        assert torch.equal(model.backbone.cls_token, bare['cls_token'])
+        init_cfg = dict(
+            type='Pretrained', checkpoint=str(path), prefix='backbone.')
+        for options in (dict(), dict(init_cfg=init_cfg)):
+            with pytest.raises(
+                    ValueError,
+                    match="under the prefix '', .* mmseg's MAE takes names "
+                    'without prefix, whatever.*--to mmseg'):
+                before_run(
+                    ROOT_MODELS.build(in_mmseg(path, **options)), hook=hook)
+        # Its layer scale of 0.1 is another network.
+        model = in_mmseg(tmp_path / 'bare.pth', init_values=.1)
+        with pytest.raises(ValueError, match='layers.0.gamma_1 is missing'):
+            before_run(ROOT_MODELS.build(model), hook=hook)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('mmcv._ext') is None,
+    reason='mmdet needs mmcv with compiled ops')
+def test_in_mmdet(pretrained):
+    path, state = pretrained
+
+    def detector(prefix):
+        init_cfg = dict(
+            type='Pretrained', checkpoint=str(path), prefix=prefix)
+        return ROOT_MODELS.build(
+            dict(
+                type='FCOS',
+                backbone=dict(
+                    type='mmpretrain.WindowedViT',
+                    arch=STUDENT,
+                    img_size=64,
+                    patch_size=8,
+                    init_cfg=init_cfg),
+                neck=dict(
+                    type='ChannelMapper', in_channels=[24], out_channels=32),
+                bbox_head=dict(
+                    type='FCOSHead',
+                    num_classes=3,
+                    in_channels=32,
+                    feat_channels=32)))
+
+    hook = 'mmpretrain.PretrainedBackboneHook'
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = detector('backbone.')
+        before_run(model, hook=hook)
+        model.init_weights()
+        name = 'layers.3.attn.qkv.weight'
+        assert torch.equal(model.backbone.state_dict()[name],
+                           state[f'backbone.{name}'])
+        with pytest.raises(ValueError, match="fit under the prefix 'backbone"):
+            before_run(detector('encoder.'), hook=hook)

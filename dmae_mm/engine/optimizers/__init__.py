@@ -1,0 +1,3 @@
+from .backbone_layer_decay_constructor import BackboneLayerDecayConstructor
+
+__all__ = ['BackboneLayerDecayConstructor']

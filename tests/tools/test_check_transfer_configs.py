@@ -1,0 +1,79 @@
+"""The command says that all arrives in each config that is shipped."""
+import importlib.util
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.utils import get_installed_path
+
+from dmae_mm.checkpoints import export_checkpoint
+
+from tests.conftest import ROOT
+from tests.tools.transfer_checks import check, refused, trained
+
+# Those for a part of the labels have the same model as their base.
+CONFIGS = [
+    path for folder in ('benchmarks', 'segmentation', 'detection')
+    for path in sorted((ROOT / 'configs' / folder).glob('*.py'))
+    if not path.stem.endswith('pct_in1k')
+]
+WITHOUT_OPS = importlib.util.find_spec('mmcv._ext') is None
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda path: path.stem)
+def test_all_arrives_in_every_shipped_config(config, full_size, capsys):
+    if config.parent.name == 'detection' and WITHOUT_OPS:
+        pytest.skip('mmdet needs mmcv with compiled ops')
+    cfg = Config.fromfile(config)
+    if 'init_cfg' not in cfg.model.backbone:
+        pytest.skip('names no checkpoint')
+    *table, verdict = check(capsys, config, full_size(cfg.model.backbone.arch))
+    assert 'left at initialisation: 0' in table
+    # Those of 12 blocks, embeddings and, where there is one, the last norm;
+    # WindowedViT has no CLS token.
+    number = dict(linear=150, faster=150, mask=147).get(
+        config.stem.split('_')[1].split('-')[0], 148)
+    resized = int('segmentation' in str(config) or 'mask-rcnn' in str(config))
+    assert verdict == (
+        f'All {number} backbone tensors arrived ({resized} resized).')
+
+
+def test_mmsegs_own_config(full_size, tmp_path, capsys):
+    """Unchanged, from an exported file; the file itself is refused."""
+    pytest.importorskip('mmseg')
+    config = os.path.join(
+        get_installed_path('mmseg'), '.mim/configs/mae/'
+        'mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
+    model = tmp_path / 'pretraining.py'
+    model.write_text("model = dict(backbone=dict(type='MAEViT', arch='b'))")
+    source = full_size('b')
+    export_checkpoint(str(model), source, str(tmp_path / 'mae.pth'), 'mmseg')
+    *table, verdict = check(capsys, config, tmp_path / 'mae.pth')
+    assert verdict == 'All 172 backbone tensors arrived (1 resized).'
+    assert 'model.pretrained' in table[1]
+    assert 'new: not in any pre-training: 12' in table
+    table, error = refused(capsys, config, source)
+    assert 'loaded: 0' in table and 'left at initialisation: 148' in table
+    assert error.startswith('0 of 148 backbone tensors arrived.')
+    assert "(148 of 148). mmseg's MAE takes names without prefix" in error
+    assert error.endswith(f'export.py MODEL {source} DST --to mmseg')
+
+
+@pytest.fixture(scope='module')
+def full_size(tmp_path_factory):
+    """Path of a file of random weights of a MAEViT of ImageNet's size."""
+    folder = tmp_path_factory.mktemp('full_size')
+
+    def path_of(arch):
+        path = folder / f'{arch}.pth'
+        if not path.exists():
+            state = trained(dict(type='MAEViT', arch=arch))
+            torch.save(
+                dict(state_dict={
+                    f'backbone.{name}': tensor
+                    for name, tensor in state.items()
+                }), path)
+        return str(path)
+
+    return path_of
