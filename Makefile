@@ -1,6 +1,6 @@
 # make quickstart   train a teacher, a control and a student on digits
 # make test         run the tests
-# make study        repeat the comparisons in docs/results.md: 60 to 90 minutes
+# make study        repeat the comparisons in docs/results.md: up to 90 minutes
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
 #
