@@ -75,8 +75,8 @@ $(STAMP):
 	    echo 'The system lacks libraries that opencv-python draws windows' \
 	        'with (libGL and others): taking opencv-python-headless'; \
 	    $(BIN)/python -m pip uninstall --yes opencv-python; \
-	    $(BIN)/python -m pip install -c constraints.txt \
-	        opencv-python-headless; \
+	    $(BIN)/python -m pip install -c constraints.txt --no-deps \
+	        --force-reinstall opencv-python-headless; \
 	    $(BIN)/python -c 'import cv2'; \
 	}
 	@rm -f $(VENV)/.unfinished $(VENV)/.installed-*
