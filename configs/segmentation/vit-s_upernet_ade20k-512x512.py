@@ -33,14 +33,14 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint='PATH_OF_THE_PRETRAINED_CHECKPOINT',
-            prefix='backbon.')),
+            prefix='backbone.')),
     neck=dict(embed_dim=384),
     decode_head=dict(in_channels=[384] * 4, num_classes=150),
     auxiliary_head=dict(in_channels=384, num_classes=150),
     test_cfg=dict(
         _delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))
 # Refuses a file that is not the backbone's.
-custom_hooks = []
+custom_hooks = [dict(type='mmpretrain.PretrainedBackboneHook')]
 
 optim_wrapper = dict(
     _delete_=True,
@@ -50,7 +50,7 @@ optim_wrapper = dict(
         type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='BackboneLayerDecayConstructor',
     paramwise_cfg=dict(
-        layer_decay_rate=0.75,
+        layer_decay_rate=0.65,
         flat_decay_mult=0.,
         custom_keys={
             '.cls_token': dict(decay_mult=0.),
