@@ -17,7 +17,7 @@ def test_all_files_are_checked_here():
         for path in CONFIGS.glob(f'{folder}/*.py')
     }
     assert found == set(ALL)
-    assert len(ALL) == len(found) == 74
+    assert len(ALL) == len(found) == 75
 
 
 def test_file_names_are_unique():
