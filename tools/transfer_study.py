@@ -129,6 +129,8 @@ def load_config(start: str, seed: int, options: dict) -> Config:
         osp.join(CONFIGS, 'vit-student_segmentation_digits.py'))
     cfg.work_dir = osp.join(OUT_DIR, f'seed{seed}', start)
     cfg.randomness.seed = seed
+    # That of the study's own processes; there are no others.
+    cfg.env_cfg.mp_cfg.mp_start_method = 'spawn'
     # A process keeps these by name.
     cfg.experiment_name = cfg.visualizer.name = f'{start}_seed{seed}'
     backbone = cfg.model.backbone
