@@ -1,6 +1,6 @@
-"""Importing this skips a file of tests where mmdet cannot run.
+"""Importing this skips a test, or a file of tests, where mmdet cannot run.
 
-All such files give the same line, which pytest shows once.
+All of them give the same line, which pytest shows once.
 """
 import importlib
 

@@ -87,8 +87,7 @@ def test_segmentation(tmp_path):
      '--gpus', '0'],
 ], ids=['dist_train.sh', 'mim'])
 def test_detection(command, tmp_path):
-    pytest.importorskip(
-        'mmcv._ext', reason='detection needs make test WITH_OPS=1')
+    from tests.detection import needs_mmdet  # noqa: F401
     from tests.detection.coco import write_coco
     from tests.detection.toy_runs import ARCH, MASK_RCNN, toy_config
     arch = {name: ARCH[name] for name in ARCH if 'global' not in name}
