@@ -140,6 +140,9 @@ def load_config(parser: argparse.ArgumentParser,
     check_option_names(parser, cfg, args.cfg_options)
     counts = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
     cfg.merge_from_dict(args.cfg_options)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is not None and not cfg[name].get('num_workers'):
+            cfg[name].persistent_workers = False  # there are none to keep
 
     missing = [
         key for key in ('model', 'train_dataloader', 'train_cfg',

@@ -120,6 +120,9 @@ def _cause(backbone: nn.Module, file: TensorFile,
     names = needed_shapes(backbone, {}).keys()
     weights = under_prefix(file.tensors, option.prefix)
     begins = ', '.join(list(file.tensors)[:3])
+    if 'layers.0.gamma_1' in file.tensors and not ignores_prefix(backbone):
+        return ("It seems to have been exported for mmseg's MAE. Give the "
+                'checkpoint that it was exported from.')
     fits, prefix = _best_prefix(names, file.tensors)
     if prefix != option.prefix and fits > max(
             len(names & weights.keys()), len(names) / 2):
@@ -146,9 +149,10 @@ def _cause(backbone: nn.Module, file: TensorFile,
         if given > own:
             cure = ("If it is the teacher's, give the student's, which "
                     'pre-training left in its work_dir')
+        # Not model.backbone.arch alone: necks and heads have widths, too.
         return ('It holds {} blocks, {} wide; the backbone has {}, '
                 '{} wide. '.format(*given, *own) +
-                f'{cure}; or set {_arch_option(backbone, given)}.')
+                f"{cure}; or take a config of the file's size.")
     return ('Give a checkpoint of this architecture, or the architecture of '
             'this checkpoint in model.backbone.')
 
@@ -171,13 +175,3 @@ def _size(weights: Tensors) -> Tuple[Optional[int], Optional[int]]:
     positions = weights.get('pos_embed')
     return (num_blocks(weights) or None,
             None if positions is None else positions.shape[-1])
-
-
-def _arch_option(backbone: nn.Module, size: Tuple[int, int]) -> str:
-    """How a config says a size."""
-    if not isinstance(getattr(backbone, 'arch_zoo', None), dict):
-        return 'num_layers and embed_dims of model.backbone to these'
-    for name, arch in backbone.arch_zoo.items():
-        if (arch.get('num_layers'), arch.get('embed_dims')) == size:
-            return f'model.backbone.arch={name!r}'
-    return 'model.backbone.arch to these'

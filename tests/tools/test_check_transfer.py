@@ -67,7 +67,7 @@ def test_every_line(toy, capsys):
      'wide; the backbone has 3, 24 wide. If it is the teacher'),
     (dict(arch=dict(STUDENT, num_layers=6)), '52 of 76',
      'It holds 4 blocks, 24 wide; the backbone has 6, 24 wide. Give a '
-     'checkpoint of this size; or set model.backbone.arch to these.'),
+     "checkpoint of this size; or take a config of the file's size."),
     (dict(arch=dict(STUDENT, embed_dims=32)), '4 of 52',
      'It holds 4 blocks, 24 wide; the backbone has 4, 32 wide. Give a '),
     (dict(arch=dict(STUDENT, embed_dims=20)), '4 of 52',
@@ -120,6 +120,7 @@ def test_the_teachers_file(toy, capsys):
      'it: python tools/model_converters/mae_to_mmpretrain.py other.pth DST '),
     ('bare', 'backbone.', "they fit under the prefix '' (52 of 52). Give "
      "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)."),
+    ('mmseg', 'backbone.', "exported for mmseg's MAE. Give the checkpoint"),
     ('module', 'backbone.', "of DistributedDataParallel, MMEngine finds no "
      'prefix. Write it anew: python tools/model_converters/export.py'),
 ])
@@ -128,6 +129,7 @@ def test_other_names(toy, capsys, names, prefix, message):
     state = dict(
         timm=backbone_to_timm(bare),
         bare=bare,
+        mmseg={**bare, 'layers.0.gamma_1': torch.ones(24)},
         module={f'module.{name}': tensor for name, tensor in toy.items()})
     table, error = refused(capsys, 'cfg.py', save(state[names]),
                            *options(**{'init_cfg.prefix': prefix}))

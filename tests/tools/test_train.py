@@ -300,6 +300,18 @@ def test_each_flag_changes_what_it_says(config, flag, key, without,
         assert cfg == wanted
 
 
+def test_without_workers_none_are_kept(config):
+    config.write_text(config.read_text() + (
+        '\ntrain_dataloader.update(persistent_workers=True, num_workers=2)\n'))
+    script = runpy.run_path(str(TRAIN))
+    parser = script['build_parser']()
+    for options, kept in (([], True), ([
+            '--cfg-options', 'train_dataloader.num_workers=0'], False)):
+        cfg = script['load_config'](
+            parser, parser.parse_args([str(config), *options]))
+        assert cfg.train_dataloader.persistent_workers is kept
+
+
 @pytest.mark.parametrize('options, base', [
     ([], 1024),
     (['optim_wrapper.accumulative_counts=1'], 4096),

@@ -6,8 +6,8 @@ result. Beside them stands the ratio that counting multiply-adds predicts.
 
 "Whole teacher" is how the paper's public code computes: all blocks of the
 teacher, its final norm and its decoder run, although only the features up to
-the last aligned block are used. "Light decoder" is CrossAttentionDecoder, which
-predicts a quarter of all patches.
+the last aligned block are used. "Light decoder" is CrossAttentionDecoder,
+which predicts a quarter of all patches.
 """
 import argparse
 import json
