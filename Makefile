@@ -8,7 +8,7 @@
 # SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
 # .venv, PYTEST_ARGS='-k mask' picks tests, STUDY_ARGS='--seeds 3' and the like
 # go to tools/study.py. `make test WITH_OPS=1` and `make venv WITH_OPS=1` add
-# mmcv's compiled ops, which mmdet needs: 6 to 15 minutes of compiling, once.
+# mmcv's compiled ops, which mmdet needs: 6 to 12 minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
 .PHONY: quickstart test study lint venv ops clean distclean

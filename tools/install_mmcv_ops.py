@@ -47,7 +47,7 @@ def build(folder: Path) -> Path:
     """
     version = importlib.metadata.version(MMCV)
     print(
-        f'Compiling the ops of mmcv {version}: 6 to 15 minutes on two cores, '
+        f'Compiling the ops of mmcv {version}: 6 to 12 minutes on two cores, '
         f'only this time. They are kept in {folder}',
         flush=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,12 @@ stopped goes on where it was when the same command is given again. The table,
 the figures and what they say are written to docs/results.md.
 """
 import argparse
-import multiprocessing
 import os
 import os.path as osp
 import shlex
 import sys
 import time
-from concurrent.futures import (FIRST_COMPLETED, ProcessPoolExecutor, wait)
+from concurrent.futures import FIRST_COMPLETED, wait
 
 # A clone runs its own code, installed or not: see train.py.
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -22,7 +21,8 @@ from make_subset import (balanced_subset, class_images,  # noqa: E402
                          write_list)
 from mmengine.config import Config, DictAction  # noqa: E402
 from study_jobs import (all_jobs, fingerprint,  # noqa: E402
-                        finished_result, load_config, run_job)
+                        finished_result, load_config, one_thread_each,
+                        run_job)
 from study_page import write_page  # noqa: E402
 
 OUT_DIR = osp.join('work_dirs', 'study')
@@ -53,14 +53,7 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
     units_left = sum(cost(runs[key]) for key in left)
     units_done, start = 0, time.time()
     running = {}
-    # Each process has a core for itself. NumPy and PyTorch read these when
-    # they are imported there.
-    for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS',
-                     'OPENBLAS_NUM_THREADS'):
-        os.environ[variable] = '1'
-    with ProcessPoolExecutor(
-            processes,
-            mp_context=multiprocessing.get_context('spawn')) as pool:
+    with one_thread_each(processes) as pool:
         while left or running:
             for key in [
                     key for key in left

@@ -2,10 +2,12 @@
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import os.path as osp
 import platform
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Dict, List
 
@@ -217,6 +219,16 @@ def finished_result(cfg: Config) -> dict:
     except FileNotFoundError:
         return {}
     return result if result['fingerprint'] == fingerprint(cfg) else {}
+
+
+def one_thread_each(processes: int) -> ProcessPoolExecutor:
+    """A pool whose processes have a core each for themselves."""
+    # NumPy and PyTorch read these when they are imported there.
+    for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS',
+                     'OPENBLAS_NUM_THREADS'):
+        os.environ[variable] = '1'
+    return ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context('spawn'))
 
 
 def run_job(cfg: Config, data_dir: str) -> dict:

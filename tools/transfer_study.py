@@ -8,13 +8,11 @@ and written as Markdown.
 """
 import argparse
 import contextlib
-import multiprocessing
 import os
 import os.path as osp
 import shlex
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Dict, Tuple
 
 # A clone runs its own code, installed or not: see train.py.
@@ -28,7 +26,7 @@ from digits import write_digits  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from sklearn.datasets import load_sample_images  # noqa: E402
-from study_jobs import CONFIGS, versions  # noqa: E402
+from study_jobs import CONFIGS, one_thread_each, versions  # noqa: E402
 from study_page import interval  # noqa: E402
 
 OUT_DIR = osp.join('work_dirs', 'transfer_study')
@@ -212,13 +210,8 @@ def main() -> None:
     except FileNotFoundError as error:
         sys.exit(f'error: {error}')
     write_images(osp.join(OUT_DIR, 'data'), write_digits())
-    # NumPy and PyTorch read these when they are imported, in each process.
-    for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS',
-                     'OPENBLAS_NUM_THREADS'):
-        os.environ[variable] = '1'
     begin = time.time()
-    spawn = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(args.processes, mp_context=spawn) as pool:
+    with one_thread_each(args.processes) as pool:
         found = dict(zip(keys, pool.map(train, cfgs)))
     mious = {
         start: np.array([found[start, seed] for seed in range(args.seeds)])
