@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch.distributed.tensor import DTensor
 
 from dmae_mm.checkpoints import TensorFile, read_tensor_file
 
@@ -162,6 +163,8 @@ class FrozenTeacher(nn.Module, metaclass=ABCMeta):
                 digest.update(repr(buffer.flatten().tolist()).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f'{name} {tuple(tensor.shape)}'.encode())
+            if isinstance(tensor, DTensor):  # sharded over processes
+                tensor = tensor.full_tensor()
             digest.update(
                 tensor.detach().cpu().contiguous().float().numpy().tobytes())
         return digest.hexdigest()

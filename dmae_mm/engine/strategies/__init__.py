@@ -1,0 +1,3 @@
+from .fully_sharded_strategy import FullyShardedStrategy
+
+__all__ = ['FullyShardedStrategy']
