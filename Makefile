@@ -1,5 +1,6 @@
 # make quickstart   train a teacher, a control and a student on digits
 # make test         run the tests
+# make test-slow    run those that launch whole trainings and install the wheel
 # make study        repeat the comparisons in docs/results.md: up to 90 minutes
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
@@ -11,7 +12,7 @@
 # mmcv's compiled ops, which mmdet needs: 6 to 12 minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
-.PHONY: quickstart test study lint venv ops clean distclean
+.PHONY: quickstart test test-slow study lint venv ops clean distclean
 
 SEED ?= 0
 VENV := .venv
@@ -36,7 +37,11 @@ quickstart: $(STAMP)
 # with several processes at work, would spin.
 test: $(STAMP) $(OPS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
-	    $(PYTEST_ARGS)
+	    -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(STAMP) $(OPS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load \
+	    -m slow $(PYTEST_ARGS)
 
 study: $(STAMP)
 	$(BIN)/python tools/study.py $(STUDY_ARGS)

@@ -116,6 +116,7 @@ def test_constraints_fit_the_requirements(wheel):
         setup['options.extras_require'])
 
 
+@pytest.mark.slow
 def test_wheel_works_alone(wheel, tmp_path):
     """In an environment that has this wheel and borrows all other packages.
 

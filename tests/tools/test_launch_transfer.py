@@ -83,8 +83,9 @@ def test_segmentation(tmp_path):
 
 @pytest.mark.parametrize('command', [
     ['bash', 'tools/dist_train.sh', '{config}', '2'],
-    [sys.executable, '-m', 'mim', 'train', 'onedl-mmdetection', '{config}',
-     '--gpus', '0'],
+    pytest.param(
+        [sys.executable, '-m', 'mim', 'train', 'onedl-mmdetection', '{config}',
+         '--gpus', '0'], marks=pytest.mark.slow),
 ], ids=['dist_train.sh', 'mim'])
 def test_detection(command, tmp_path):
     from tests.detection import needs_mmdet  # noqa: F401

@@ -126,6 +126,7 @@ def results(folder: Path) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_run_resume_and_run_again(study):
     folder, run = study
     said = run()
