@@ -8,30 +8,31 @@ data_preprocessor = dict(
     to_rgb=True)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='SeedSample'),
+    # An error for a broken file, unless SkippedImagesHook lets it be skipped.
+    dict(type='LoadImageOrSkip'),
     dict(
-        type='RandomResizedCrop',
+        type='FastRandomResizedCrop',
         scale=224,
         crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs')
+        interpolation='bicubic',
+        flip_prob=0.5),
+    dict(
+        type='PackInputs',
+        meta_keys=('img_path', 'sample_idx', 'skipped_images'))
 ]
 
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,
-    # Workers start anew each epoch and keep the seeds that PyTorch gives
-    # them: see EpochSeedHook.
-    persistent_workers=False,
-    worker_init_fn=dict(type='keep_worker_seed'),
+    # What is drawn for an image depends on no worker: see ExactResumeHook.
+    persistent_workers=True,
     # The last, smaller batch is used: a folder with fewer images than a batch
     # would give none otherwise. On ImageNet with 8 GPUs it also makes 1252
     # batches an epoch, a multiple of the 4 that are accumulated to one step,
     # so that no gradients are pending when a checkpoint is written.
     drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='SeededSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='CustomDataset',
