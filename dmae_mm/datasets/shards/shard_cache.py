@@ -1,0 +1,119 @@
+import os
+import os.path as osp
+from typing import Callable, Optional, Tuple
+
+from filelock import FileLock
+
+
+class ShardCache:
+    """Brings files from a URL to this machine, once for all its processes.
+
+    URLs are opened and room is made by the package ``webdataset``. A file
+    appears under its name when it is complete, so that a process that is
+    killed while it fetches leaves nothing that others take for whole, and its
+    lock is free again.
+
+    Args:
+        url (Callable[[str], str]): Gives the URL of a file.
+        folder (str): Where files are kept.
+        size (int, optional): Bytes that they may take; the oldest are deleted
+            before another is fetched. Defaults to None: all are kept.
+    """
+
+    def __init__(self,
+                 url: Callable[[str], str],
+                 folder: str,
+                 size: Optional[int] = None) -> None:
+        self._url = url
+        self._folder = folder
+        self._size = size
+
+    def fetch(self, name: str, size: int) -> str:
+        """Bring a file to this machine, if it is not here.
+
+        Args:
+            name (str): Of the file.
+            size (int): Its bytes.
+
+        Returns:
+            str: Its path. Another process may delete it at any time.
+
+        Raises:
+            OSError: If it cannot be fetched, or has another size.
+        """
+        path = osp.join(self._folder, name)
+        # It may still have been cut short by a power failure.
+        if _size_of(path) == size:
+            return path
+        _, FileCache = _webdataset()
+        cache = FileCache(
+            self._folder,
+            url_to_name=lambda url: name,
+            validator=None,
+            cache_size=-1 if self._size is None else self._size,
+            cache_cleanup_interval=0)
+        # Beside the folder, since the cache would delete locks as well.
+        locks = f'{self._folder}.locks'
+        os.makedirs(self._folder, exist_ok=True)
+        os.makedirs(locks, exist_ok=True)
+        with FileLock(osp.join(locks, f'{name}.lock')):
+            if _size_of(path) not in (None, size):
+                os.remove(path)
+            try:
+                cache.get_file(self._url(name))
+                check_size(path, size)
+            except Exception as error:
+                if osp.isfile(path):
+                    os.remove(path)
+                raise OSError(
+                    f'Cannot fetch {self._url(name)} to {path}: {error}'
+                ) from error
+            finally:
+                # Of this download, if it failed, and of those that were
+                # killed: only who holds the lock writes such files.
+                for other in os.listdir(self._folder):
+                    if other.startswith(f'{name}.temp'):
+                        os.remove(osp.join(self._folder, other))
+        return path
+
+
+def read_url(url: str) -> bytes:
+    """Read a small file.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    gopen, _ = _webdataset()
+    with gopen(url) as file:
+        return file.read()
+
+
+def check_size(path: str, size: int) -> None:
+    """Refuse a file that is not the one in the index.
+
+    Raises:
+        OSError: If it does not exist, or does not have ``size`` bytes.
+    """
+    found = osp.getsize(path)
+    if found != size:
+        raise OSError(f'{path} has {found} bytes, but {size} by the index: '
+                      'it is damaged, or belongs to other shards.')
+
+
+def _size_of(path: str) -> Optional[int]:
+    try:
+        return osp.getsize(path)
+    except FileNotFoundError:  # also, if it is just being deleted
+        return None
+
+
+def _webdataset() -> Tuple[Callable, type]:
+    """What the optional package opens a URL and keeps a cache with."""
+    try:
+        from webdataset.cache import FileCache
+        from webdataset.gopen import gopen
+    except ImportError as error:
+        raise ImportError(
+            'Shards at a URL are fetched by the package webdataset: '
+            'pip install "dmae_mm[shards]"') from error
+    return gopen, FileCache
