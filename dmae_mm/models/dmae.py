@@ -8,6 +8,7 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
+from .backbones import use_plain_numbers
 from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
                      check_student, check_teacher)
 from .distillation_mixin import Block, DistillationMixin
@@ -73,6 +74,7 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
             head=head,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        use_plain_numbers(self)
         check_backbone(self.backbone, (MAEViT, MAEHiViT))
         student = Student.of(self.backbone, self.data_preprocessor)
         check_student(student, self.backbone.embed_dims, self.neck, self.head)

@@ -14,7 +14,7 @@ Nothing is measured; every assumption is an option with its default:
 - "hidden" overlaps with the backward pass of the last accumulated batch, two
   thirds of the trained part's FLOPs; "exposed" does not overlap at all.
 
-    python tools/analysis/communication_costs.py configs/dmae/vit-b_dmae_in1k.py
+    python tools/analysis/communication_costs.py CONFIG [CONFIG ...]
 """
 import argparse
 import logging

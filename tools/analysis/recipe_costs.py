@@ -101,7 +101,7 @@ def count_decoder(model: DMAE, images: torch.Tensor) -> int:
 def image_size(cfg: Config) -> int:
     """Side of the training images in pixels."""
     for step in cfg.train_dataloader.dataset.pipeline:
-        if step.type == 'RandomResizedCrop':
+        if step.type in ('RandomResizedCrop', 'FastRandomResizedCrop'):
             return step.scale
     raise ValueError(
         f'{cfg.filename}: there is no RandomResizedCrop in '

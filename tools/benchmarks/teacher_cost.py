@@ -19,16 +19,23 @@ faster with them: on a CPU bfloat16 can be slower than float32, also on some
 that have instructions for it.
 """
 import argparse
-import json
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Dict, List, Tuple
 
 import torch
 from mmengine.registry import init_default_scope
 
-from dmae_mm.models import BaseTeacher, MMPretrainTeacher, TimmTeacher
+# A clone runs its own code, installed or not: see train.py.
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+from _machine import name_of, write_json  # noqa: E402
+from _variants import num_bytes as bytes_of  # noqa: E402
+
+from dmae_mm.models import (BaseTeacher, MMPretrainTeacher,  # noqa: E402
+                            TimmTeacher)
 
 # Architecture in mmpretrain, model in timm. All have 14 x 14 patches.
 ARCHITECTURES = dict(
@@ -52,8 +59,7 @@ def build(library: str, model: str, depth: str, dtype: str) -> BaseTeacher:
 
 def num_bytes(teacher: BaseTeacher) -> int:
     """Memory of parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size()
-               for tensor in [*teacher.parameters(), *teacher.buffers()])
+    return bytes_of([*teacher.parameters(), *teacher.buffers()])
 
 
 def forward(teacher: BaseTeacher, images: torch.Tensor,
@@ -141,23 +147,20 @@ def main() -> None:
     args = parser.parse_args()
 
     init_default_scope('mmpretrain')
-    device = (
-        torch.cuda.get_device_name() if args.device.startswith('cuda') else
-        f'CPU, {torch.get_num_threads()} threads')
+    device = name_of(args.device)
     print(f'ViT-{args.model}, {device}, torch {torch.__version__}, batch '
           f'{args.batch_size}, 49 of 196 patches, median of {args.rounds} '
           'turns')
     rows = measure(args.model, args.batch_size, args.rounds, args.device)
     show(rows)
-    if args.json:
-        with open(args.json, 'w') as file:
-            json.dump(
-                dict(
-                    model=args.model,
-                    device=device,
-                    torch=torch.__version__,
-                    batch_size=args.batch_size,
-                    rows=rows), file, indent=2)
+    write_json(
+        args.json,
+        dict(
+            model=args.model,
+            device=device,
+            torch=torch.__version__,
+            batch_size=args.batch_size,
+            rows=rows))
 
 
 if __name__ == '__main__':

@@ -1,3 +1,4 @@
 from .backbone_layer_decay_constructor import BackboneLayerDecayConstructor
+from .merged_groups_constructor import MergedGroupsConstructor
 
-__all__ = ['BackboneLayerDecayConstructor']
+__all__ = ['BackboneLayerDecayConstructor', 'MergedGroupsConstructor']

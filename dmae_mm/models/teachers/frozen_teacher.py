@@ -11,6 +11,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.distributed.tensor import DTensor
 
 from dmae_mm.checkpoints import TensorFile, read_tensor_file
+from dmae_mm.models.backbones import use_plain_numbers
 
 from .checks import DTYPES, check_options, check_sha256
 from .image_matching import ImageMatcher
@@ -83,6 +84,7 @@ class FrozenTeacher(nn.Module, metaclass=ABCMeta):
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.to(self.dtype)
         self.requires_grad_(False)
+        use_plain_numbers(self)
         super().train(False)
 
     @abstractmethod

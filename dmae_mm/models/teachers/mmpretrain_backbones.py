@@ -5,10 +5,11 @@ from typing import Tuple, Type, Union
 
 import torch.nn as nn
 from mmengine.logging import MMLogger
-from mmpretrain.models import BEiTViT, DeiT3, HiViT, ViTEVA02
+from mmpretrain.models import BEiTViT, HiViT, ViTEVA02
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 
-from dmae_mm.models.backbones import TOKEN_BACKBONES, projection
+from dmae_mm.models.backbones import (TOKEN_BACKBONES, patch_grid,
+                                      patch_size, projection)
 
 from .visible_patches import (VisiblePatches, VisiblePatchesOfBEiT,
                               VisiblePatchesOfEVA02)
@@ -23,21 +24,14 @@ COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:
     """Put a :class:`VisiblePatches` in front of the blocks."""
-    num_prefix = network.num_extra_tokens
-    if isinstance(network, HiViT):
-        # Its stem works on each patch by itself, so the patches can be
-        # picked behind it.
-        network.pos_drop = VisiblePatches(num_prefix)
-        return network.pos_drop
+    visible_cls = VisiblePatches
     if isinstance(network, BEiTViT):
-        visible = VisiblePatchesOfBEiT(num_prefix, network)
+        visible_cls = VisiblePatchesOfBEiT
     elif isinstance(network, ViTEVA02):
-        visible = VisiblePatchesOfEVA02(num_prefix, network.rope)
-    elif isinstance(network, DeiT3):
-        visible = VisiblePatches(0)  # CLS is put in front only afterwards
-    else:
-        visible = VisiblePatches(num_prefix)
-    network.drop_after_pos = visible
+        visible_cls = VisiblePatchesOfEVA02
+    visible = visible_cls(network, patch_grid(network), patch_size(network))
+    name = 'pos_drop' if isinstance(network, HiViT) else 'drop_after_pos'
+    setattr(network, name, visible)
     return visible
 
 

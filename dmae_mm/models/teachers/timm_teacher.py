@@ -92,7 +92,9 @@ class TimmTeacher(BaseTeacher):
             for index in aligned_blocks)
 
         with fixed_seed():
-            network = create_model(model_name, model_kwargs)
+            # Its images have one size, whatever timm's recipe expects.
+            network = create_model(
+                model_name, dict(model_kwargs, dynamic_img_size=False))
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
         embed = network.patch_embed
@@ -104,7 +106,9 @@ class TimmTeacher(BaseTeacher):
         visible_cls = (
             VisiblePatchesWithIndices
             if isinstance(network, Eva) else VisiblePatches)
-        network.patch_drop = visible_cls(network.num_prefix_tokens)
+        network.patch_drop = visible_cls(network, embed.grid_size,
+                                         embed.patch_size)
+        embed.strict_img_size = False  # it gets visible patches only
         super().__init__(
             network=network,
             aligned_blocks=blocks,

@@ -7,32 +7,83 @@ from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 
 class VisiblePatches(nn.Module):
-    """Keeps the prefix tokens and the patch tokens that ``ids_keep`` names.
+    """Lets a network embed only the patches that ``ids_keep`` names.
 
-    With ``ids_keep=None`` all tokens stay as they are.
+    The visible patches are cut out of the images and put side by side into
+    images of one row, of which the network's own patch embedding makes
+    tokens. To these it adds what stands in the place of ``pos_embed``, from
+    the patch embedding until this module is called: the positions of the
+    visible patches. So nothing is computed for hidden patches.
+
+    With ``ids_keep=None`` all is as without this module.
 
     Args:
-        num_prefix_tokens (int): Tokens in front of the patches, at this
-            place of the network.
+        network (nn.Module): The network, which gets hooks at its
+            ``patch_embed``.
+        patch_grid (tuple[int, int]): Its rows and columns of patches.
+        patch_size (tuple[int, int]): Height and width of a patch in pixels.
     """
 
-    def __init__(self, num_prefix_tokens: int) -> None:
+    def __init__(self, network: nn.Module, patch_grid: Tuple[int, int],
+                 patch_size: Tuple[int, int]) -> None:
         super().__init__()
-        self.num_prefix_tokens = num_prefix_tokens
+        object.__setattr__(self, 'network', network)  # no child: it is above
+        self.patch_grid = tuple(patch_grid)
+        self.patch_size = tuple(patch_size)
         self.ids_keep: Optional[torch.Tensor] = None
+        network.patch_embed.register_forward_pre_hook(self._pick)
+        network.patch_embed.register_forward_hook(self._keep_resolution)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self._show_positions(None)
+        return tokens
+
+    def _pick(self, embed: nn.Module, args: tuple) -> Optional[tuple]:
+        self._show_positions(self.ids_keep)
         if self.ids_keep is None:
-            return tokens
-        patches = tokens[:, self.num_prefix_tokens:]
-        index = self.ids_keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
-        patches = patches.gather(1, index)
-        if self.num_prefix_tokens == 0:
-            return patches
-        return torch.cat([tokens[:, :self.num_prefix_tokens], patches], dim=1)
+            return None
+        images, = args
+        (rows, columns), (height, width) = self.patch_grid, self.patch_size
+        margins = (0, columns * width - images.shape[3],
+                   0, rows * height - images.shape[2])
+        if any(margins):
+            images = F.pad(images, margins)
+        patches = images.unflatten(3, (columns, width)).unflatten(
+            2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
+        batch = torch.arange(len(images), device=images.device).unsqueeze(1)
+        visible = patches[batch, self.ids_keep // columns,
+                          self.ids_keep % columns]  # (B, K, C, h, w)
+        return visible.permute(0, 2, 3, 1, 4).flatten(3),  # (B, C, h, K w)
+
+    def _show_positions(self, ids: Optional[torch.Tensor]) -> None:
+        """Put those of the patches ``ids`` in the place of ``pos_embed``.
+
+        They are an attribute, which Python finds first, in front of the
+        parameter, which stays where checkpoints have it. With None they are
+        the parameter itself.
+        """
+        positions = self.network._parameters.get('pos_embed')
+        if positions is None:
+            return
+        if ids is not None:
+            num_prefix = (
+                positions.shape[1] - self.patch_grid[0] * self.patch_grid[1])
+            prefix = positions[:, :num_prefix].expand(len(ids), -1, -1)
+            positions = positions[0, num_prefix:][ids]
+            if num_prefix > 0:
+                positions = torch.cat([prefix, positions], dim=1)
+        object.__setattr__(self.network, 'pos_embed', positions)
+
+    def _keep_resolution(self, embed: nn.Module, args: tuple,
+                         output: Any) -> Any:
+        """mmpretrain's embeddings return their tokens' rows and columns."""
+        if self.ids_keep is None or not isinstance(output, tuple):
+            return output
+        return output[0], self.patch_grid
 
 
 class VisiblePatchesWithIndices(VisiblePatches):
@@ -52,13 +103,15 @@ class VisiblePatchesOfEVA02(VisiblePatches):
     visible patches, (B, 1, K, C_head).
 
     Args:
-        num_prefix_tokens (int): As in :class:`VisiblePatches`.
-        rope (nn.Module): The network's rotary module.
+        network (nn.Module): A ``ViTEVA02``, changed in place.
+        patch_grid (tuple[int, int]): As in :class:`VisiblePatches`.
+        patch_size (tuple[int, int]): As in :class:`VisiblePatches`.
     """
 
-    def __init__(self, num_prefix_tokens: int, rope: nn.Module) -> None:
-        super().__init__(num_prefix_tokens)
-        self.rope = rope
+    def __init__(self, network: nn.Module, patch_grid: Tuple[int, int],
+                 patch_size: Tuple[int, int]) -> None:
+        super().__init__(network, patch_grid, patch_size)
+        self.rope = rope = network.rope
         for name in ('freqs_cos', 'freqs_sin'):
             table = getattr(rope, name)
             self.register_buffer(f'grid_{name}', table, persistent=False)
@@ -82,12 +135,14 @@ class VisiblePatchesOfBEiT(VisiblePatches):
     stock attention has for a bias from outside.
 
     Args:
-        num_prefix_tokens (int): As in :class:`VisiblePatches`.
         network (nn.Module): A ``BEiTViT``, changed in place.
+        patch_grid (tuple[int, int]): As in :class:`VisiblePatches`.
+        patch_size (tuple[int, int]): As in :class:`VisiblePatches`.
     """
 
-    def __init__(self, num_prefix_tokens: int, network: nn.Module) -> None:
-        super().__init__(num_prefix_tokens)
+    def __init__(self, network: nn.Module, patch_grid: Tuple[int, int],
+                 patch_size: Tuple[int, int]) -> None:
+        super().__init__(network, patch_grid, patch_size)
         # (B, 1 + K, 1 + K), or of all patches (1, 1 + L, 1 + L).
         self.pair_index: Optional[torch.Tensor] = None
         sources = [layer.attn for layer in network.layers]

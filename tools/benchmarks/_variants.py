@@ -1,0 +1,227 @@
+"""The ways of computing a training step that the benchmarks compare.
+
+"As the reference" is how the paper's public code computes: the teacher embeds
+all patches and then drops the hidden ones; all its blocks, its final norm and
+its decoder run, although only the features of the last aligned block are used.
+The optimizer is AdamW as PyTorch computes it by default, one group with and
+one without weight decay. "DMAE" is what a config of this project does.
+"""
+import copy
+import functools
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Iterable, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from torch.utils.flop_counter import FlopCounterMode
+
+from dmae_mm.models import DMAE, MMPretrainTeacher
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of computing a step.
+
+    Attributes:
+        teacher (str): 'none', 'truncated' or 'whole'.
+        fused (bool): AdamW in one pass over the memory.
+        compile (bool): ``torch.compile``.
+        teacher_dtype (str): Type of the teacher's weights and arithmetic.
+        light_decoder (bool): CrossAttentionDecoder; a quarter of all patches
+            is predicted.
+    """
+    teacher: str = 'truncated'
+    fused: bool = True
+    compile: bool = False
+    teacher_dtype: str = 'float32'
+    light_decoder: bool = False
+
+
+VARIANTS: Dict[str, Variant] = {
+    'plain MAE': Variant(teacher='none'),
+    'as the reference': Variant(teacher='whole', fused=False),
+    'DMAE': Variant(),
+    'DMAE, stock AdamW': Variant(fused=False),
+    'DMAE, bf16 teacher': Variant(teacher_dtype='bfloat16'),
+    'DMAE, compiled': Variant(compile=True),
+    'DMAE, light decoder': Variant(light_decoder=True),
+    'DMAE, all options': Variant(
+        compile=True, teacher_dtype='bfloat16', light_decoder=True),
+}  # yapf: disable
+
+
+class WholeTeacher(MMPretrainTeacher):
+    """A teacher that computes what the public code computes."""
+
+    def __init__(self, backbone: dict, aligned_blocks: list, **kwargs) -> None:
+        super().__init__(backbone, [*aligned_blocks, -1], **kwargs)
+        num_patches = self.patch_grid[0] * self.patch_grid[1]
+        self.norm = nn.LayerNorm(self.embed_dims)
+        self.decoder = MODELS.build(
+            dict(
+                type='MAEPretrainDecoder',
+                num_patches=num_patches,
+                patch_size=self.img_size[0] // self.patch_grid[0],
+                embed_dim=self.embed_dims))
+        self.requires_grad_(False)
+        self.aligned_blocks = self.aligned_blocks[:-1]
+        self.network.drop_after_pos.register_forward_hook(self._drop_hidden)
+
+    def _drop_hidden(self, module: nn.Module, args: tuple,
+                     tokens: torch.Tensor) -> torch.Tensor:
+        index = self.ids_keep[..., None].expand(-1, -1, self.embed_dims)
+        return torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, index)], 1)
+
+    def extract_features(self, images: torch.Tensor,
+                         ids_keep: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        self.ids_keep = ids_keep
+        *features, last = super().extract_features(images, None)
+        num_patches = self.patch_grid[0] * self.patch_grid[1]
+        ids_restore = torch.arange(num_patches, device=images.device)
+        self.decoder(self.norm(last), ids_restore.expand(len(images), -1))
+        return tuple(features)
+
+
+def build(config: str, variant: Variant) -> DMAE:
+    """A model with random weights, also in the teacher."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    if variant.teacher == 'none':
+        cfg.model.update(teacher=None, aligned_layers=[])
+    else:
+        cfg.model.teacher.update(
+            checkpoint='not read', dtype=variant.teacher_dtype)
+        if variant.teacher == 'whole':
+            cfg.model.teacher.type = WholeTeacher
+    if variant.light_decoder:
+        cfg.model.neck.update(type='CrossAttentionDecoder', predict_ratio=0.25)
+    model = MODELS.build(cfg.model)
+    if model.teacher is not None:
+        model.teacher.is_loaded = True
+    return model.train()
+
+
+def count_flops(config: str, variant: Variant) -> Tuple[int, int]:
+    """Multiply-adds x 2 for an image, only counted.
+
+    Args:
+        config (str): Path of the config.
+        variant (Variant): How it computes.
+
+    Returns:
+        tuple[int]: Of the student, forward and backward, and of the teacher.
+    """
+    with torch.device('meta'):
+        # Which has no autocast; the number does not depend on the type.
+        model = build(config, replace(variant, teacher_dtype='float32'))
+        images = torch.empty(1, 3, *model.backbone.img_size)
+        with FlopCounterMode(display=False) as counter:
+            losses = model.loss(images, None)
+            # It has no backward pass and is counted under its class.
+            teacher = sum(counter.get_flop_counts().get(
+                type(model.teacher).__name__, {}).values())
+            sum(losses.values()).backward()
+    return counter.get_total_flops() - teacher, teacher
+
+
+def build_all(config: str, names: Sequence[str],
+              device: str) -> Dict[str, DMAE]:
+    """Models that all train the same student, so that many fit into memory.
+
+    Args:
+        config (str): Path of the config.
+        names (Sequence[str]): Keys of ``VARIANTS``.
+        device (str): Where they are.
+
+    Returns:
+        dict[str, DMAE]: A model for each name.
+    """
+    base = build(config, Variant()).to(device)
+    truncated = base.teacher
+    models = {}
+    for name in names:
+        variant = VARIANTS[name]
+        model = copy.copy(base)
+        model._modules = dict(base._modules)
+        if variant.teacher == 'none':
+            object.__setattr__(model, 'teacher', None)
+            del model._modules['distill_neck']
+        elif variant.teacher == 'whole' or variant.teacher_dtype != 'float32':
+            other = build(config, replace(variant, light_decoder=False))
+            object.__setattr__(model, 'teacher', other.teacher.to(device))
+        else:
+            object.__setattr__(model, 'teacher', truncated)
+        if variant.light_decoder:
+            model.neck = build(config, Variant(light_decoder=True)).neck.to(
+                device)
+        models[name] = model
+    return models
+
+
+def build_optimizer(model: DMAE, fused: bool) -> torch.optim.Optimizer:
+    """AdamW with the two groups of the recipe, in the stock way or fused."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [dict(params=[p for p in trained if p.ndim > 1]),
+         dict(params=[p for p in trained if p.ndim == 1], weight_decay=0.)],
+        lr=1e-4, weight_decay=0.05, fused=fused or None)  # yapf: disable
+
+
+def make_steps(models: Dict[str, DMAE], images: torch.Tensor,
+               amp: bool) -> Dict[str, Callable[[], None]]:
+    """Closures that train a step each.
+
+    Args:
+        models (dict[str, DMAE]): From :func:`build_all`. Optimizers of one
+            kind share their state.
+        images (torch.Tensor): Normalised, (B, 3, H, W), on their device.
+        amp (bool): Whether to compute in bfloat16 autocast.
+
+    Returns:
+        dict[str, callable]: By variant.
+    """
+    states: Dict[bool, dict] = {}
+    steps = {}
+    for name, model in models.items():
+        variant = VARIANTS[name]
+        optimizer = build_optimizer(model, variant.fused)
+        optimizer.state = states.setdefault(variant.fused, optimizer.state)
+        loss_of = torch.compile(model.loss) if variant.compile else model.loss
+        steps[name] = functools.partial(_step, loss_of, optimizer, images, amp)
+    return steps
+
+
+def _step(loss_of: Callable, optimizer: torch.optim.Optimizer,
+          images: torch.Tensor, amp: bool) -> None:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        loss = sum(loss_of(images, None).values())
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Memory of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def standing_bytes(model: DMAE) -> Dict[str, int]:
+    """Memory that a variant needs all the time.
+
+    Args:
+        model (DMAE): Of :func:`build_all`.
+
+    Returns:
+        dict[str, int]: Bytes of the student's 'weights', the 'teacher' and
+        the two moments of the 'optimizer'.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    teacher = model.teacher
+    return dict(
+        weights=num_bytes([*model.parameters(), *model.buffers()]),
+        teacher=0 if teacher is None else num_bytes(
+            [*teacher.parameters(), *teacher.buffers()]),
+        optimizer=2 * num_bytes(trained))
