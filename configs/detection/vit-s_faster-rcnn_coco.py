@@ -37,11 +37,15 @@ model = dict(
             # Objects of up to 2 x 224 px are taken from stride 16.
             finest_scale=224)))
 
-# 16 images a step: 8 GPUs x 2 images. See EpochSeedHook for the rest.
+# 16 images a step: 8 GPUs x 2 images. A sample has a seed of its
+# own, and a run resumes exactly at the ends of epochs: see ExactResumeHook.
 train_dataloader = dict(
     batch_size=2,
-    persistent_workers=False,
-    worker_init_fn=dict(type='keep_worker_seed'))
+    sampler=dict(type='mmpretrain.SeededSampler'),
+    dataset=dict(pipeline=[
+        dict(type='mmpretrain.SeedSample'),
+        *_base_.train_pipeline,  # noqa: F821
+    ]))
 
 optim_wrapper = dict(
     _delete_=True,
@@ -58,7 +62,7 @@ optim_wrapper = dict(
         }))
 
 custom_hooks = [
-    dict(type='mmpretrain.EpochSeedHook'),
+    dict(type='mmpretrain.ExactResumeHook'),
     dict(type='mmpretrain.PretrainedBackboneHook')
 ]
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -42,11 +42,15 @@ model = dict(
         bbox_head=dict(type='Shared4Conv1FCBBoxHead', norm_cfg=norm_cfg),
         mask_head=dict(norm_cfg=norm_cfg)))
 
-# 64 images a step: 32 GPUs x 2 images. See EpochSeedHook for the rest.
+# 64 images a step: 32 GPUs x 2 images. A sample has a seed of its
+# own, and a run resumes exactly at the ends of epochs: see ExactResumeHook.
 train_dataloader = dict(
     batch_size=2,
-    persistent_workers=False,
-    worker_init_fn=dict(type='keep_worker_seed'))
+    sampler=dict(type='mmpretrain.SeededSampler'),
+    dataset=dict(dataset=dict(pipeline=[
+        dict(type='mmpretrain.SeedSample'),
+        *_base_.train_pipeline,  # noqa: F821
+    ])))
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
@@ -83,7 +87,7 @@ param_scheduler = [
 ]
 
 custom_hooks = [
-    dict(type='mmpretrain.EpochSeedHook'),
+    dict(type='mmpretrain.ExactResumeHook'),
     dict(type='mmpretrain.PretrainedBackboneHook')
 ]
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -60,7 +60,7 @@ train_dataloader = dict(dataset=dict(with_label=False))
 optim_wrapper = dict(
     optimizer=dict(betas=(0.9, 0.95)),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20)
+train_cfg = dict(type='ResumableTrainLoop', max_epochs=20)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=23),
-    checkpoint=dict(type='CheckpointHook', interval=10))
+    checkpoint=dict(interval=10))

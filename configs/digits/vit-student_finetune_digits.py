@@ -51,9 +51,10 @@ optim_wrapper = dict(
     # (the recipe for 12 blocks) was worse by 3 and by 6 of them, after plain
     # MAE and after DMAE.
     paramwise_cfg=dict(flat_decay_mult=0.))
-train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=20)
+train_cfg = dict(
+    type='ResumableTrainLoop', max_epochs=20, val_interval=20)
 val_cfg = dict()
 test_cfg = dict()
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=23),
-    checkpoint=dict(type='CheckpointHook', interval=20))
+    checkpoint=dict(interval=20))

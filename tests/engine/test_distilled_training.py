@@ -73,7 +73,7 @@ def config(photos, work_dir, epochs=2):
                 logger=dict(type='LoggerHook', interval=1),
                 checkpoint=dict(type='CheckpointHook', interval=1)),
             custom_hooks=[
-                dict(type='EpochSeedHook'),
+                dict(type='ExactResumeHook'),
                 dict(type='TeacherHook'),
                 dict(type='PretrainedBackboneHook')
             ],

@@ -57,7 +57,7 @@ def config(work_dir, strategy=None, epochs=2, **changes):
             param_scheduler=dict(type='LinearLR', end=3),
             train_cfg=dict(by_epoch=True, max_epochs=epochs),
             custom_hooks=[
-                dict(type='EpochSeedHook'),
+                dict(type='ExactResumeHook'),
                 dict(type='TeacherHook')
             ],
             randomness=dict(seed=0),

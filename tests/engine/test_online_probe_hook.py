@@ -90,7 +90,7 @@ def test_the_watched_run_is_the_same_bit_for_bit(folders, tmp_path, seeded,
     if not seeded:
         cfg.custom_hooks = [
             hook for hook in cfg.custom_hooks
-            if hook['type'] != 'EpochSeedHook'
+            if hook['type'] != 'ExactResumeHook'
         ]
     watched, losses = run(cfg)
     states = [random.getstate(), np.random.get_state()[1].tolist(),

@@ -42,15 +42,15 @@ def config(photos, work_dir, epochs=2, num_workers=0, teacher=True):
             train_dataloader=dict(
                 batch_size=4,
                 num_workers=num_workers,
-                persistent_workers=False,
-                worker_init_fn=dict(type='keep_worker_seed'),
-                sampler=dict(type='DefaultSampler', shuffle=True),
+                persistent_workers=num_workers > 0,
+                sampler=dict(type='SeededSampler', shuffle=True),
                 collate_fn=dict(type='default_collate'),
                 dataset=dict(
                     type='CustomDataset',
                     data_root=photos,
                     with_label=False,
                     pipeline=[
+                        dict(type='SeedSample'),
                         dict(type='LoadImageFromFile'),
                         dict(
                             type='RandomResizedCrop',
@@ -72,12 +72,12 @@ def config(photos, work_dir, epochs=2, num_workers=0, teacher=True):
                     T_max=epochs,
                     convert_to_iter_based=True)
             ],
-            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+            train_cfg=dict(type='ResumableTrainLoop', max_epochs=epochs),
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=1),
-                checkpoint=dict(type='CheckpointHook', interval=1)),
+                checkpoint=dict(type='AtomicCheckpointHook', interval=1)),
             custom_hooks=[
-                dict(type='EpochSeedHook'),
+                dict(type='ExactResumeHook'),
                 dict(type='TeacherHook')
             ],
             randomness=dict(seed=0),
@@ -214,6 +214,7 @@ def test_gradient_accumulation_equals_the_large_batch(photos, tmp_path):
         cfg.train_dataloader.batch_size = batch_size
         cfg.train_dataloader.sampler.shuffle = False
         cfg.train_dataloader.dataset.pipeline = [
+            dict(type='SeedSample'),
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=(32, 32)),
             dict(type='PackInputs')

@@ -5,12 +5,13 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=0,
     persistent_workers=False,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='SeededSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='CustomDataset',
         data_root='data/digits/train',
         pipeline=[
+            dict(type='SeedSample'),
             dict(type='LoadImageFromFile'),
             dict(
                 type='RandomResizedCrop',

@@ -1,0 +1,240 @@
+import inspect
+import os.path as osp
+from typing import Any, Optional, Sequence
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmpretrain.registry import HOOKS
+
+from ..checkpoint_files import (NO_SPACE, CannotWrite, check_before_resuming,
+                                remove_leftovers, write_atomically)
+from ..resumability import pending_gradients, why_not_inside_epoch
+from ..work_dir import lock_work_dir
+
+MID_EPOCH = 'mid_epoch.pth'
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for runs that can die at any moment.
+
+    At each moment ``last_checkpoint`` names a checkpoint that is whole: files
+    are written aside and then renamed, and an old one is removed after the
+    new one is there. That takes the space of one checkpoint more; on a disk
+    that lacks it, the old one goes first if another remains.
+
+    It can also save inside an epoch, to ``mid_epoch.pth``, which is replaced
+    each time and removed with the next checkpoint of an epoch.
+
+    Checkpoints hold no gradients. Where gradients are accumulated, a
+    checkpoint that is due while some wait is written after the optimizer's
+    next step; that of an epoch's end then keeps the epoch's name.
+
+    Before the training starts, it locks the work dir against a second run,
+    removes what interrupted writes have left, and refuses to resume from a
+    damaged checkpoint.
+
+    Args:
+        mid_epoch_interval (int): Iterations from one save inside an epoch to
+            the next. Defaults to 0: none, but see ``PreemptionHook``.
+        **options: Those of ``CheckpointHook``.
+    """
+
+    def __init__(self, mid_epoch_interval: int = 0, **options: Any) -> None:
+        legal = [
+            name for name, parameter in inspect.signature(
+                CheckpointHook.__init__).parameters.items()
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            and name != 'self'
+        ]
+        unknown = sorted(options.keys() - set(legal))
+        if unknown:
+            raise TypeError(
+                f'{type(self).__name__} has no option ' +
+                ', '.join(f'{name}={options[name]!r}' for name in unknown) +
+                '. Its options are: mid_epoch_interval, ' + ', '.join(legal) +
+                '.')
+        if type(mid_epoch_interval) is not int or mid_epoch_interval < 0:
+            raise ValueError(
+                f'{type(self).__name__}: mid_epoch_interval='
+                f'{mid_epoch_interval!r} is not a number of iterations: an '
+                'int, 0 for none.')
+        super().__init__(**options)
+        self.mid_epoch_interval = mid_epoch_interval
+        self._due = False  # a save inside the epoch
+        self._postponed: Optional[int] = None  # step of another checkpoint
+        self._saved_iter = -1
+
+    def before_run(self, runner) -> None:
+        """Lock and clean the work dir, check what is resumed from.
+
+        Raises:
+            WorkDirInUse: If another run has the work dir.
+            ValueError: If the checkpoint is damaged.
+        """
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # nothing is trained
+        if is_main_process():
+            lock_work_dir(runner.work_dir)
+            for name in remove_leftovers(runner.work_dir):
+                runner.logger.info(f'Removed {name}, left by a run that was '
+                                   'interrupted while it was writing.')
+        if runner._resume:
+            path = runner._load_from or find_latest_checkpoint(runner.work_dir)
+            if path is not None and '://' not in path:
+                check_before_resuming(path)
+
+    def before_train(self, runner) -> None:
+        """Prepare saving.
+
+        Raises:
+            ValueError: If the config wants checkpoints inside epochs, but
+                cannot resume from them.
+        """
+        super().before_train(runner)
+        reason = why_not_inside_epoch(runner)
+        if self.mid_epoch_interval and reason:
+            raise ValueError('AtomicCheckpointHook: mid_epoch_interval='
+                             f'{self.mid_epoch_interval} would be of no use: '
+                             f'{reason}.')
+        # A run killed before it could remove it has left it.
+        if 'removed_ckpt_id' in runner.message_hub.runtime_info:
+            self._remove(runner.message_hub.get_info('removed_ckpt_id'))
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Optional[Sequence[dict]] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Save what is due."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if self.mid_epoch_interval and self.every_n_train_iters(
+                runner, self.mid_epoch_interval):
+            self._due = True
+        if pending_gradients(runner):
+            return
+        if self._postponed is not None:
+            step, self._postponed = self._postponed, None
+            self._write(runner, step if self.by_epoch else runner.iter + 1,
+                        dict(epoch=runner.epoch, iter=runner.iter + 1))
+        elif self._due:
+            self.save_mid_epoch(runner)
+        self._due = False
+
+    def after_train(self, runner) -> None:
+        """Save what is still due, and publish."""
+        if self._postponed is not None:  # a training that was stopped early
+            step, self._postponed = self._postponed, None
+            self._write(runner, step,
+                        dict(epoch=runner.epoch, iter=runner.iter))
+        super().after_train(runner)
+
+    def save_mid_epoch(self, runner) -> None:
+        """Save after an iteration that no gradients are pending of.
+
+        All processes call it.
+        """
+        step = runner.iter + 1
+        if self._saved_iter == step:
+            return
+        runner.logger.info(f'Saving checkpoint at {step} iterations')
+        runner.message_hub.update_info('removed_ckpt_id', None)
+        self._save_file(runner, MID_EPOCH,
+                        dict(epoch=runner.epoch, iter=step), False)
+        self._saved_iter = step
+
+    def _save_checkpoint_with_step(self, runner, step: int,
+                                   meta: dict) -> None:
+        """Save, or note that this must wait for the optimizer."""
+        if pending_gradients(runner) and why_not_inside_epoch(runner) is None:
+            self._postponed = step
+            runner.logger.info('The checkpoint is written after the '
+                               "optimizer's next step: gradients are pending.")
+        else:
+            self._write(runner, step, meta)
+
+    def _write(self, runner, step: int, meta: dict) -> None:
+        """Save as one of the checkpoints that are counted and kept."""
+        stale = None
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                stale = self.keep_ckpt_ids[0]
+            self.keep_ckpt_ids.append(step)  # its length is limited
+            runner.message_hub.update_info('keep_ckpt_ids',
+                                           list(self.keep_ckpt_ids))
+        runner.message_hub.update_info('removed_ckpt_id', stale)
+        name = self.filename_tmpl.format(step)
+        try:
+            self._save_file(runner, name, meta, self.by_epoch)
+        except CannotWrite as error:
+            # Where weights are split, all processes would have to try again.
+            if (error.errno not in NO_SPACE or stale is None
+                    or self.max_keep_ckpts < 2
+                    or not isinstance(runner, Runner)):
+                raise
+            runner.logger.warning(f'{error} Trying again without the oldest '
+                                  'checkpoint, which would go now anyway.')
+            self._remove(stale)
+            self._save_file(runner, name, meta, self.by_epoch)
+        self._remove(stale)
+        self._saved_iter = meta['iter']
+        if is_main_process():
+            path = self.file_backend.join_path(self.out_dir, MID_EPOCH)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+    def _save_file(self, runner, name: str, meta: dict,
+                   by_epoch: bool) -> None:
+        """Write a checkpoint, then what names it as the last."""
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=by_epoch,
+            backend_args=self.backend_args,
+            **self.args)
+        if is_main_process():
+            write_atomically(
+                osp.join(runner.work_dir, 'last_checkpoint'),
+                self.last_ckpt.encode())
+
+    def _remove(self, step: Optional[int]) -> None:
+        if step is None or not is_main_process():
+            return
+        path = self.file_backend.join_path(self.out_dir,
+                                           self.filename_tmpl.format(step))
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)
+
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        """Save the best, then remove the one that was it before."""
+        if not self.save_best:
+            return
+        # mmengine removes what these name, before it writes.
+        before = getattr(self, 'best_ckpt_path', None)
+        many = dict(getattr(self, 'best_ckpt_path_dict', {}))
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = None
+        else:
+            self.best_ckpt_path_dict = dict.fromkeys(many)
+        super()._save_best_checkpoint(runner, metrics)
+        if hasattr(self, 'best_ckpt_path'):
+            now, old = [self.best_ckpt_path or before], [before]
+            self.best_ckpt_path = now[0]
+        else:
+            self.best_ckpt_path_dict = {
+                key: path or many.get(key)
+                for key, path in self.best_ckpt_path_dict.items()
+            }
+            now, old = self.best_ckpt_path_dict.values(), many.values()
+        for path in set(old) - set(now) - {None}:
+            if is_main_process() and self.file_backend.isfile(path):
+                self.file_backend.remove(path)

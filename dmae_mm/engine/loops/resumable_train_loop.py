@@ -1,0 +1,74 @@
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.registry import LOOPS
+from torch.utils.data import BatchSampler, DataLoader
+
+from dmae_mm.options import reject_unknown_options
+
+
+@LOOPS.register_module()
+@reject_unknown_options
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop`` that resumes inside an epoch.
+
+    It goes on behind the last batch of a checkpoint that was written inside
+    an epoch; hooks see the numbers of epoch, iteration and batch that they
+    would have seen without the interruption. ``ExactResumeHook`` tells it
+    where.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader or dict): Training data.
+        max_epochs (int): Number of epochs.
+        val_begin (int): First epoch that is validated. Defaults to 1.
+        val_interval (int): Epochs from one validation to the next. Defaults
+            to 1.
+        dynamic_intervals (list[tuple[int, int]], optional): First epochs of
+            other intervals, and these. Defaults to None.
+    """
+
+    def __init__(
+            self,
+            runner: Any,
+            dataloader: Union[DataLoader, Dict],
+            max_epochs: int,
+            val_begin: int = 1,
+            val_interval: int = 1,
+            dynamic_intervals: Optional[List[Tuple[int, int]]] = None) -> None:
+        super().__init__(runner, dataloader, max_epochs, val_begin,
+                         val_interval, dynamic_intervals)
+        # Batches of the current epoch that were used before a resumption.
+        self.batches_done = 0
+
+    def run_epoch(self) -> None:
+        """Iterate over what is left of an epoch, usually all of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        done, self.batches_done = self.batches_done, 0
+        if done:
+            what_skips(self.dataloader).skip(
+                done * self.dataloader.batch_size)
+        for idx, data_batch in enumerate(self.dataloader, start=done):
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+def what_skips(dataloader: DataLoader) -> Optional[Any]:
+    """The part of a data loader that leaves out samples already used.
+
+    Args:
+        dataloader (DataLoader): Its next iterator is to begin later.
+
+    Returns:
+        object: Data set or sampler, with a method ``skip(num_samples)``; None
+        if neither has one.
+    """
+    if hasattr(dataloader.dataset, 'skip'):
+        return dataloader.dataset
+    # Another batch sampler may use its samples in another order.
+    if (type(dataloader.batch_sampler) is BatchSampler
+            and hasattr(dataloader.sampler, 'skip')):
+        return dataloader.sampler
+    return None
