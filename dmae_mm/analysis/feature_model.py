@@ -51,7 +51,7 @@ class FeatureModel(nn.Module):
         self.parts = _read_parts(model)
         self.file: TensorFile = read_tensor_file(checkpoint)
         self.backbone = _build_backbone(self.parts['backbone'], model)
-        _load_strictly(self.backbone, self.file, model)
+        load_strictly(self.backbone, self.file, model)
         normalise = self.parts['data_preprocessor']
         self.data_preprocessor = SelfSupDataPreprocessor(
             mean=normalise.get('mean'),
@@ -128,7 +128,7 @@ def _build_backbone(cfg: dict, model: str) -> nn.Module:
     return backbone
 
 
-def _load_strictly(backbone: nn.Module, file: TensorFile, model: str) -> None:
+def load_strictly(backbone: nn.Module, file: TensorFile, model: str) -> None:
     try:
         tensors, _ = backbone_state_dict(file.tensors)
     except ValueError as error:

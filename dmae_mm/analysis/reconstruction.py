@@ -1,0 +1,220 @@
+"""What a masked autoencoder makes of images, as pixels."""
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmpretrain.models.heads import MAEPretrainHead
+from mmpretrain.models.necks import MAEPretrainDecoder
+from mmpretrain.models.selfsup import MAEHiViT, MAEViT
+
+from .recorded_step import record_step
+
+HIDDEN = 76  # grey value of hidden patches
+NOT_FINITE = (255, 0, 255)  # colour of predictions that are no numbers
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One image, what was visible of it, and what a model made of that.
+
+    Attributes:
+        original (np.ndarray): (H, W, 3), uint8, RGB.
+        masked (np.ndarray): The same with hidden patches in grey.
+        reconstructed (np.ndarray): The visible patches of the original beside
+            the predicted ones, clipped to 0 to 255. Values that are not
+            finite are magenta; what was not predicted is grey.
+        num_visible (int): Number of visible patches.
+        num_patches (int): Number of all patches.
+        norm_pix (bool): Whether patches are predicted up to their mean and
+            variance, which were then taken from the original.
+        similarity (dict[str, np.ndarray]): For each aligned pair, such as
+            's8_t17', the cosine between the projected student's token and the
+            teacher's, (rows, columns), float32; NaN where hidden. Empty
+            without teacher.
+    """
+    original: np.ndarray
+    masked: np.ndarray
+    reconstructed: np.ndarray
+    num_visible: int
+    num_patches: int
+    norm_pix: bool
+    similarity: Dict[str, np.ndarray]
+
+
+def check_reconstructs(model: nn.Module) -> None:
+    """Refuse models that do not predict pixels of masked patches.
+
+    Args:
+        model (nn.Module): The model.
+
+    Raises:
+        ValueError: If it is not a :class:`DMAE` or MAE with the usual parts.
+    """
+    for part, classes in (('backbone', (MAEViT, MAEHiViT)),
+                          ('neck', (MAEPretrainDecoder, )),
+                          ('head', (MAEPretrainHead, ))):
+        module = getattr(model, part, None)
+        if not isinstance(module, classes):
+            raise ValueError(
+                f'model.{part} is a {type(module).__name__}, but pixels are '
+                'reconstructed by a masked autoencoder, whose '
+                f'{part} is a {" or ".join(c.__name__ for c in classes)}.')
+
+
+@torch.no_grad()
+def reconstruct(model: nn.Module,
+                images: List[torch.Tensor],
+                seed: int = 0) -> List[Reconstruction]:
+    """Mask images and have them reconstructed, as a training step does it.
+
+    The model's own ``loss()`` is run in eval mode: see :func:`record_step`.
+    In that mode a :class:`CrossAttentionDecoder` predicts all hidden patches.
+    Image i has the same mask in every call, on every device and in any
+    company: it is drawn by a generator of its own with the seed ``seed + i``,
+    and for a higher mask ratio hides further patches.
+
+    The model is left as it was, each module in its mode, and no number is
+    drawn from PyTorch's generators. The images are run one by one, so that
+    this needs less memory than a training step.
+
+    Args:
+        model (nn.Module): A :class:`DMAE` or mmpretrain's ``MAE``.
+        images (list[torch.Tensor]): Images of the model's size as
+            :class:`ImageFiles` returns them: (C, H, W), uint8, BGR.
+        seed (int): Of the masks. Defaults to 0.
+
+    Returns:
+        list[Reconstruction]: One an image.
+
+    Raises:
+        ValueError: If the model does not predict pixels of masked patches,
+            draws its mask in another way than mmpretrain's MAE, or does
+            something else to the images than to normalise them.
+    """
+    check_reconstructs(model)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        # A compiled part would be compiled anew for these shapes.
+        with torch.compiler.set_stance('force_eager'):
+            return [
+                _reconstruct_one(model, image, seed + index)
+                for index, image in enumerate(images)
+            ]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _reconstruct_one(model: nn.Module, image: torch.Tensor,
+                     seed: int) -> Reconstruction:
+    inputs = model.data_preprocessor(
+        dict(inputs=image[None], data_samples=None))['inputs']
+    _check_normalised(model, image, inputs)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(1, model.backbone.num_patches, generator=generator)
+    step = record_step(model, inputs, noise)
+
+    pixels = model.head.patchify(_pixels(model, inputs))  # (1, L, p * p * C)
+    visible = step.mask[..., None] == 0  # (1, L, 1)
+    grey = torch.full_like(pixels, HIDDEN)
+    pred, is_predicted = _predicted_pixels(model, inputs, step.prediction)
+    predicted = torch.where(is_predicted, pred, grey)
+    original, masked, reconstructed = (
+        _to_image(model, patches)
+        for patches in (pixels, torch.where(visible, pixels, grey),
+                        torch.where(visible, pixels, predicted)))
+    return Reconstruction(
+        original,
+        masked,
+        reconstructed,
+        num_visible=step.ids_keep.shape[1],
+        num_patches=step.mask.shape[1],
+        norm_pix=model.head.norm_pix,
+        similarity={
+            name: _similarity_map(*pair, step.ids_keep, step.mask.shape[1])
+            for name, pair in step.aligned.items()
+        })
+
+
+def _predicted_pixels(model: nn.Module, inputs: torch.Tensor,
+                      output: Any) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Pixel values of patches, (1, L, p * p * C), and which were predicted.
+
+    With ``norm_pix``, patches are predicted up to their mean and variance:
+    those of the original patches are put in.
+    """
+    target = model.head.patchify(inputs)  # (1, L, p * p * C)
+    if isinstance(output, tuple):  # of a CrossAttentionDecoder
+        values, ids = output
+        pred = torch.zeros_like(target).scatter(
+            1, ids[..., None].expand_as(values), values.to(target.dtype))
+        is_predicted = torch.zeros_like(
+            target[..., :1], dtype=torch.bool).scatter(1, ids[..., None], True)
+    else:
+        pred = output.to(target.dtype)
+        is_predicted = torch.ones_like(target[..., :1], dtype=torch.bool)
+    if model.head.norm_pix:  # the inverse of construct_target()
+        mean = target.mean(dim=-1, keepdim=True)
+        var = target.var(dim=-1, keepdim=True)
+        pred = pred * (var + 1e-6)**0.5 + mean
+    pixels = _pixels(model, model.head.unpatchify(pred))
+    return model.head.patchify(pixels), is_predicted
+
+
+def _pixels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation: values from 0 to 255, RGB or grey."""
+    preprocessor = model.data_preprocessor
+    images = images.float()
+    if getattr(preprocessor, '_enable_normalize', False):
+        images = images * preprocessor.std + preprocessor.mean
+    is_rgb = getattr(preprocessor, '_channel_conversion',
+                     getattr(preprocessor, 'to_rgb', False))
+    return images if is_rgb else images.flip(1)
+
+
+def _check_normalised(model: nn.Module, image: torch.Tensor,
+                      inputs: torch.Tensor) -> None:
+    pixels = _pixels(model, inputs).flip(1).cpu()
+    if pixels.shape[1:] != image.shape or (pixels - image).abs().max() > 1:
+        raise ValueError(
+            f'model.data_preprocessor, a '
+            f'{type(model.data_preprocessor).__name__}, does something else '
+            'to the images than to normalise them by mean and std and to '
+            'reverse their channels, so pixels cannot be recovered. Use '
+            'SelfSupDataPreprocessor.')
+
+
+def _to_image(model: nn.Module, patches: torch.Tensor) -> np.ndarray:
+    """(H, W, 3), uint8, from patches, (1, L, p * p * C)."""
+    image = model.head.unpatchify(patches)[0].permute(1, 2, 0).cpu()
+    image = image.expand(-1, -1, 3)  # where it is grey
+    finite = image.isfinite()
+    image = image.nan_to_num().round().clamp(0, 255).to(torch.uint8)
+    return torch.where(finite, image,
+                       torch.tensor(NOT_FINITE, dtype=torch.uint8)).numpy()
+
+
+def _similarity_map(student: torch.Tensor, teacher: torch.Tensor,
+                    ids_keep: torch.Tensor, num_patches: int) -> np.ndarray:
+    """Cosines of the visible patches' tokens, where they lie.
+
+    Args:
+        student (torch.Tensor): Projected, (1, N, C): perhaps CLS, then the
+            visible patches.
+        teacher (torch.Tensor): (1, N, C).
+        ids_keep (torch.Tensor): Indices of the visible patches, (1, K).
+        num_patches (int): All patches, L.
+
+    Returns:
+        np.ndarray: (sqrt(L), sqrt(L)), float32.
+    """
+    cosine = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    cosine = cosine[0, cosine.shape[1] - ids_keep.shape[1]:]  # without CLS
+    values = torch.full((num_patches, ), float('nan'))
+    values[ids_keep[0].cpu()] = cosine.cpu()
+    side = round(num_patches**0.5)
+    return values.view(side, side).numpy()

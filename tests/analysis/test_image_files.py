@@ -1,0 +1,52 @@
+"""Images without labels are those that the probes see."""
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmae_mm.analysis import labelled_images
+from dmae_mm.analysis.image_files import ImageFiles, list_images, spread
+from tests.datasets.folders import write_classes, write_images
+
+
+def test_prepared_as_for_the_probes(tmp_path):
+    root = write_classes(tmp_path, 2, 2, seed=0)
+    probed = labelled_images(root, 24, crop_pct=0.8)
+    paths = list_images(root)
+    assert [path.split(root)[1] for path in paths] == [
+        f'/class{label}/{index}.png' for label in range(2)
+        for index in range(2)
+    ]
+    files = ImageFiles(paths, 24, crop_pct=0.8)
+    for index in range(4):
+        assert torch.equal(files[index]['inputs'], probed[index]['inputs'])
+        assert files[index]['inputs'].shape == (3, 24, 24)
+    assert len(files) == 4
+    assert ImageFiles(paths, 24, channels=1)[0]['inputs'].shape == (1, 24, 24)
+
+
+def test_spread():
+    assert spread(10, 3) == [0, 3, 6]
+    assert spread(3, 3) == spread(3, 4) == [0, 1, 2]
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    write_images(tmp_path, 'a.png', 'b.txt.png')
+    Path(tmp_path / 'b.txt.png').write_text('not an image')
+    (tmp_path / 'c.png').touch()
+    files = ImageFiles([str(tmp_path / name) for name in
+                        ('a.png', 'b.txt.png', 'c.png', 'd.png')], 16)
+    files[0]
+    for index, name in ((1, 'b.txt.png'), (2, 'c.png')):
+        with pytest.raises(ValueError, match=f'{name}.* cannot be decoded'):
+            files[index]
+    with pytest.raises(FileNotFoundError, match='no image .*d.png'):
+        files[3]
+    with pytest.raises(ValueError, match='5 channels'):
+        ImageFiles([], 16, channels=5)
+    with pytest.raises(ValueError, match='crop_pct=0 is not above 0'):
+        ImageFiles([], 16, crop_pct=0)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no folder'):
+        list_images(str(tmp_path))
