@@ -2,7 +2,9 @@
 
 For fine-tuned and linearly probed students; features of a pre-trained one are
 evaluated by tools/evaluate.py. `python tools/test.py -h` lists the options.
+Before anything is built, the files are looked for that the config names.
 """
+import argparse
 import os.path as osp
 import runpy
 import sys
@@ -14,8 +16,47 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
 import mmpretrain  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+
+from dmae_mm.launch import (LaunchError, missing_files,  # noqa: E402
+                            readable_options)
+
+
+def check_files() -> None:
+    """End with a message if the config, the checkpoint or the data are not
+    there. The other arguments are those of mmpretrain's script."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('config', nargs='?')
+    parser.add_argument('checkpoint', nargs='?')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={})
+    try:
+        args, others = parser.parse_known_args()
+        readable_options(args.cfg_options)
+    except RecursionError:  # DictAction on dict(KEY=VALUE)
+        parser.error('--cfg-options: a dict cannot be given as one value')
+    except LaunchError as error:
+        parser.error(str(error))
+    except ValueError as error:  # DictAction on an argument without `=`
+        parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
+    if args.checkpoint is None or {'-h', '--help'} & {*others}:
+        return  # mmpretrain's script explains itself
+    problems = []
+    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+        problems.append(f'there is no checkpoint {args.checkpoint!r}')
+    if not osp.isfile(args.config):
+        problems.append(f'there is no config {args.config!r}')
+    else:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+        problems += missing_files(
+            cfg, ('test_dataloader', ), checkpoints=False)
+    if problems:
+        parser.error('\n- '.join(['this cannot be evaluated:', *problems]))
+
 
 if __name__ == '__main__':
+    check_files()
     script = osp.join(
         osp.dirname(mmpretrain.__file__), '.mim', 'tools', 'test.py')
     if not osp.isfile(script):

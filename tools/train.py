@@ -6,12 +6,8 @@ On a machine without an accelerator it also runs several processes, so that
 distributed training can be tried anywhere.
 """
 import argparse
-import difflib
-import inspect
-import logging
 import os
 import os.path as osp
-import subprocess
 import sys
 import tempfile
 
@@ -22,18 +18,13 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     sys.path.insert(0, ROOT)
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
-import torch.distributed  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
-from mmengine.registry import RUNNERS  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
 
-# What each launcher tells its processes: rank, local rank, number of them.
-LAUNCHER_VARIABLES = dict(
-    pytorch=('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
-    slurm=('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'),
-    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK',
-         'OMPI_COMM_WORLD_SIZE'))
+from dmae_mm.engine.work_dir import sole_run  # noqa: E402
+from dmae_mm.launch import (LAUNCHER_VARIABLES, LaunchError,  # noqa: E402
+                            Preflight, adapt_to_cpu, complete_config,
+                            readable_options, start, static_problems)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,6 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
         help='change the config, for example train_dataloader.batch_size=32; '
         'a list is given as key="[a,b]" or key=a,b')
     parser.add_argument(
+        '--check',
+        action='store_true',
+        help='do not train: build everything, make a few steps, write and '
+        'reload a checkpoint, tell memory and time, and report all that is '
+        'wrong together; ends with 0 or 1 and leaves nothing behind')
+    parser.add_argument(
         '--launcher',
         choices=['none', *LAUNCHER_VARIABLES],
         default='none',
@@ -93,6 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     try:
         args = parser.parse_args()
+        readable_options(args.cfg_options)
+    except RecursionError:  # DictAction on dict(KEY=VALUE)
+        parser.error('--cfg-options: a dict cannot be given as one value. '
+                     'Give its keys one by one, as in model.teacher.type=NAME '
+                     'model.teacher.KEY=VALUE')
+    except LaunchError as error:
+        parser.error(str(error))
     except ValueError as error:  # DictAction on an argument without `=`
         parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -104,6 +108,8 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser.error(f'there is no checkpoint {args.resume!r} to resume from')
     if args.amp and get_device() == 'cpu':
         parser.error('--amp needs an accelerator, and PyTorch finds none')
+    if args.check and args.launcher != 'none':
+        parser.error('--check runs in one process: leave out the launcher')
     for name in LAUNCHER_VARIABLES.get(args.launcher, ()):
         if name not in os.environ:
             parser.error(
@@ -116,7 +122,11 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def load_config(parser: argparse.ArgumentParser,
                 args: argparse.Namespace) -> Config:
     """Read the config and write the command line's options into it."""
-    cfg = Config.fromfile(args.config)
+    try:  # anything can go wrong in a config: it is Python
+        cfg = Config.fromfile(args.config)
+    except Exception as error:
+        parser.error(f'the config {args.config!r} cannot be read '
+                     f'({type(error).__name__}: {error})')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -128,100 +138,23 @@ def load_config(parser: argparse.ArgumentParser,
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None:
-            complete_dataloader(cfg[name], args)
-            if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
-                # As mmpretrain's training script: self-supervised models are
-                # fed wrongly without, and without an error. mmdet and mmseg
-                # take lists of images.
-                cfg[name].setdefault('collate_fn',
-                                     dict(type='default_collate'))
-    check_option_names(parser, cfg, args.cfg_options)
-    counts = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
-    cfg.merge_from_dict(args.cfg_options)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None and not cfg[name].get('num_workers'):
-            cfg[name].persistent_workers = False  # there are none to keep
-
-    missing = [
-        key for key in ('model', 'train_dataloader', 'train_cfg',
-                        'optim_wrapper') if cfg.get(key) is None
-    ]
-    if missing:
-        parser.error(f'{args.config} is not a config to train with: it has no '
-                     f'{", ".join(missing)}')
-    if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.auto_scale_lr:
-        if 'auto_scale_lr' not in cfg:
-            parser.error('--auto-scale-lr needs auto_scale_lr='
-                         'dict(base_batch_size=...) in the config')
-        cfg.auto_scale_lr.enable = True
-        follow_accumulation(cfg, counts, args.cfg_options)
-    check_data_root(parser, cfg.train_dataloader.get('dataset', {}))
+    refuse(
+        parser, args,
+        complete_config(cfg, args.cfg_options, args.amp, args.auto_scale_lr,
+                        args.no_pin_memory, args.no_persistent_workers))
     return cfg
 
 
-def check_option_names(parser: argparse.ArgumentParser, cfg: Config,
-                       options: dict) -> None:
-    """Refuse options that nothing would read, such as mistyped ones."""
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters} | {
-        'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
-        'find_unused_parameters', 'model_wrapper_cfg', 'runner_type',
-        'strategy', 'sync_bn'
-    }
-    for option in options:
-        section = option.split('.')[0]
-        if section not in known:
-            similar = difflib.get_close_matches(section, known, 1)
-            hint = f'; did you mean {similar[0]!r}?' if similar else (
-                f'. The config has: {", ".join(sorted(cfg))}')
-            parser.error(f'--cfg-options {option}: there is no section '
-                         f'{section!r}{hint}')
-
-
-def follow_accumulation(cfg: Config, counts: int, options: dict) -> None:
-    """Keep the scaling of the learning rate right for other accumulation.
-
-    MMEngine compares ``base_batch_size`` with the images of one iteration and
-    leaves accumulation out, so the number holds for the config's own
-    ``accumulative_counts`` only.
-    """
-    now = cfg.optim_wrapper.get('accumulative_counts', 1)
-    if now != counts and 'auto_scale_lr.base_batch_size' not in options:
-        cfg.auto_scale_lr.base_batch_size *= counts / now
-
-
-def check_data_root(parser: argparse.ArgumentParser, dataset: dict) -> None:
-    """Name the option if the folder of images is not there."""
-    option = 'train_dataloader.dataset'
-    while isinstance(dataset.get('dataset'), dict):  # repeated, for example
-        dataset, option = dataset['dataset'], f'{option}.dataset'
-    root = dataset.get('data_root')
-    if root and '://' not in root and not osp.isdir(root):
-        parser.error(f'there is no folder {root!r} to train on: set '
-                     f'--cfg-options {option}.data_root=/path/to/images')
-
-
-def shorten_console(logger: logging.Logger) -> None:
-    """Leave one line per parameter of the optimizer to the log file."""
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.addFilter(lambda record: not record.getMessage().
-                              startswith('paramwise_options'))
-
-
-def complete_dataloader(dataloader: dict, args: argparse.Namespace) -> None:
-    """Fill in what mmpretrain's training script fills in."""
-    dataloader.setdefault('pin_memory', get_device() != 'cpu')
-    dataloader.setdefault('persistent_workers',
-                          dataloader.get('num_workers', 0) > 0)
-    if args.no_pin_memory:
-        dataloader['pin_memory'] = False
-    if args.no_persistent_workers:
-        dataloader['persistent_workers'] = False
+def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
+           problems: list) -> None:
+    """End with all that is wrong with a config, if anything is."""
+    if not problems:
+        return
+    message = problems[0] if len(problems) == 1 else (
+        'it cannot be trained:\n- ' + '\n- '.join(problems))
+    if args.check:
+        parser.exit(1, f'{args.config}: {message}\n')
+    parser.error(f'{args.config}: {message}')
 
 
 def check_work_dir(parser: argparse.ArgumentParser, work_dir: str) -> None:
@@ -233,58 +166,20 @@ def check_work_dir(parser: argparse.ArgumentParser, work_dir: str) -> None:
         parser.error(f'cannot write to the work dir {work_dir!r}: {error}')
 
 
-def adapt_to_cpu(cfg: Config) -> None:
-    """Make a config for accelerators run without one.
-
-    MMEngine's ``AmpOptimWrapper`` refuses to, and its launchers and its
-    wrapping of the model assume a GPU for each process.
-    """
-    optim_wrapper = cfg.optim_wrapper
-    if str(optim_wrapper.get('type')).endswith('AmpOptimWrapper'):
-        optim_wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            optim_wrapper.pop(key, None)
-        if os.environ.get('RANK', '0') == '0':
-            print('No accelerator: AmpOptimWrapper is replaced by '
-                  'OptimWrapper, training is in full precision.')
-    if cfg.launcher != 'none':
-        init_gloo(cfg.launcher)
-        if cfg.get('model_wrapper_cfg') is None:
-            cfg.model_wrapper_cfg = dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get('find_unused_parameters',
-                                               False))
-
-
-def init_gloo(launcher: str) -> None:
-    """Join the other processes, as MMEngine does for GPUs."""
-    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
-        hosts = subprocess.check_output(['scontrol', 'show', 'hostnames'],
-                                        text=True)
-        os.environ['MASTER_ADDR'] = hosts.split()[0]
-    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
-    os.environ.setdefault('MASTER_PORT', '29500')
-    for name, source in zip(LAUNCHER_VARIABLES['pytorch'],
-                            LAUNCHER_VARIABLES[launcher]):
-        os.environ[name] = os.environ[source]
-    torch.distributed.init_process_group('gloo')
-
-
 def main() -> None:
     parser = build_parser()
     args = parse_args(parser)
     cfg = load_config(parser, args)
-    check_work_dir(parser, cfg.work_dir)
+    if not args.check:
+        refuse(parser, args, static_problems(cfg))
+        check_work_dir(parser, cfg.work_dir)
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
-    if 'runner_type' in cfg:
-        runner = RUNNERS.build(cfg)
-    else:
-        runner = Runner.from_cfg(cfg)
-    shorten_console(runner.logger)
-    runner.train()
+    if args.check:
+        sys.exit(0 if Preflight(cfg).run() else 1)
+    rank, *_ = LAUNCHER_VARIABLES.get(args.launcher, ('', ))
+    with sole_run(cfg, main_process=os.environ.get(rank, '0') == '0'):
+        start(cfg)
 
 
 if __name__ == '__main__':

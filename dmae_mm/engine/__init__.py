@@ -1,8 +1,9 @@
-from .hooks import EpochSeedHook, TeacherHook
+from .hooks import TeacherHook
+from .loops import ResumableTrainLoop
 from .optimizers import BackboneLayerDecayConstructor
 from .strategies import FullyShardedStrategy
 
 __all__ = [
-    'BackboneLayerDecayConstructor', 'EpochSeedHook', 'FullyShardedStrategy',
-    'TeacherHook'
+    'BackboneLayerDecayConstructor', 'FullyShardedStrategy',
+    'ResumableTrainLoop', 'TeacherHook'
 ]

@@ -88,18 +88,26 @@ def test_pretraining_recipe(name):
     assert warmup.convert_to_iter_based and cosine.convert_to_iter_based
     assert cfg.train_cfg.max_epochs == 100
 
-    crop, flip = cfg.train_dataloader.dataset.pipeline[1:3]
-    assert crop.to_dict() == dict(type='RandomResizedCrop',
-                                  scale=224,
-                                  crop_ratio_range=(0.2, 1.0),
-                                  backend='pillow',
-                                  interpolation='bicubic')
-    assert flip.to_dict() == dict(type='RandomFlip', prob=0.5)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    assert [step.type for step in pipeline] == [
+        'SeedSample', 'LoadImageOrSkip', 'FastRandomResizedCrop', 'PackInputs'
+    ]
+    assert pipeline[2].to_dict() == dict(type='FastRandomResizedCrop',
+                                         scale=224,
+                                         crop_ratio_range=(0.2, 1.0),
+                                         interpolation='bicubic',
+                                         flip_prob=0.5)
     assert loader.collate_fn.type == 'default_collate'
-    assert loader.worker_init_fn.type == 'keep_worker_seed'
-    assert loader.persistent_workers is False
-    assert [hook.type for hook in cfg.custom_hooks
-            ] == ['EpochSeedHook', 'TeacherHook', 'PretrainedBackboneHook']
+    assert loader.persistent_workers is True
+    assert loader.sampler.type == 'SeededSampler'
+    assert cfg.train_cfg.type == 'ResumableTrainLoop'
+    assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
+    assert [hook.type for hook in cfg.custom_hooks] == [
+        'ExactResumeHook', 'PreemptionHook', 'TeacherHook',
+        'PretrainedBackboneHook', 'SkippedImagesHook'
+    ]
+    assert cfg.default_hooks.runtime_info.to_dict() == dict(
+        type='FiniteLossHook', max_skips=0)
     assert cfg.custom_imports.imports == ['dmae_mm']
     assert cfg.default_scope == 'mmpretrain'
     assert cfg.randomness.seed == 0

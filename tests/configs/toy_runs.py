@@ -41,12 +41,14 @@ def shrink_run(cfg: Config, images: Path, work_dir: Path) -> None:
     cfg.default_hooks.checkpoint.interval = 1000
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if name in cfg:
-            cfg[name].update(batch_size=2, num_workers=0)
+            cfg[name].update(
+                batch_size=2, num_workers=0, persistent_workers=False)
             cfg[name].dataset.update(type='CustomDataset',
                                      data_root=str(images))
             cfg[name].dataset.pop('split', None)
             for step in cfg[name].dataset.pipeline:
-                if step.type in ('RandomResizedCrop', 'ResizeEdge'):
+                if step.type in ('RandomResizedCrop',
+                                 'FastRandomResizedCrop', 'ResizeEdge'):
                     step.scale = 32
                 elif step.type == 'CenterCrop':
                     step.crop_size = 32

@@ -1,8 +1,17 @@
-from .epoch_seed_hook import EpochSeedHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .exact_resume_hook import ExactResumeHook
+from .finite_loss_hook import FiniteLossHook
 from .online_probe_hook import OnlineProbeHook
+from .preemption_hook import PreemptionHook
 from .pretrained_backbone_hook import PretrainedBackboneHook
+from .progress_bar_hook import ProgressBarHook
+from .reconstruction_visualization_hook import ReconstructionVisualizationHook
+from .skipped_images_hook import SkippedImagesHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
-    'EpochSeedHook', 'OnlineProbeHook', 'PretrainedBackboneHook', 'TeacherHook'
+    'AtomicCheckpointHook', 'ExactResumeHook', 'FiniteLossHook',
+    'OnlineProbeHook', 'PreemptionHook', 'PretrainedBackboneHook',
+    'ProgressBarHook', 'ReconstructionVisualizationHook', 'SkippedImagesHook',
+    'TeacherHook'
 ]

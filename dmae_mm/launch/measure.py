@@ -1,0 +1,199 @@
+"""What a few steps of a run tell about its memory, time and checkpoints."""
+import os
+import os.path as osp
+import resource
+import shutil
+import sys
+import time
+from typing import Any, Dict, List
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from dmae_mm.engine.hooks.unwrapped_model import unwrapped_model
+
+# Steps that are timed, after the first, and how long they may take.
+MAX_STEPS, MAX_SECONDS = 5, 15.0
+MAX_SAMPLES = 32  # images that are read to see how fast that is
+
+
+class Enough(Exception):
+    """The few steps have been made."""
+
+
+class FewStepsHook(Hook):
+    """Times some steps and stops the run."""
+
+    def __init__(self) -> None:
+        self.seconds: List[float] = []
+        self.gradients = 0  # bytes
+
+    def before_train_iter(self,
+                          runner,
+                          batch_idx: int,
+                          data_batch: Any = None) -> None:
+        if not self.seconds:
+            self.began = time.perf_counter()
+            runner.optim_wrapper.optimizer.register_step_pre_hook(
+                self._measure)
+        self.start = _now()
+
+    def _measure(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.gradients = sum(
+            parameter.grad.nbytes for group in optimizer.param_groups
+            for parameter in group['params'] if parameter.grad is not None)
+
+    def after_train_iter(self,
+                         runner,
+                         batch_idx: int,
+                         data_batch: Any = None,
+                         outputs: Any = None) -> None:
+        """Count, and stop.
+
+        Raises:
+            Enough: After :data:`MAX_STEPS` or :data:`MAX_SECONDS`.
+        """
+        self.seconds.append(_now() - self.start)
+        if (len(self.seconds) > MAX_STEPS
+                or time.perf_counter() - self.began > MAX_SECONDS
+                or runner.iter + 1 >= runner.max_iters):
+            raise Enough
+
+
+def memory(runner: Runner, gradients: int) -> List[str]:
+    """Lines on what the parts of a run hold."""
+    model = unwrapped_model(runner)
+    teacher = getattr(model, 'teacher', None)
+    sizes = dict(
+        weights=_bytes(model.state_dict()),
+        teacher=_bytes(teacher.state_dict()) if teacher is not None else 0)
+    trained = dict(
+        gradients=gradients,
+        optimizer=_bytes(runner.optim_wrapper.optimizer.state_dict()))
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        total = torch.cuda.mem_get_info()[1]
+        where = f'of {megabytes(total)} on the device'
+    else:
+        # Kilobytes on Linux, bytes on macOS.
+        unit = 1 if sys.platform == 'darwin' else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        where = 'of this process, all libraries included'
+    return [
+        f'Memory: {_listed(sizes)},', f'    {_listed(trained)},',
+        f'    peak {megabytes(peak)} {where}.'
+    ]
+
+
+def duration(runner: Runner, seconds: List[float], counts: int) -> List[str]:
+    """Lines on how long the run will take.
+
+    Args:
+        runner (Runner): After some steps.
+        seconds (list[float]): Of each step.
+        counts (int): Batches accumulated to an optimizer step.
+    """
+    loader = runner.train_dataloader
+    batch, workers = loader.batch_size or 1, loader.num_workers
+    step, total, cores = min(seconds), runner.max_iters, os.cpu_count() or 1
+    reading = _reading(loader.dataset, batch)
+    each = max(step, reading / min(workers, cores)) if workers else (
+        step + reading)
+    lines = [
+        f'Step: {step:.3g} s for {batch} images.',
+        f'Reading: {reading:.3g} s for them in one process; {workers} '
+        f'workers, {cores} cores.',
+        f'Estimate, one process on this machine: {total} iterations x '
+        f'{each:.3g} s = {_readable(total * each)},',
+        '    without validation and checkpoints.',
+        f'Images per optimizer step: {batch * counts} in each process '
+        f'({batch} x {counts} accumulated).'
+    ]
+    scaling = runner.cfg.get('auto_scale_lr')
+    if scaling and not scaling.get('enable') and scaling.get(
+            'base_batch_size', batch) != batch:
+        lines.append(
+            f'    The learning rate is meant for {scaling.base_batch_size:g} '
+            'images an iteration of all processes together: --auto-scale-lr '
+            'adapts it.')
+    return lines
+
+
+def _reading(dataset: Any, batch: int) -> float:
+    """Seconds in which this process reads a batch."""
+    if not hasattr(dataset, '__getitem__'):
+        return 0.0  # a stream
+    count = min(len(dataset), batch, MAX_SAMPLES)
+    start = time.perf_counter()
+    for index in range(count):
+        dataset[index]
+    return (time.perf_counter() - start) / count * batch
+
+
+def checkpoint(runner: Runner, kept: int) -> List[str]:
+    """Write, reload and compare one.
+
+    Args:
+        runner (Runner): After some steps.
+        kept (int): How many the run will keep; 0 or less for all.
+
+    Returns:
+        list[str]: Lines about it.
+
+    Raises:
+        OSError: If the disk has no room for those of the run.
+        ValueError: If other weights come back.
+    """
+    path = osp.join(runner.work_dir, 'check.pth')
+    before = {
+        name: value.clone()
+        for name, value in unwrapped_model(runner).state_dict().items()
+    }
+    runner.save_checkpoint(runner.work_dir, 'check.pth', by_epoch=False)
+    size = osp.getsize(path)
+    runner.resume(path)
+    for name, value in unwrapped_model(runner).state_dict().items():
+        if not torch.equal(before[name], value):
+            raise ValueError(f'a checkpoint was written, but {name} comes '
+                             'back from it with other values')
+    free = shutil.disk_usage(runner.work_dir).free
+    # One more than are kept is on the disk while a new one is written.
+    wanted = size * (kept + 1 if kept > 0 else 2)
+    if free < wanted:
+        raise OSError(f'the disk of the work dir has {megabytes(free)} free, '
+                      f'but checkpoints need {megabytes(wanted)}')
+    return [
+        f'Checkpoint: {megabytes(size)}, written and reloaded; '
+        f'{megabytes(free)} are free on its disk.'
+    ]
+
+
+def megabytes(size: float) -> str:
+    return f'{size / 1e6:.3g} MB' if size < 1e9 else f'{size / 1e9:.3g} GB'
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        return sum(_bytes(value) for value in state.values())
+    return 0
+
+
+def _listed(sizes: Dict[str, int]) -> str:
+    return ', '.join(f'{name} {megabytes(size)}'
+                     for name, size in sizes.items() if size)
+
+
+def _readable(seconds: float) -> str:
+    for unit, length in (('days', 86400), ('hours', 3600), ('minutes', 60)):
+        if seconds >= length:
+            return f'{seconds / length:.1f} {unit}'
+    return f'{seconds:.1f} seconds'

@@ -1,0 +1,88 @@
+"""Build and start a run; what goes wrong before its second step is explained.
+"""
+import logging
+import os.path as osp
+import shlex
+import sys
+import traceback
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from dmae_mm.engine.hooks.finite_loss_hook import NonFiniteLossError
+
+from .explain import explain
+
+TRACEBACK = 'start_error.txt'
+
+
+def start(cfg: Config) -> None:
+    """Train.
+
+    Args:
+        cfg (Config): Completed.
+
+    Raises:
+        SystemExit: With a message instead of a traceback, if a loss is not
+            finite, or if anything goes wrong in building the run or in its
+            first step. That traceback is written to a file in the work dir.
+        OSError: As it comes, a full disk, for example.
+    """
+    begun = _Begun()
+    try:
+        runner = build_runner(cfg)
+        _shorten_console(runner.logger)
+        # MMEngine logs the config, but not how the run was started.
+        runner.logger.info(f'Command: {shlex.join(sys.argv)}')
+        runner.register_hook(begun, priority='VERY_LOW')
+        runner.train()
+    except NonFiniteLossError as error:
+        message = str(error) if is_main_process() else 1
+    except OSError as error:
+        if begun.iterations or not isinstance(error, FileNotFoundError):
+            raise
+        message = _explained(error, cfg)
+    except Exception as error:  # whatever a class raises
+        if begun.iterations:
+            raise
+        message = _explained(error, cfg)
+    else:
+        return
+    sys.exit(message)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that the config asks for."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+class _Begun(Hook):
+    """Knows whether a step has been made."""
+    iterations = 0
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:
+        self.iterations += 1
+
+
+def _explained(error: Exception, cfg: Config) -> str:
+    path = osp.join(cfg.work_dir, TRACEBACK)
+    message = f'error: {explain(error, cfg)}'
+    try:
+        with open(path, 'w') as file:
+            file.write(''.join(traceback.format_exception(error)))
+    except OSError:
+        return message + '\n' + traceback.format_exc()
+    return f'{message}\nThe run was not started. Traceback: {path}'
+
+
+def _shorten_console(logger: logging.Logger) -> None:
+    """Leave one line per parameter of the optimizer to the log file."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(lambda record: not record.getMessage().
+                              startswith('paramwise_options'))

@@ -1,0 +1,86 @@
+"""The section of a config that an error from deep inside comes from."""
+import copy
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS, HOOKS, MODELS
+
+from dmae_mm.launch import explain
+from tests.conftest import TOY_MODEL
+
+CFG = Config(dict(
+    default_scope='mmpretrain',
+    model=copy.deepcopy(TOY_MODEL),
+    train_dataloader=dict(dataset=dict(
+        type='CustomDataset', data_root='images', pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(32, 32))
+        ])),
+    custom_hooks=[dict(type='TeacherHook'), dict(type='OnlineProbeHook',
+                                                 train_root='a', k=3)]))
+
+
+def explained(registry, section, **changes):
+    """What is said of a section that is built with some options changed."""
+    cfg = copy.deepcopy(CFG)
+    cfg.merge_from_dict(changes)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        with pytest.raises(Exception) as caught:
+            built = registry.build(eval(f'cfg.{section}'))
+            built()
+    return explain(caught.value, cfg)
+
+
+def test_a_nested_section():
+    said = explained(MODELS, 'model', **{'model.head.loss.criterion': 'L7'})
+    assert said.startswith(
+        'model.head.loss (PixelReconstructionLoss): NotImplementedError: ')
+    assert "criterion='L7'" in said
+
+
+def test_the_student_is_told_from_the_teacher():
+    for part in ('model.backbone', 'model.teacher.backbone'):
+        said = explained(MODELS, 'model', **{f'{part}.patch_siz': 4})
+        assert said.startswith(f'{part} (MAEViT): TypeError: ')
+        assert f'{part}.patch_siz = 4' in said
+
+
+def test_an_unknown_type():
+    said = explained(MODELS, 'model', **{'model.head.type': 'Heed'})
+    assert said.startswith('model.head.type: KeyError: ')
+    assert "default_scope = 'mmpretrain'" in said
+
+
+def test_an_entry_of_a_list():
+    said = explained(HOOKS, 'custom_hooks[1]')
+    assert said.startswith('custom_hooks.1 (OnlineProbeHook): TypeError: ')
+    assert "test_root" in said and "train_root='a', k=3" in said
+
+
+def test_a_running_transform():
+    cfg = copy.deepcopy(CFG)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        from mmpretrain.registry import TRANSFORMS
+        resize = TRANSFORMS.build(
+            cfg.train_dataloader.dataset.pipeline[1])
+        with pytest.raises(Exception) as caught:
+            resize(dict(img='no image'))
+    said = explain(caught.value, cfg)
+    assert said.startswith(
+        'train_dataloader.dataset.pipeline.1 (Resize): AttributeError')
+    assert 'scale=(32, 32)' in said
+
+
+def test_a_data_set():
+    said = explained(DATASETS, 'train_dataloader.dataset',
+                     **{'train_dataloader.dataset.with_labels': False})
+    assert said.startswith('train_dataloader.dataset (CustomDataset): ')
+    assert 'train_dataloader.dataset.with_labels = False' in said
+
+
+def test_an_error_from_elsewhere():
+    try:
+        raise ValueError('some\n  text')
+    except ValueError as error:
+        assert explain(error, CFG) == 'ValueError: some text'

@@ -1,0 +1,166 @@
+"""tools/train.py --check: what it finds, tells and leaves behind."""
+import os
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from dmae_mm.launch import Preflight, complete_config, measure
+from dmae_mm.launch.start import TRACEBACK, start
+from tests.tools.test_train import write_toy_run
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = Config.fromfile(write_toy_run(tmp_path / 'run'))
+    cfg.work_dir = str(tmp_path / 'some' / 'work_dir')
+    cfg.launcher = 'none'
+    return cfg
+
+
+def check(cfg, **options):
+    assert complete_config(cfg, options) == []
+    said = []
+    return Preflight(cfg, said.append).run(), '\n'.join(said)
+
+
+def files(folder):
+    return sorted(os.path.join(root, name)
+                  for root, _, names in os.walk(folder) for name in names)
+
+
+def test_a_good_config(cfg, tmp_path):
+    before = files(tmp_path)
+    good, said = check(cfg)
+    assert good, said
+    assert files(tmp_path) == before and not (tmp_path / 'some').exists()
+    sizes = {name: float(size) for name, size in re.findall(
+        r'(weights|gradients|optimizer) (\S+) MB', said)}
+    # AdamW has two moments of each weight; a step count weighs 4 bytes.
+    assert sizes['optimizer'] == pytest.approx(2 * sizes['gradients'], rel=.01)
+    assert sizes['weights'] >= sizes['gradients'] > 0.1
+    # 8 images in batches of 2, 2 epochs.
+    assert re.search(r'one process on this machine: 8 iterations x \S+ s',
+                     said)
+    assert re.search(r'Checkpoint: \S+ MB, written and reloaded', said)
+    assert said.endswith('Everything works: the run can be started.')
+    assert cfg.work_dir.endswith('work_dir')
+
+
+def test_an_existing_work_dir_keeps_its_files(cfg, tmp_path):
+    os.makedirs(cfg.work_dir)
+    with open(os.path.join(cfg.work_dir, 'epoch_1.pth'), 'w') as file:
+        file.write('precious')
+    before = files(tmp_path)
+    assert check(cfg)[0]
+    assert files(tmp_path) == before
+
+
+def test_errors_that_need_nothing_built_come_together(cfg):
+    good, said = check(cfg, **{
+        'train_dataloader.dataset.data_root': 'gone',
+        'model.teacher.checkpoint': 'gone.pth',
+        'train_cfg.max_epochs': 0,
+        'train_dataloader.num_workers': -1,
+        'model.backbone.arch.num_layers': 10**9,
+    })
+    assert not good and said.startswith('5 problems:')
+    for part in ("folder 'gone'", "checkpoint 'gone.pth'", 'max_epochs=0',
+                 'num_workers=-1', 'num_layers=1000000000 is beyond any'):
+        assert part in said
+
+
+def test_errors_of_the_parts_come_together(cfg, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    good, said = check(cfg, **{
+        'model.aligned_layers': [(7, 8)],
+        'train_dataloader.dataset.data_root': str(tmp_path / 'empty'),
+        'optim_wrapper.optimizer.lr': -1,
+        'custom_hooks.0.x': 1,
+    })
+    assert not good and said.startswith('4 problems:'), said
+    assert '- model (DMAE): ValueError: aligned_layers' in said
+    assert '- train_dataloader.dataset (CustomDataset): RuntimeError' in said
+    assert '- optim_wrapper.optimizer (AdamW): ValueError: Invalid ' in said
+    assert '- custom_hooks.0 (TeacherHook): TypeError: TeacherHook has' in said
+    assert not (tmp_path / 'some').exists()
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'model.neck.decoder_num_heads': 3},
+     'model.neck (MAEPretrainDecoder): RuntimeError'),
+    ({'train_dataloader.batch_size': 0}, 'train_dataloader: ValueError'),
+])
+def test_errors_of_the_step(cfg, tmp_path, options, message):
+    good, said = check(cfg, **options)
+    assert not good and said.startswith('1 problem:\n- ' + message), said
+    assert not (tmp_path / 'some').exists()
+
+
+def test_a_teacher_that_is_another_model(cfg, tmp_path):
+    torch.save(dict(state_dict=dict(a=torch.ones(1))), tmp_path / 'a.pth')
+    good, said = check(cfg, **{
+        'model.teacher.checkpoint': str(tmp_path / 'a.pth'),
+        'model.teacher.allow_random': False})
+    assert not good and f'{tmp_path}/a.pth' in said
+
+
+def test_a_full_disk(cfg, monkeypatch):
+    monkeypatch.setattr(measure.shutil, 'disk_usage',
+                        lambda path: type('Usage', (), dict(free=1000)))
+    good, said = check(cfg)
+    assert not good
+    assert re.search(r'has 0.001 MB free, but checkpoints need \S+ MB', said)
+
+
+def test_a_work_dir_that_cannot_be_written(cfg):
+    cfg.work_dir = '/dev/null/out'
+    good, said = check(cfg, **{'model.teacher.checkpoint': 'gone.pth'})
+    assert not good and said.startswith('2 problems:')
+    assert "cannot write to the work dir '/dev/null/out'" in said
+
+
+def test_a_start_that_fails_ends_with_a_short_message(cfg, tmp_path):
+    os.makedirs(cfg.work_dir)
+    complete_config(cfg, {'model.neck.decoder_num_heads': 3})
+    with pytest.raises(SystemExit) as stop:
+        start(cfg)
+    lines = stop.value.code.splitlines()
+    assert lines[0].startswith('error: model.neck (MAEPretrainDecoder): ')
+    assert lines[-1].startswith('The run was not started. Traceback: ')
+    with open(os.path.join(cfg.work_dir, TRACEBACK)) as file:
+        assert 'in run_iter' in file.read()
+
+
+def test_a_later_error_is_left_as_it_is(cfg, tmp_path):
+    os.makedirs(cfg.work_dir)
+    complete_config(cfg, {})
+    cfg.custom_hooks = [dict(type='CrashAtThird')]
+    with pytest.raises(ZeroDivisionError):
+        start(cfg)
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_message(cfg, tmp_path):
+    os.makedirs(cfg.work_dir)
+    complete_config(cfg, {'optim_wrapper.optimizer.lr': 1e30})
+    cfg.default_hooks.runtime_info = dict(type='FiniteLossHook')
+    with pytest.raises(SystemExit) as stop:
+        start(cfg)
+    assert 'loss_recon=nan' in stop.value.code
+    assert 'python tools/replay_step.py' in stop.value.code
+
+
+def _register():
+    from mmengine.hooks import Hook
+    from mmpretrain.registry import HOOKS
+
+    @HOOKS.register_module(force=True)
+    class CrashAtThird(Hook):
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter == 2:
+                raise ZeroDivisionError
+
+
+_register()

@@ -1,0 +1,65 @@
+"""Repeat a training step whose loss was not finite, and find the cause.
+
+    python tools/replay_step.py CONFIG DUMP
+
+CONFIG is the run's config, as it lies in the work dir with all options of the
+command line; DUMP is the nonfinite_iter_N_rank_R.pth beside it. The model is
+built, gets the weights, the batch and the random state of the step, and goes
+through it again. Each loss is printed beside its value in the run, and the
+first module whose output, or else its gradient, is not finite. Ends with 0 if
+the losses are those of the run, and with 1 if not. Nothing in DUMP is
+executed; a config is code.
+"""
+import argparse
+import os.path as osp
+import sys
+from typing import List, Optional
+
+ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
+if osp.isdir(osp.join(ROOT, 'dmae_mm')):
+    # A clone runs its own code, installed or not: see train.py.
+    sys.path.insert(0, ROOT)
+
+import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
+from dmae_mm.engine.replay import Replay, pick_device  # noqa: E402
+from dmae_mm.engine.step_dump import read_dump  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', metavar='CONFIG', help='path of the config')
+    parser.add_argument('dump', metavar='DUMP', help='path of the dump')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, for example optim_wrapper.dtype=float32')
+    args = parser.parse_args(argv)
+    if not osp.isfile(args.config):
+        parser.error(f'there is no config {args.config!r}')
+    try:
+        dump = read_dump(args.dump)
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options)
+        device, name = pick_device()
+        print(f'Iteration {dump["iter"]}, epoch {dump["epoch"]}, rank '
+              f'{dump["rank"]} of {dump["world_size"]}, on {name}. '
+              f'{len(dump["images"])} images:')
+        for path in dump['images']:
+            print(f'    {path}')
+        if ('cuda' in dump['random_state']) != (device.type == 'cuda'):
+            print('WARNING: the run was on another kind of device: other '
+                  'random numbers are drawn there, for masks as well.')
+        same = Replay(cfg, dump, device).run()
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    return 0 if same else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
