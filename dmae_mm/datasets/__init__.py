@@ -7,5 +7,14 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 from .class_folders import EXTENSIONS, read_class_folders  # noqa: E402
 from .image_subset import ImageSubset  # noqa: E402
+from .seeded_sampler import SeededSampler  # noqa: E402
+from .seeds import SeededIndex  # noqa: E402
+from .shards import ShardDataset, ShardSampler  # noqa: E402
+from .transforms import (BadImageError, FastRandomResizedCrop,  # noqa: E402
+                         LoadImageOrSkip, SeedSample)
 
-__all__ = ['EXTENSIONS', 'ImageSubset', 'read_class_folders']
+__all__ = [
+    'BadImageError', 'EXTENSIONS', 'FastRandomResizedCrop', 'ImageSubset',
+    'LoadImageOrSkip', 'SeedSample', 'SeededIndex', 'SeededSampler',
+    'ShardDataset', 'ShardSampler', 'read_class_folders'
+]
