@@ -1,10 +1,11 @@
 """Where a run can be interrupted so that it goes on exactly."""
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import IterableDataset
 
 from dmae_mm.datasets import SeededSampler, SeedSample
+from dmae_mm.datasets.pipelines import pipelines_of
 from dmae_mm.datasets.seeds import SeededIndex
 
 from .loops.resumable_train_loop import ResumableTrainLoop, what_skips
@@ -64,7 +65,7 @@ def check_seeding(runner) -> None:
             f'train_dataloader.sampler={type(sampler).__name__} does not '
             "give: set train_dataloader.sampler.type='SeededSampler', or "
             'leave SeedSample out.')
-    if seeded and not seeds and _pipelines(dataset):
+    if seeded and not seeds and pipelines_of(dataset):
         raise ValueError(
             'SeededSampler gives each sample a seed, but '
             "dict(type='SeedSample') is not first in the training pipeline: "
@@ -84,23 +85,7 @@ def check_seeding(runner) -> None:
 
 def _seeds_samples(dataset: Any) -> bool:
     """Whether each pipeline begins with SeedSample."""
-    pipelines = _pipelines(dataset)
+    pipelines = pipelines_of(dataset)
     return bool(pipelines) and all(
         transforms and isinstance(transforms[0], SeedSample)
         for transforms in pipelines)
-
-
-def _pipelines(dataset: Any) -> List[list]:
-    """The lists of transforms of a data set, looking through wrappers."""
-    if getattr(dataset, 'datasets', None):  # concatenated
-        return [
-            pipeline for part in dataset.datasets
-            for pipeline in _pipelines(part)
-        ]
-    # mmengine's ``num_batch_per_epoch`` wraps with a private attribute.
-    for name in ('dataset', '_dataset'):
-        if name in getattr(dataset, '__dict__', {}):
-            return _pipelines(getattr(dataset, name))
-    transforms = getattr(
-        getattr(dataset, 'pipeline', None), 'transforms', None)
-    return [] if transforms is None else [transforms]

@@ -80,7 +80,9 @@ def test_pretraining_recipe(name):
     assert wrapper.optimizer.to_dict() == dict(type='AdamW',
                                                lr=pytest.approx(2.4e-3),
                                                betas=(0.9, 0.95),
-                                               weight_decay=0.05)
+                                               weight_decay=0.05,
+                                               fused=True)
+    assert wrapper.constructor == 'MergedGroupsConstructor'
     warmup, cosine = cfg.param_scheduler
     assert (warmup.type, warmup.begin, warmup.end) == ('LinearLR', 0, 20)
     assert (cosine.type, cosine.begin, cosine.end, cosine.T_max,

@@ -142,7 +142,7 @@ def test_nothing_is_made_on_another_device(option):
     lambda x: x + torch.tensor([1.]),
     lambda x: bool((x > 0).all()),
     lambda x: x.nonzero(),
-], ids=str)
+], ids=['float', 'mask', 'constant', 'bool', 'nonzero'])
 def test_waiting_would_be_noticed(waits, images):
     with NoSynchronisation(), pytest.raises(AssertionError):
         waits(images)

@@ -1,10 +1,11 @@
-from typing import Any, Dict, List, Optional
+from typing import Dict, Optional
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
+from dmae_mm.datasets.pipelines import pipelines_of
 from dmae_mm.datasets.transforms import LoadImageOrSkip
 from dmae_mm.options import is_finite_number, reject_unknown_options
 
@@ -59,7 +60,7 @@ class SkippedImagesHook(Hook):
 
     def before_train(self, runner) -> None:
         """Let the pipeline skip, and go on counting in a resumed run."""
-        for transforms in _pipelines(runner.train_dataloader.dataset):
+        for transforms in pipelines_of(runner.train_dataloader.dataset):
             for loader in transforms:
                 if isinstance(loader, LoadImageOrSkip):
                     _check_packing(transforms)
@@ -129,19 +130,6 @@ class SkippedImagesHook(Hook):
         total = len(runner.train_dataloader.dataset)
         bad = len(self._known)
         return f'{bad} of {total} images ({100 * bad / total:.2g}%)'
-
-
-def _pipelines(dataset: Any) -> List[list]:
-    """The transforms of a data set, or of those that it wraps."""
-    if getattr(dataset, 'datasets', None):  # concatenated
-        return [transforms for part in dataset.datasets
-                for transforms in _pipelines(part)]
-    # mmengine's ``num_batch_per_epoch`` wraps with a private attribute.
-    for name in ('dataset', '_dataset'):
-        if name in getattr(dataset, '__dict__', {}):
-            return _pipelines(getattr(dataset, name))
-    pipeline = getattr(dataset, 'pipeline', None)
-    return [list(pipeline.transforms)] if pipeline else []
 
 
 def _check_packing(transforms: list) -> None:

@@ -85,7 +85,8 @@ def block_outputs(whole, images):
     return outputs[1], outputs[3]
 
 
-@pytest.mark.parametrize('variant, prefix', zip(VARIANTS, PREFIX_TOKENS))
+@pytest.mark.parametrize('variant, prefix',
+                         list(zip(VARIANTS, PREFIX_TOKENS)))
 def test_all_patches_kept_equals_the_backbone_itself(variant, prefix, images):
     """Block for block, against the stock forward pass of the full model."""
     teacher = build(blocks=(1, 3), **variant)
