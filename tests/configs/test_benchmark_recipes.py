@@ -40,8 +40,8 @@ def test_finetuning_recipe(name):
         for step in cfg.train_dataloader.dataset.pipeline
     }
     assert list(pipeline) == [
-        'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment',
-        'RandomErasing', 'PackInputs'
+        'SeedSample', 'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip',
+        'RandAugment', 'RandomErasing', 'PackInputs'
     ]
     assert pipeline['RandomResizedCrop'].interpolation == 'bicubic'
     rand_augment = pipeline['RandAugment']
@@ -84,6 +84,7 @@ def test_linear_probe_recipe(name):
     assert cfg.train_cfg.max_epochs == 90
     assert [(step.type, step.get('interpolation'))
             for step in cfg.train_dataloader.dataset.pipeline] == [
-                ('LoadImageFromFile', None), ('RandomResizedCrop', 'bicubic'),
-                ('RandomFlip', None), ('PackInputs', None)
+                ('SeedSample', None), ('LoadImageFromFile', None),
+                ('RandomResizedCrop', 'bicubic'), ('RandomFlip', None),
+                ('PackInputs', None)
             ]

@@ -138,7 +138,9 @@ def test_schedule_is_100_passes_of_64_images():
     assert cfg.train_cfg.max_epochs * data.dataset.times == 100
     assert cfg.auto_scale_lr.base_batch_size == 64
     assert cfg.param_scheduler[1].milestones == [22, 24]
-    resize, crop = data.dataset.dataset.pipeline[2:4]
+    pipeline = data.dataset.dataset.pipeline
+    assert pipeline[0].type == 'mmpretrain.SeedSample'
+    resize, crop = pipeline[3:5]
     assert resize.ratio_range == (0.1, 2.0)
     assert resize.scale == crop.crop_size == (1024, 1024)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):

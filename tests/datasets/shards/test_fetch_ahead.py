@@ -2,9 +2,17 @@
 import threading
 import time
 
+import pytest
+
 from dmae_mm.datasets.shards.fetch_ahead import fetch_ahead
 
-THREADS = threading.active_count()
+
+@pytest.fixture
+def no_thread_is_left():
+    """Of this test; those of tests before it may still end."""
+    before = set(threading.enumerate())
+    yield
+    wait_for(lambda: set(threading.enumerate()) <= before)
 
 
 def wait_for(condition):
@@ -14,7 +22,7 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-def test_shards_are_fetched_before_their_samples():
+def test_shards_are_fetched_before_their_samples(no_thread_is_left):
     fetched = []
     indices = fetch_ahead(
         range(100), 25, lambda index: index // 10, fetched.append)
@@ -26,7 +34,6 @@ def test_shards_are_fetched_before_their_samples():
         # Each once, and none that is further away.
         assert sorted(fetched) == list(range(ahead + 1))
     assert next(indices, None) is None
-    wait_for(lambda: threading.active_count() <= THREADS)
 
 
 def test_errors_are_left_to_who_needs_the_shard():
@@ -51,8 +58,7 @@ def test_several_shards_are_fetched_at_a_time():
     wait_for(lambda: len(fetched) == 8)
 
 
-def test_an_abandoned_epoch_ends_its_threads():
+def test_an_abandoned_epoch_ends_its_threads(no_thread_is_left):
     indices = fetch_ahead(range(9), 2, int, lambda _: None)
     next(indices)
     indices.close()
-    wait_for(lambda: threading.active_count() <= THREADS)
