@@ -1,4 +1,4 @@
-"""The paper's claims in the small: 28 trainings for each of five seeds.
+"""The paper's claims in the small: 29 trainings for each of five seeds.
 
 On scikit-learn's handwritten digits, in parallel processes. A study that was
 stopped goes on where it was when the same command is given again. The table,

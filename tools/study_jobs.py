@@ -36,6 +36,10 @@ STUDENT = 'model.backbone.init_cfg.checkpoint'
 MASK = 'model.backbone.mask_ratio'
 PAIRS = 'model.aligned_layers'
 WEIGHT = 'model.distill_loss.loss_weight'
+LIGHT_DECODER = {
+    'model.neck.type': 'CrossAttentionDecoder',
+    'model.neck.predict_ratio': 0.25,
+}
 
 FROM_SCRATCH = {'model.backbone.init_cfg': None}
 # 140 labelled images in batches of 20: 7 iterations an epoch instead of 23.
@@ -99,6 +103,7 @@ def _pretraining() -> List[Job]:
           for depth in (0.25, 0.5, 1.0)),
         *(dmae(f'dmae-weight{weight}', **{WEIGHT: float(weight)})
           for weight in (1, 3, 30)),
+        dmae('dmae-light-decoder', **LIGHT_DECODER),
         dmae('dmae-finetuned-teacher', teacher='{teacher-finetuned}'),
     ]
 

@@ -25,6 +25,7 @@ FROZEN = [  # job, what it is
     ('dmae-depth25', 'DMAE, aligned at 1/4 of the depth'),
     ('dmae-depth50', 'DMAE, aligned at 1/2'),
     ('dmae-depth100', 'DMAE, aligned at the last block'),
+    ('dmae-light-decoder', 'DMAE, light decoder (`CrossAttentionDecoder`)'),
     ('mae-mask90', 'plain MAE, mask 90%'),
     ('dmae-mask90', 'DMAE, mask 90%'),
     ('mae-mask95', 'plain MAE, mask 95%'),
@@ -131,6 +132,8 @@ def claims(values: Values) -> List[Tuple[str, str, np.ndarray]]:
             'mae', ('knn', 'linear'))
     compare('3/4 of the depth is better than the last block', 'dmae',
             'dmae-depth100', ('knn', 'linear'))
+    compare('The paper\'s decoder is better than the light one', 'dmae',
+            'dmae-light-decoder', ('knn', 'linear'))
     return rows
 
 
