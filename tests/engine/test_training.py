@@ -238,6 +238,7 @@ def test_automatic_learning_rate_scaling(photos, tmp_path):
     assert runner.optim_wrapper.get_lr()['lr'] == [1e-3 * 4 / 16]
 
 
+@pytest.mark.slow
 def test_compiled_training_gives_the_same_losses(photos, tmp_path):
     _, wanted = run(config(photos, tmp_path / 'plain', 1))
     _, losses = run(

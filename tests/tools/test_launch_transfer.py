@@ -81,11 +81,11 @@ def test_segmentation(tmp_path):
     assert trained(checkpoint, start(command, tmp_path / 'toy_upernet.py'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', [
     ['bash', 'tools/dist_train.sh', '{config}', '2'],
-    pytest.param(
-        [sys.executable, '-m', 'mim', 'train', 'onedl-mmdetection', '{config}',
-         '--gpus', '0'], marks=pytest.mark.slow),
+    [sys.executable, '-m', 'mim', 'train', 'onedl-mmdetection', '{config}',
+     '--gpus', '0'],
 ], ids=['dist_train.sh', 'mim'])
 def test_detection(command, tmp_path):
     from tests.detection import needs_mmdet  # noqa: F401
