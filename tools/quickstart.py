@@ -86,7 +86,7 @@ class ProgressHook(Hook):
 def load_config(file: str, name: str, args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(osp.join(CONFIGS, file))
     cfg.work_dir = osp.join(OUT_DIR, f'seed{args.seed}', name)
-    cfg.randomness = dict(seed=args.seed)
+    cfg.randomness.seed = args.seed
     cfg.train_dataloader.dataset.data_root = osp.join(DATA_DIR, 'train')
     cfg.merge_from_dict(args.cfg_options)
     if cfg.model.teacher is not None:

@@ -184,7 +184,7 @@ def load_config(job: Job, seed: int, data_dir: str, out_dir: str,
     """
     cfg = Config.fromfile(osp.join(CONFIGS, job.config))
     cfg.work_dir = osp.join(out_dir, job.name)
-    cfg.randomness = dict(seed=seed)
+    cfg.randomness.seed = seed
     # That of the study's own processes; there are no others.
     cfg.env_cfg.mp_cfg.mp_start_method = 'spawn'
     for split in ('train', 'val', 'test'):
