@@ -157,6 +157,19 @@ def prepare_work_dir(cfg: Config, main_process: bool = True) -> None:
         path = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
         if path is not None and '://' not in path:
             check_before_resuming(path)
+    elif main_process:
+        _tell_of_earlier_run(cfg.work_dir)
+
+
+def _tell_of_earlier_run(work_dir: str) -> None:
+    try:
+        with open(osp.join(work_dir, 'last_checkpoint')) as file:
+            last = osp.basename(file.read().strip())
+    except FileNotFoundError:
+        return
+    print(f'WARNING: {work_dir} holds {last} of an earlier run. This one '
+          'begins anew and will write over its checkpoints. To go on with it, '
+          'stop and add --resume; to keep it, choose another --work-dir.')
 
 
 def _was_preempted(cfg: Config, main_process: bool) -> bool:

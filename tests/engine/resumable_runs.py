@@ -27,14 +27,16 @@ class Watch(Hook):
 
     priority = 'VERY_LOW'  # after checkpoints, before preemption
 
-    def __init__(self, crash_after=None, signal_in=None):
+    def __init__(self, crash_after=None, signal_in=None,
+                 number=signal.SIGTERM):
         self.crash_after, self.signal_in = crash_after, signal_in
+        self.number = number
         self.steps, self.images, self.epoch_ends = [], [], []
 
     def before_train_iter(self, runner, batch_idx, data_batch):
         self.images.append(data_batch['inputs'].clone())
         if runner.iter + 1 == self.signal_in:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         hub = runner.message_hub

@@ -24,7 +24,23 @@ def test_stopping_waits_for_the_optimizer(photos, tmp_path):  # noqa: F811
 
 
 def test_the_exit_status():
-    assert Preempted().code == 75
+    assert Preempted(signal.SIGTERM).code == 75
+    assert Preempted(signal.SIGUSR1).code == 75
+    assert Preempted(signal.SIGINT).code == 130
+
+
+def test_ctrl_c_saves_and_is_resumed_on_demand(
+        photos, tmp_path, capfd):  # noqa: F811
+    cfg = resumable(photos, tmp_path)
+    cfg.log_level = 'INFO'
+    runner, watch = start(cfg, signal_in=5, number=signal.SIGINT)
+    assert len(watch.steps) == 5 and ended_by(runner) == 'Preempted'
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('mid_epoch.pth')
+    assert not (tmp_path / 'preempted.json').exists()
+    said = capfd.readouterr()
+    assert said.err.count('Ctrl-C: saving after this step') == 1
+    assert 'SIGINT after iteration 5. All is saved. Start it with --resume' in (
+        said.out + said.err)
 
 
 def test_a_stock_loop_stops_without_saving(photos, tmp_path):  # noqa: F811
@@ -105,6 +121,7 @@ def test_workers_outlive_the_signals_of_others(tmp_path):
     other = os.fork()
     if not other:
         os.kill(worker, signal.SIGUSR1)
+        os.kill(worker, signal.SIGINT)
         os.kill(worker, signal.SIGTERM)
         os._exit(0)
     os.waitpid(other, 0)

@@ -152,6 +152,21 @@ def test_but_not_with_another_config(tmp_path):
     prepare_work_dir(cfg)
 
 
+def test_who_begins_anew_is_told_of_what_is_there(tmp_path, capsys):
+    cfg = Config(dict(work_dir=str(tmp_path), lr=1))
+    prepare_work_dir(cfg)
+    assert capsys.readouterr().out == ''
+    torch.save({}, tmp_path / 'epoch_35.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_35.pth'))
+    prepare_work_dir(cfg)
+    said = capsys.readouterr().out
+    assert f'{tmp_path} holds epoch_35.pth of an earlier run' in said
+    assert '--resume' in said and not cfg.get('resume')
+    cfg.resume = True
+    prepare_work_dir(cfg)
+    assert 'earlier run' not in capsys.readouterr().out
+
+
 def test_a_damaged_checkpoint_is_refused_before_anything_is_built(tmp_path):
     torch.save(dict(a=1), tmp_path / 'epoch_1.pth')
     (tmp_path / 'epoch_2.pth').write_bytes(b'half of')

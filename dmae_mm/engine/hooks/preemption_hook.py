@@ -17,29 +17,40 @@ from ..resumability import pending_gradients, why_not_inside_epoch
 from ..work_dir import forget_preemption, note_preemption
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EX_TEMPFAIL = 75  # sysexits.h: try again later
 # Iterations from one agreement of several processes to the next.
 AGREE_EVERY = 5
 # A launcher passes on what its process group has already received.
 SAME_SIGNAL = 3.0
+CTRL_C = (b'\nCtrl-C: saving after this step. To stop at once, press it again '
+          b'in 3 seconds.\n')
 
 
 class Preempted(SystemExit):
-    """The run was asked to stop, has saved, and can go on: status 75."""
+    """The run was asked to stop, has saved, and can go on.
 
-    def __init__(self) -> None:
-        super().__init__(EX_TEMPFAIL)
+    Args:
+        number (int): The signal that asked. The status is 75, and for Ctrl-C
+            (SIGINT) the usual 130.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number if number ==
+                         signal.SIGINT else EX_TEMPFAIL)
 
 
 @HOOKS.register_module()
 @reject_unknown_options
 class PreemptionHook(Hook):
-    """SIGTERM and SIGUSR1 save a checkpoint and end the run with status 75.
+    """SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and end the run.
 
-    Schedulers send them before they take a machine away. The next start of
-    the same command with ``tools/train.py`` goes on by itself. A second
-    signal, more than 3 seconds after the first, ends the process at once.
+    Schedulers send the former two before they take a machine away. The status
+    is 75, and the next start of the same command with ``tools/train.py`` goes
+    on by itself. After Ctrl-C (SIGINT) it is 130, and the next start goes on
+    if ``--resume`` asks for it: a person may have stopped the run because
+    something was wrong. A second signal, more than 3 seconds after the first,
+    ends the process at once.
 
     The checkpoint is ``AtomicCheckpointHook``'s, after the optimizer's next
     step. A config that cannot resume inside an epoch saves nothing more, and
@@ -73,7 +84,7 @@ class PreemptionHook(Hook):
                 if isinstance(owner, PreemptionHook):
                     handler = owner._before[number]
                 self._before[number] = handler
-        # Schedulers also signal the workers, which are to go on: they end
+        # Schedulers and terminals also signal the workers, which are to go on: they end
         # with the process that they work for.
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None and loop.dataloader.num_workers:
@@ -86,6 +97,8 @@ class PreemptionHook(Hook):
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._since = number, now
+            if number == signal.SIGINT and self._main:
+                os.write(2, CTRL_C)  # print() may be at work just now
         elif now - self._since > SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(self._pid, number)
@@ -134,17 +147,21 @@ class PreemptionHook(Hook):
             what = ('It will go on from the last checkpoint, because it '
                     f'cannot resume inside an epoch: {reason}.')
         if self._main:
-            note_preemption(runner.work_dir, runner.cfg, name,
-                            runner.iter + 1)
-            runner.logger.info(
-                f'Stopped by {name} after iteration {runner.iter + 1}. {what} '
-                'The next start with the same work dir goes on by itself.')
+            if self._agreed == signal.SIGINT:
+                advice = 'Start it with --resume to go on.'
+            else:
+                note_preemption(runner.work_dir, runner.cfg, name,
+                                runner.iter + 1)
+                advice = ('The next start with the same work dir goes on by '
+                          'itself.')
+            runner.logger.info(f'Stopped by {name} after iteration '
+                               f'{runner.iter + 1}. {what} {advice}')
         if self._group is not None:
             self._agreement.wait()
             # A launcher ends all processes with the first: rank 0 has saved.
             dist.barrier(self._group)
         self._end()
-        raise Preempted
+        raise Preempted(self._agreed)
 
     def after_train(self, runner) -> None:
         """The run is done."""
@@ -161,7 +178,7 @@ class PreemptionHook(Hook):
 
 def outlive_signals(worker_id: int,
                     then: Optional[Callable[[int], None]] = None) -> None:
-    """Begin a data loader's worker that no scheduler's signal ends.
+    """Begin a data loader's worker that no signal to the whole run ends.
 
     Its own process also ends it by SIGTERM, if it does not go by itself:
     PyTorch tells one from the other by the sender, and so does this.
@@ -170,7 +187,8 @@ def outlive_signals(worker_id: int,
         worker_id (int): Its number.
         then (callable, optional): What begins it otherwise. Defaults to None.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if then is not None:
