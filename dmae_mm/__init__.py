@@ -10,9 +10,18 @@ with warnings.catch_warnings():
         'ignore', message='.*MultiScaleDeformableAttention.*')
     check_host_packages()
 
+    from mmengine.logging import MMLogger
+
+    def _matters(record) -> bool:
+        # mmdet's, about an operator of lane detection; mmpretrain imports it.
+        return not record.getMessage().startswith('Line NMS is not compiled')
+
+    MMLogger.get_current_instance().addFilter(_matters)
+
     from . import datasets, engine, models  # noqa: F401
     from .model_zoo import register_configs
 
     register_configs()
+    MMLogger.get_current_instance().removeFilter(_matters)
 
 __all__ = ['__version__']

@@ -29,8 +29,7 @@ train_dataloader = dict(
     persistent_workers=True,
     # The last, smaller batch is used: a folder with fewer images than a batch
     # would give none otherwise. On ImageNet with 8 GPUs it also makes 1252
-    # batches an epoch, a multiple of the 4 that are accumulated to one step,
-    # so that no gradients are pending when a checkpoint is written.
+    # batches an epoch, a multiple of the 4 that are accumulated to one step.
     drop_last=False,
     sampler=dict(type='SeededSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
