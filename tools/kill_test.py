@@ -244,7 +244,8 @@ def main(arguments: Optional[List[str]] = None,
     began = time.monotonic()
     counts = test.run()
     minutes = (time.monotonic() - began) / 60
-    print(f'\n{args.kills} kills in {minutes:.1f} minutes: ' + ', '.join(
+    kills = f'{args.kills} kill' + 's' * (args.kills > 1)
+    print(f'\n{kills} in {minutes:.1f} minutes: ' + ', '.join(
         f'{counts.get(name, 0)} while {name}'
         for name in ('starting', 'training', 'writing')) + '.')
     different = test.differences()

@@ -1,15 +1,17 @@
 """Images without labels, prepared as at test time."""
 import contextlib
 import os.path as osp
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import mmcv
+import torch
 from mmengine import fileio
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from dmae_mm.datasets import BadImageError, LoadImageOrSkip
 from dmae_mm.datasets.class_folders import EXTENSIONS
 
 
@@ -97,14 +99,15 @@ class _Decode:
 
     def __init__(self, color_type: str) -> None:
         self.color_type = color_type
+        self.loader = LoadImageOrSkip()
 
     def __call__(self, results: dict) -> dict:
-        content = results.get('img_bytes')
-        if content is None:
-            content = fileio.get(results['img_path'])
-        image = mmcv.imfrombytes(content, self.color_type)
-        if image is None:
-            raise ValueError('OpenCV does not know its format')
+        path, content = results['img_path'], results.get('img_bytes')
+        # What the training refuses is refused here, for the same reason.
+        image = self.loader.load(path, content)
+        if self.color_type != 'color':
+            content = fileio.get(path) if content is None else content
+            image = mmcv.imfrombytes(content, self.color_type)
         return dict(
             results,
             img=image,
@@ -125,13 +128,87 @@ def image_errors(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
-        raise FileNotFoundError(f'There is no image {path!r}.') from None
+    except BadImageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise FileNotFoundError(f'There is no image {path!r}.') from None
+        raise ValueError(f'The image {path!r} cannot be decoded: {error}. '
+                         'Replace or remove it.') from None
     except Exception as error:
         raise ValueError(
             f'The image {path!r} cannot be decoded '
             f'({type(error).__name__}: {error}). Replace or remove it.'
         ) from None
+
+
+def readable_images(
+    paths: Sequence[str],
+    wanted: Optional[int] = None,
+    num_workers: int = 0
+) -> Tuple[List[str], List[Tuple[str, str]]]:
+    """The first few files that the training would not refuse.
+
+    Args:
+        paths (Sequence[str]): The files. They are decoded.
+        wanted (int, optional): How many. Defaults to None, all.
+        num_workers (int): Processes that read. Defaults to 0, this one.
+
+    Returns:
+        tuple[list, list]: Paths of the readable ones, and path and reason of
+        the others that were met.
+    """
+    readable, broken = [], []
+    reasons = DataLoader(
+        _Reasons(paths),
+        batch_size=None,
+        num_workers=num_workers,
+        generator=torch.Generator())  # no number is drawn from the default
+    for path, reason in zip(paths, reasons):
+        if reason is None:
+            readable.append(path)
+        else:
+            broken.append((path, reason))
+        if len(readable) == wanted:
+            break
+    return readable, broken
+
+
+def list_sound_images(folder: str) -> List[str]:
+    """Paths of all images under a folder, where all of them are readable.
+
+    Args:
+        folder (str): The folder.
+
+    Returns:
+        list[str]: From :func:`list_images`, which has further errors.
+
+    Raises:
+        ValueError: If some are broken.
+    """
+    paths, broken = readable_images(list_images(folder))
+    if broken:
+        named = ', '.join(f'{path!r} ({why})' for path, why in broken[:5])
+        more = f' and {len(broken) - 5} more' * (len(broken) > 5)
+        raise ValueError(f'{len(broken)} of {len(paths) + len(broken)} files '
+                         f'under {folder!r} cannot be decoded: {named}{more}. '
+                         'Replace or remove them.')
+    return paths
+
+
+class _Reasons(Dataset):
+    """Why each file cannot be used; None where it can."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths, self.loader = paths, LoadImageOrSkip()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Optional[str]:
+        try:
+            self.loader.load(self.paths[index])
+        except BadImageError as error:
+            return str(error)
+        return None
 
 
 class ImageFiles(Dataset):

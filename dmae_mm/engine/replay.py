@@ -112,7 +112,8 @@ class Replay:
                          f'{"-" if then is None else format(then, ".7g")}'
                          f'{"" if equal else "   differs"}')
         if self.first_bad:
-            self.say(f'The first that is not finite: {self.first_bad}')
+            self.say(f'The first that is not finite: {self.first_bad}'
+                     f'{self._largest_weight()}')
         elif not bool(torch.isfinite(total)):
             self.say('Every module gives finite outputs: the loss itself, or '
                      'what is computed between modules, is not finite.')
@@ -121,6 +122,18 @@ class Replay:
         self.say('The losses are the same as in the run.' if same else
                  'The losses differ from those of the run.')
         return same
+
+    def _largest_weight(self) -> str:
+        """What shows a training that has exploded; '' without weights."""
+        sizes = {
+            name: float(weight.detach().abs().max())
+            for name, weight in self.model.named_parameters()
+            if weight.numel() and _is_finite(weight)
+        }
+        if not sizes:
+            return ''
+        name = max(sizes, key=sizes.get)
+        return f'; the largest finite weight is {sizes[name]:.2g}, in {name}'
 
     def _backward(self, total: torch.Tensor) -> None:
         self.say('The losses are finite. Their gradients:')
@@ -171,10 +184,9 @@ class Replay:
         def look(module: nn.Module, args: tuple, output: Any) -> None:
             for tensor in _tensors(output):
                 if self.first_bad is None and not _is_finite(tensor):
-                    fed = all(_is_finite(part) for part in _tensors(args))
                     self.first_bad = (
                         f'the output of {name} ({type(module).__name__}), '
-                        f'whose input is {"" if fed else "not "}finite')
+                        f'whose input is {_extent(args)}')
                 if tensor.requires_grad:
                     tensor.register_hook(look_back)
 
@@ -194,6 +206,17 @@ def _tensors(value: Any) -> List[torch.Tensor]:
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in _tensors(item)]
     return []
+
+
+def _extent(args: tuple) -> str:
+    """How large a module's input is."""
+    parts = [tensor for tensor in _tensors(args) if tensor.numel()]
+    if not all(_is_finite(tensor) for tensor in parts):
+        return 'not finite'
+    if not parts:
+        return 'finite'
+    largest = max(float(tensor.detach().abs().max()) for tensor in parts)
+    return f'finite, up to {largest:.2g}'
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

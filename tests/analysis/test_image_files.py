@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from dmae_mm.analysis import labelled_images
-from dmae_mm.analysis.image_files import ImageFiles, list_images, spread
+from dmae_mm.analysis.image_files import (ImageFiles, list_images,
+                                          list_sound_images, readable_images,
+                                          spread)
 from tests.datasets.folders import write_classes, write_images
+from tests.datasets.odd_files import broken_files, write
 
 
 def test_prepared_as_for_the_probes(tmp_path):
@@ -50,3 +53,36 @@ def test_what_is_wrong_is_named(tmp_path):
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError, match='no folder'):
         list_images(str(tmp_path))
+
+
+@pytest.mark.parametrize('name, reason', [
+    ('empty.jpg', 'empty file'),
+    ('cut.jpg', 'cut off, damaged or of an unknown kind'),
+    ('bomb.png', 'pixels'),
+])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_reasons_are_those_of_the_training(name, reason, channels, tmp_path):
+    write(tmp_path, broken_files())
+    files = ImageFiles([str(tmp_path / name)], 16, channels=channels)
+    with pytest.raises(ValueError, match=f'{name}.* be decoded: .*{reason}'):
+        files[0]
+
+
+def test_readable_and_broken_files_are_told_apart(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    write_images(tmp_path / 'sub', 'a.png', 'd.png', 'e.png')
+    assert list_sound_images(str(tmp_path)) == list_images(str(tmp_path))
+    content = broken_files()
+    write(tmp_path / 'sub', {'b.jpg': content['cut.jpg'], 'c.png': b''})
+    paths = list_images(str(tmp_path))
+    assert len(paths) == 5
+    reasons = [(paths[1], 'cut off, damaged or of an unknown kind'),
+               (paths[2], 'empty file')]
+    before = torch.get_rng_state()
+    assert readable_images(paths) == ([paths[0], *paths[3:]], reasons)
+    assert readable_images(paths, 2) == ([paths[0], paths[3]], reasons)
+    assert readable_images(paths, 1) == ([paths[0]], [])
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(ValueError, match='2 of 5 files .*b.jpg.*cut off.*'
+                       'c.png.*empty file.*Replace or remove'):
+        list_sound_images(str(tmp_path))

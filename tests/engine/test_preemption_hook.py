@@ -37,10 +37,10 @@ def test_ctrl_c_saves_and_is_resumed_on_demand(
     assert len(watch.steps) == 5 and ended_by(runner) == 'Preempted'
     assert (tmp_path / 'last_checkpoint').read_text().endswith('mid_epoch.pth')
     assert not (tmp_path / 'preempted.json').exists()
-    said = capfd.readouterr()
-    assert said.err.count('Ctrl-C: saving after this step') == 1
-    assert 'SIGINT after iteration 5. All is saved. Start it with --resume' in (
-        said.out + said.err)
+    said = ''.join(capfd.readouterr())
+    assert said.count('Ctrl-C: saving after this step') == 1
+    assert ('SIGINT after iteration 5. All is saved. '
+            'Start it with --resume') in said
 
 
 def test_a_stock_loop_stops_without_saving(photos, tmp_path):  # noqa: F811

@@ -2,6 +2,7 @@
 import copy
 import os
 import random
+import shutil
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from dmae_mm.analysis.reconstruction_picture import draw_reconstructions
 from dmae_mm.engine.hooks import reconstruction_visualization_hook
 from dmae_mm.models import FeatureProjectionNeck
 from tests.analysis.test_reconstruction import LIGHT
+from tests.datasets.odd_files import broken_files
 from tests.engine import test_fully_sharded_strategy as sharded
 from tests.engine.test_training import config, photos, run  # noqa: F401
 from tests.models.test_hierarchical_student import HIVIT
@@ -272,6 +274,35 @@ def test_images_of_shards(photos, tmp_path):  # noqa: F811
         assert np.array_equal(picture, packed[name])
 
 
+def test_broken_training_images_are_passed_over(photos,  # noqa: F811
+                                                tmp_path, monkeypatch):
+    """The next one is drawn, each skipped one is logged by its name."""
+    folder = tmp_path / 'photos'
+    shutil.copytree(photos, folder)
+    jpeg = broken_files()['cut.jpg']
+    for name, content in (('00.png', b''), ('01.png', jpeg), ('08.png', b'')):
+        (folder / name).write_bytes(content)
+    cfg = watched(str(folder), tmp_path / 'out')
+    cfg.experiment_name = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    said = []
+    monkeypatch.setattr(runner.logger, 'warning', said.append)
+    hook = HOOKS.build(cfg.custom_hooks[0])
+    hook.before_train(runner)
+    assert [Path(name).name for name in hook._names] == ['02.png', '09.png']
+    assert len(pictures(tmp_path / 'out')) == 2
+    assert len(said) == 3
+    for line, name, reason in zip(
+            said, ('00.png', '01.png', '08.png'),
+        ('empty file', 'cut off, damaged', 'empty file')):
+        assert f'skips \'{folder / name}\': {reason}' in line
+    for path in folder.iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(ValueError, match='no image .* tried can be read; the '
+                       'last is .*15.png.: empty file. Give images'):
+        hook.before_train(runner)
+
+
 class Unnamed(torch.utils.data.Dataset):
     """Images that are no files."""
 
@@ -295,7 +326,7 @@ def test_what_cannot_work_stops_before_training(photos,  # noqa: F811
         ([str(tmp_path / 'gone.png')], FileNotFoundError,
          'no image .*gone.png'),
         ([str(tmp_path / 'junk.png')], ValueError,
-         'junk.png.* cannot be decoded'),
+         'junk.png.* cannot be decoded: no image that Pillow or OpenCV'),
     ):
         hook = HOOKS.build(
             dict(type='ReconstructionVisualizationHook', images=images))

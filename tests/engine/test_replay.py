@@ -81,3 +81,20 @@ def test_spoiled_weights_are_named(stopped):
     assert Replay(copy.deepcopy(runner.cfg), dump, CPU, said.append).run()
     assert ('1 weights are not finite before the step, the first is '
             'backbone.layers.0.ln1.weight') in '\n'.join(said)
+
+
+def test_exploded_weights_are_told_by_their_size(stopped):
+    """As after a step with far too large a learning rate."""
+    work_dir, runner, *_ = stopped
+    dump = read_dump(str(work_dir / 'nonfinite_iter_6_rank_0.pth'))
+    for image in dump['batch']['inputs']:
+        image.nan_to_num_(nan=0.0)
+    dump['weights']['backbone.cls_token'].fill_(1e30)
+    dump['weights']['backbone.layers.0.ln1.weight'].fill_(-1e20)
+    said = []
+    Replay(copy.deepcopy(runner.cfg), dump, CPU, said.append).run()
+    line, = (line for line in said if line.startswith('The first that is'))
+    assert line.endswith(
+        'the output of backbone.layers.0.ln1 (LayerNorm), whose input is '
+        'finite, up to 1e+30; the largest finite weight is 1e+30, in '
+        'backbone.cls_token')

@@ -42,7 +42,8 @@ def test_command_line(images, tmp_path, capsys):
     dataset = ShardDataset(str(tmp_path / 'out'), with_label=True)
     assert contents_of(dataset) == contents
     sizes = dataset.shard_sizes
-    assert '50 of 50 images, 0.00 of 0.00 GB, 0 s left' in printed
+    size = f'{sum(map(len, contents.values())) / 1000:.2f}'
+    assert f'50 of 50 images, {size} of {size} kB, 0 s left' in printed
     assert (f'out: 50 images in {len(sizes)} shards of {min(sizes)} to '
             f'{max(sizes)}, 2 classes; read again and compared.') in printed
     # Every shard holds images of both classes: they were dealt at random.
@@ -89,6 +90,15 @@ def test_progress_names_what_is_left(capsys, monkeypatch):
         '100 of 400 images, 1.00 of 4.00 GB, 33 s left',
         '400 of 400 images, 4.00 of 4.00 GB, 0 s left'
     ]
+
+
+@pytest.mark.parametrize('size, said', [
+    (0, '0 of 0 bytes'), (999, '500 of 999 bytes'),
+    (1000, '0.50 of 1.00 kB'), (25 * 10**5, '0.50 of 2.50 MB')])
+def test_progress_has_a_unit_that_fits(size, said, capsys):
+    half = {999: 500, 1000: 500}.get(size, min(size, 5 * 10**5))
+    SCRIPT['Progress']()(4, 4, half, size)
+    assert f'4 of 4 images, {said}, ' in capsys.readouterr().out
 
 
 class TestRefusals:

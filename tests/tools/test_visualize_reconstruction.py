@@ -18,6 +18,7 @@ from dmae_mm.analysis.reconstruction_picture import draw_reconstructions
 from dmae_mm.checkpoints import mae_to_mmpretrain
 from tests.checkpoints.files import encoder_only, golden_weights
 from tests.conftest import ROOT
+from tests.datasets.odd_files import broken_files
 from tests.tools.test_train import write_toy_run
 
 main = runpy.run_path(
@@ -121,6 +122,7 @@ def spoil(folder: Path, weights: dict) -> None:
     ):
         torch.save(content, folder / f'{name}.pth')
     (folder / 'junk.png').write_text('not an image')
+    (folder / 'cut.jpg').write_bytes(broken_files()['cut.jpg'])
 
 
 @pytest.mark.parametrize('checkpoint', [
@@ -143,6 +145,8 @@ def test_without_decoder(checkpoint, model, capsys):
     (['toy_run.py', 'gone.pth', *IMAGES], 'gone.pth'),
     (['toy_run.py', 'run.pth', 'gone.png'], "There is no image 'gone.png'"),
     (['toy_run.py', 'run.pth', 'junk.png'], "'junk.png' cannot be decoded"),
+    (['toy_run.py', 'run.pth', 'cut.jpg'],
+     "'cut.jpg' cannot be decoded: cut off"),
     (['toy_run.py', 'run.pth', *IMAGES, '--mask-ratio', '0.5', '1'],
      'mask_ratio=1.0 is not a number from 0'),
     (['toy_run.py', 'run.pth', *IMAGES, '--mask-ratio', '0.99'],

@@ -33,9 +33,8 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone runs its own code, installed or not: see train.py.
     sys.path.insert(0, ROOT)
 
-from dmae_mm.analysis import image_size  # noqa: E402
+from dmae_mm.analysis import image_files, image_size  # noqa: E402
 from dmae_mm.analysis.cka import MIN_EXAMPLES  # noqa: E402
-from dmae_mm.analysis.image_files import ImageFiles, list_images  # noqa: E402
 from dmae_mm.analysis.layer_similarity import (  # noqa: E402
     Pair, build_whole_teacher, choose_pairs, layer_similarity, resolve_pairs,
     rule_pair)
@@ -50,7 +49,7 @@ import torch  # noqa: E402
 from mmengine.config import DictAction  # noqa: E402
 from mmengine.dataset import default_collate  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
-from torch.utils.data import DataLoader, Subset  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -73,8 +72,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         type=int,
         default=1024,
         metavar='N',
-        help='images that are drawn from the folder; defaults to 1024, or '
-        'all where there are fewer')
+        help='images that are drawn from the folder, broken ones skipped; '
+        'defaults to 1024, or all where there are fewer')
     parser.add_argument(
         '--out',
         metavar='PNG',
@@ -206,24 +205,25 @@ def _json_path(out: str) -> str:
 def _batches(args: argparse.Namespace, img_size: int,
              channels: int) -> DataLoader:
     """Batches of images in random order, of almost equal sizes."""
-    paths = list_images(args.images)
+    paths = image_files.list_images(args.images)
     generator = torch.Generator().manual_seed(args.seed)
     order = torch.randperm(len(paths), generator=generator)
-    order = order[:args.num_images]
-    if len(order) < MIN_EXAMPLES:
-        raise ValueError(f'{args.images!r} has {len(order)} images; CKA '
-                         f'needs at least {MIN_EXAMPLES}, and is noisy below '
-                         'some hundred.')
-    # The last batch must not be too small for the estimator. With fewer
-    # images than two batches of 4, there is one.
-    number = min(-(-len(order) // args.batch_size),
-                 len(order) // MIN_EXAMPLES)
-    files = ImageFiles(paths, img_size, args.crop_pct, channels)
+    paths, broken = image_files.readable_images(
+        [paths[index] for index in order], args.num_images, args.num_workers)
+    for number, (path, why) in enumerate(broken, 1):
+        print(f'skipped, {number} of {len(broken)} files: {path}: {why}')
+    if len(paths) < MIN_EXAMPLES:
+        raise ValueError(f'{args.images!r} has {len(paths)} readable images; '
+                         f'CKA needs at least {MIN_EXAMPLES}, and is noisy '
+                         'below some hundred.')
+    # The last batch must not be too small: below two batches of 4, one.
+    number = min(-(-len(paths) // args.batch_size),
+                 len(paths) // MIN_EXAMPLES)
     return DataLoader(
-        Subset(files, order.tolist()),
+        image_files.ImageFiles(paths, img_size, args.crop_pct, channels),
         batch_sampler=[
             part.tolist()
-            for part in torch.arange(len(order)).tensor_split(number)
+            for part in torch.arange(len(paths)).tensor_split(number)
         ],
         num_workers=args.num_workers,
         collate_fn=default_collate,

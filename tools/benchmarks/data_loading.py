@@ -32,7 +32,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-import dmae_mm  # noqa: F401
+from dmae_mm.analysis.image_files import list_sound_images
+from dmae_mm.datasets import EXTENSIONS
 
 # mmpretrain's configs/_base_/datasets/imagenet_bs512_mae.py.
 STOCK = [
@@ -102,8 +103,8 @@ def time_per_core(tasks: Dict[str, Callable], paths: List[str],
     return seconds
 
 
-def time_loaders(cfg: Config, paths: List[str], workers: int, batch_size: int,
-                 rounds: int) -> Dict[str, List[float]]:
+def time_loaders(cfg: Config, folder: str, images: int, workers: int,
+                 batch_size: int, rounds: int) -> Dict[str, List[float]]:
     """Seconds an image of the whole loader, without its start."""
     loaders = {}
     for name, pipeline in (('loader, stock', STOCK),
@@ -116,12 +117,12 @@ def time_loaders(cfg: Config, paths: List[str], workers: int, batch_size: int,
             drop_last=True,
             sampler=dict(type='DefaultSampler', shuffle=True))
         options.pop('worker_init_fn', None)
-        repeats = -(-6 * batch_size // len(paths))  # at least 6 batches
+        repeats = -(-6 * batch_size // images)  # at least 6 batches
         options.dataset = dict(
             type='CustomDataset',
-            data_root=str(Path(paths[0]).parent),
+            data_root=folder,
             with_label=False,
-            extensions=tuple({Path(path).suffix for path in paths}),
+            extensions=EXTENSIONS,
             pipeline=copy.deepcopy(pipeline))
         options.dataset = dict(
             type='RepeatDataset', dataset=options.dataset, times=repeats)
@@ -176,7 +177,7 @@ def as_table(result: Dict[str, dict]) -> List[Dict[str, object]]:
 def measure(args: argparse.Namespace, folder: str) -> dict:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.default_scope)
-    paths = sorted(str(path) for path in Path(folder).iterdir())
+    paths = list_sound_images(folder)
     size = statistics.mean(Path(path).stat().st_size for path in paths)
     print(f'{machine.name_of("cpu")}; {len(paths)} files of '
           f'{size / 1000:.0f} kB on average; median of {args.rounds} turns')
@@ -195,8 +196,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict:
           f'{cores[FLOOR]["ratio"]:.2f} times the stock pipeline.')
     if args.workers:
         result['loader'] = summarise(
-            time_loaders(cfg, paths, args.workers, args.batch_size,
-                         args.rounds), 'loader, stock')
+            time_loaders(cfg, folder, len(paths), args.workers,
+                         args.batch_size, args.rounds), 'loader, stock')
         print(f'Whole loader, {args.workers} workers:')
         machine.show(as_table(result['loader']))
     needed = args.step_rate

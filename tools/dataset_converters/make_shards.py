@@ -24,6 +24,8 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
 
 from dmae_mm.datasets.shards.write_shards import write_shards  # noqa: E402
 
+_UNITS = (1e9, 'GB', 2), (1e6, 'MB', 2), (1e3, 'kB', 2), (1, 'bytes', 0)
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -60,9 +62,11 @@ class Progress:
         self.printed = now
         # By bytes, which take the time; files may all be empty.
         left = (now - self.begun) * (all_size - size) / max(size, 1)
+        unit, name, digits = next(
+            (one for one in _UNITS if all_size >= one[0]), _UNITS[-1])
         print(
-            f'{images:,} of {all_images:,} images, {size / 1e9:.2f} of '
-            f'{all_size / 1e9:.2f} GB, {left:.0f} s left',
+            f'{images:,} of {all_images:,} images, {size / unit:.{digits}f} '
+            f'of {all_size / unit:.{digits}f} {name}, {left:.0f} s left',
             end='\r' if self.on_terminal and images < all_images else '\n',
             flush=True)
 

@@ -54,7 +54,7 @@ class Run:
             self.notes += start.notes
             if start.curves:
                 self._join(start)
-            else:
+            elif self.starts:  # else the whole run is said to have none
                 self.notes.append(f'{start.folder.name} has no logged values.')
         self._note_bad_values()
         configs = [start.config for start in self.starts]

@@ -125,6 +125,8 @@ class Start:
     def _read_scalars(self, iteration: int) -> None:
         """The curves. Lines that a kill has cut off are counted."""
         path = self.folder / 'vis_data' / 'scalars.json'
+        if not path.exists():
+            return  # made with the first value
         broken, no_numbers = [], set()
         lines = self._text(path).split('\n')
         for number, text in enumerate(lines, 1):

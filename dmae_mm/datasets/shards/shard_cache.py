@@ -1,8 +1,21 @@
 import os
 import os.path as osp
+import re
 from typing import Callable, Optional, Tuple
 
 from filelock import FileLock
+
+_CURL_STATUS = {
+    3: 'not a legal URL',
+    6: 'no such host',
+    7: 'the server cannot be reached',
+    18: 'the download broke off',
+    22: 'the server refuses it: not found, or not allowed?',
+    28: 'no answer in time',
+    60: 'the certificate of the server is not trusted',
+    67: 'login denied',
+    78: 'not found',
+}
 
 
 class ShardCache:
@@ -66,8 +79,8 @@ class ShardCache:
                 if osp.isfile(path):
                     os.remove(path)
                 raise OSError(
-                    f'Cannot fetch {self._url(name)} to {path}: {error}'
-                ) from error
+                    f'Cannot fetch {self._url(name)} to {path}: '
+                    f'{explain_failure(error)}') from error
             finally:
                 # Of this download, if it failed, and of those that were
                 # killed: only who holds the lock writes such files.
@@ -84,8 +97,32 @@ def read_url(url: str) -> bytes:
         OSError: If it cannot be read.
     """
     gopen, _ = _webdataset()
-    with gopen(url) as file:
-        return file.read()
+    try:
+        with gopen(url) as file:
+            return file.read()
+    except OSError as error:
+        raise OSError(
+            f'{url} cannot be read: {explain_failure(error)}') from error
+
+
+def explain_failure(error: Exception) -> str:
+    """What a command that fetches said, without its whole command line.
+
+    Args:
+        error (Exception): From ``webdataset``, which runs the command.
+
+    Returns:
+        str: Command, status and, for curl, what that means.
+    """
+    found = re.fullmatch(r'\(\((.*)\), \{.*\}\): exit (-?\d+) \(read\) .*',
+                         str(error), re.DOTALL)
+    if found is None:
+        return str(error)
+    words = re.findall(r'[^\s\[\]"\',]+', found[1])
+    command, status = words[0] if words else 'its command', int(found[2])
+    meaning = _CURL_STATUS.get(status) if command == 'curl' else None
+    return f'{command} ended with status {status}' + (
+        f' ({meaning})' if meaning else '')
 
 
 def check_size(path: str, size: int) -> None:

@@ -177,10 +177,11 @@ class ShardFolder:
                 with open(url, 'rb') as file:
                     content = file.read()
         except OSError as error:
+            problem = f'{error}. Check data_root.' if self.is_remote else (
+                f'its {INDEX_FILE} cannot be read ({error}). Write some with '
+                'tools/dataset_converters/make_shards.py.')
             raise FileNotFoundError(
-                f'There are no shards in {self.root!r}: its {INDEX_FILE} '
-                f'cannot be read ({error}). Write some with '
-                'tools/dataset_converters/make_shards.py.') from error
+                f'There are no shards in {self.root!r}: {problem}') from error
         try:
             known = json.loads(content)['format'] == FORMAT
         except (KeyError, TypeError, ValueError):

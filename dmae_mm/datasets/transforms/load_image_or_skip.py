@@ -74,7 +74,7 @@ class LoadImageOrSkip(BaseTransform):
         """
         path = results['img_path']
         try:
-            image = self._load(path, results.pop('img_bytes', None))
+            image = self.load(path, results.pop('img_bytes', None))
         except BadImageError as error:
             self._skipped.append((path, str(error)))
             self._check()
@@ -99,7 +99,19 @@ class LoadImageOrSkip(BaseTransform):
             f'{number} files in a row cannot be used; the last is {path!r}: '
             f'{reason}. Are these images, and is the storage sound?')
 
-    def _load(self, path: str, data: Optional[bytes]) -> np.ndarray:
+    def load(self, path: str, data: Optional[bytes] = None) -> np.ndarray:
+        """Decode one file, or say what is wrong with it.
+
+        Args:
+            path (str): Its path or URL, or a name if ``data`` is given.
+            data (bytes, optional): Its content. Defaults to None: it is read.
+
+        Returns:
+            np.ndarray: (H, W, 3), BGR, uint8.
+
+        Raises:
+            BadImageError: With the reason.
+        """
         if data is None:
             try:
                 data = fileio.get(path)

@@ -84,8 +84,8 @@ class PreemptionHook(Hook):
                 if isinstance(owner, PreemptionHook):
                     handler = owner._before[number]
                 self._before[number] = handler
-        # Schedulers and terminals also signal the workers, which are to go on: they end
-        # with the process that they work for.
+        # Schedulers and terminals also signal the workers, which are to go on:
+        # they end with the process that they work for.
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None and loop.dataloader.num_workers:
                 loop.dataloader.worker_init_fn = functools.partial(

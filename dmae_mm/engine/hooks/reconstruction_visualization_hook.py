@@ -9,13 +9,14 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Dataset
 
 from dmae_mm.analysis import image_size
 from dmae_mm.analysis.image_files import (ImageFiles, central_pipeline,
                                           image_errors, list_images, spread)
 from dmae_mm.analysis.reconstruction import check_reconstructs, reconstruct
 from dmae_mm.analysis.reconstruction_picture import draw_reconstructions
+from dmae_mm.datasets import BadImageError
+from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
 from dmae_mm.models.students import input_channels
 from dmae_mm.options import reject_unknown_options
 
@@ -52,7 +53,8 @@ class ReconstructionVisualizationHook(Hook):
     Args:
         images (str | Sequence[str], optional): A folder, or a list of image
             files, all of which are drawn. Defaults to None: the images of
-            ``train_dataloader.dataset``, from files or shards.
+            ``train_dataloader.dataset``, from files or shards; of those that
+            cannot be read, the log names each, and the next is taken.
         num_images (int): How many of a folder or data set are drawn, evenly
             spread over it in its order. Defaults to 4.
         interval (int): Steps from one picture to the next. Defaults to 1000.
@@ -62,8 +64,9 @@ class ReconstructionVisualizationHook(Hook):
 
     Raises:
         ValueError: If an option has no legal value, or, before the training
-            starts, if the model is no masked autoencoder, an image cannot be
-            decoded, or the data set does not name image files.
+            starts, if the model is no masked autoencoder, one of ``images``
+            or all of the data set's that are tried cannot be decoded, or the
+            data set does not name image files.
         FileNotFoundError: Before the training starts, if a folder or file
             does not exist.
     """
@@ -121,7 +124,7 @@ class ReconstructionVisualizationHook(Hook):
         options = (image_size(backbone), self.crop_pct,
                    input_channels(backbone))
         if self.images is None:
-            return self._of_dataset(runner.train_dataloader.dataset, options)
+            return self._of_dataset(runner, options)
         paths = self.images
         if isinstance(paths, str):
             paths = list_images(paths)
@@ -129,19 +132,33 @@ class ReconstructionVisualizationHook(Hook):
         files = ImageFiles(paths, *options)
         return files.paths, [files[i]['inputs'] for i in range(len(files))]
 
-    def _of_dataset(self, dataset: Dataset,
+    def _of_dataset(self, runner,
                     options: tuple) -> Tuple[List[str], List[torch.Tensor]]:
-        names, inputs = [], []
+        dataset = runner.train_dataloader.dataset
+        names, inputs, problem = [], [], None
         if isinstance(dataset, BaseDataset):
             dataset = copy.copy(dataset)  # it reads, but augments nothing
             dataset.pipeline = central_pipeline(*options)
-            for index in spread(len(dataset), self.num_images):
-                name = dataset.get_data_info(index).get('img_path')
-                if name is None:
-                    break
-                with image_errors(name):
-                    inputs.append(dataset.prepare_data(index)['inputs'])
-                names.append(name)
+            starts = spread(len(dataset), self.num_images)
+            for start, end in zip(starts, [*starts[1:], len(dataset)]):
+                # As the training skips a broken file, up to as many in a row.
+                for index in range(start, end)[:MAX_IN_A_ROW]:
+                    name = dataset.get_data_info(index).get('img_path')
+                    if name is None:
+                        break
+                    image, reason = _read_or_say_why(dataset, index, name)
+                    if image is not None:
+                        names.append(name)
+                        inputs.append(image)
+                        break
+                    problem = f'{name!r}: {reason}'
+                    runner.logger.warning(
+                        f'ReconstructionVisualizationHook skips {problem}.')
+        if not names and problem:
+            raise ValueError(
+                'ReconstructionVisualizationHook: no image of the training '
+                f'data that was tried can be read; the last is {problem}. '
+                'Give images, a folder or a list of files.')
         if not names:
             raise ValueError(
                 'ReconstructionVisualizationHook: the training data set, a '
@@ -166,6 +183,17 @@ class ReconstructionVisualizationHook(Hook):
                 [[one]], f'{osp.basename(name)}, step {step}')
             runner.visualizer.add_image(f'reconstruction_{index}', picture,
                                         step)
+
+
+def _read_or_say_why(
+        dataset: BaseDataset, index: int,
+        name: str) -> Tuple[Optional[torch.Tensor], Optional[str]]:
+    """The pixels of an image, or why the training would skip it."""
+    with image_errors(name):
+        try:
+            return dataset.prepare_data(index)['inputs'], None
+        except BadImageError as error:
+            return None, str(error)
 
 
 def _is_sharded(model: nn.Module) -> bool:

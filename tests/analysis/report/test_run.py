@@ -1,5 +1,6 @@
 """What is read of runs, whole, resumed, killed or damaged."""
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +125,23 @@ def test_lines_that_are_none(text, tmp_path):
         'no numbers and are not drawn: loss, name, on' in note)
 
 
-def test_a_resumed_run_of_the_runner(photos, tmp_path):  # noqa: F811
+def test_a_failed_start_is_noted_once(tmp_path):
+    failed = write_start(tmp_path, '20260101_000000', [])
+    (failed / 'vis_data' / 'scalars.json').unlink()
+    assert Run(tmp_path, 'run').notes == []  # what shows it says it
+    write_start(tmp_path, '20260102_000000', [line(5, 9.)])
+    assert Run(tmp_path, 'run').notes == [
+        '20260101_000000 has no logged values.']
+
+
+def test_a_resumed_run_of_the_runner(photos, tmp_path,  # noqa: F811
+                                     monkeypatch):
     """Logs as MMEngine writes them, not as this file thinks that it does."""
     cfg = config(photos, tmp_path / 'run', 2)
     _, first = run(cfg, log_level='INFO')
+    # Folders are named by the second: two of one would be one start.
+    now = time.time
+    monkeypatch.setattr(time, 'time', lambda: now() + 5)
     _, second = run(cfg, resume=True, train_cfg=dict(max_epochs=3),
                     log_level='INFO')
     joined = Run(tmp_path / 'run', 'run')

@@ -224,8 +224,19 @@ class TestErrors:
 
     @needs_curl
     def test_no_shards_at_a_url(self, server, tmp_path):
-        with pytest.raises(FileNotFoundError, match='no shards in .*/not'):
-            ShardDataset(f'{server.url}/not', cache_dir=str(tmp_path))
+        url = f'{server.url}/not'
+        with pytest.raises(FileNotFoundError) as raised:
+            ShardDataset(url, cache_dir=str(tmp_path))
+        assert str(raised.value) == (
+            f'There are no shards in {url!r}: {url}/index.json cannot be '
+            'read: curl ended with status 22 (the server refuses it: not '
+            'found, or not allowed?). Check data_root.')
+
+    def test_a_command_that_fails(self, tmp_path):
+        """Whatever is in its command line."""
+        with pytest.raises(FileNotFoundError,
+                           match='cannot be read: exit ended with status 3.'):
+            ShardDataset("pipe:exit 3; echo '{}'", cache_dir=str(tmp_path))
 
     @pytest.mark.parametrize('text', ['[]', '{"format": "other"}', 'no json'])
     def test_another_index(self, tmp_path, text):

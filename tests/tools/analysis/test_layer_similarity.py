@@ -15,6 +15,7 @@ from dmae_mm.analysis.layer_similarity import (build_whole_teacher,
                                                layer_similarity)
 from dmae_mm.models.students import Student
 from tests.conftest import ROOT
+from tests.datasets.odd_files import broken_files, write
 from tests.tools.test_train import write_toy_run
 
 main = runpy.run_path(
@@ -93,10 +94,32 @@ def test_untrained_and_repeatable(model, capsys):
     assert other['num_images'] == 5 and other['cka'] != first['cka']
 
 
+def test_broken_images_are_skipped_and_named(model, capfd):
+    """Once each, also by workers; the others give what they gave alone."""
+    alone = compare()
+    write(Path('images'), broken_files())
+    capfd.readouterr()
+    found = compare('--num-workers', '1')
+    assert found['num_images'] == 8
+    shown, errors = capfd.readouterr()
+    said = [line for line in shown.splitlines() if 'skipped' in line]
+    assert len(said) == len(broken_files()) and 'Traceback' not in errors
+    for name in broken_files():
+        line, = (line for line in said if f'/{name}: ' in line)
+        assert f' of {len(said)} files: ' in line
+    assert 'images/empty.jpg: empty file' in shown
+    assert len(found['cka']) == len(alone['cka'])
+    for index in range(5):
+        Path(f'images/{index}.png').write_bytes(b'')
+    with pytest.raises(SystemExit):
+        compare()
+    assert "'images' has 3 readable images" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize('options, message', [
     (['--batch-size', '3'], '--batch-size 3 is not at least 4'),
     (['--num-images', '2'], '--num-images 2 is not at least 4'),
-    (['--images', 'few'], "'few' has 2 images"),
+    (['--images', 'few'], "'few' has 2 readable images; CKA needs at least"),
     (['--images', 'gone'], "There is no folder 'gone'"),
     (['--out', 'out.jpg'], 'is not the name of a .png file'),
     (['--checkpoint', 'gone.pth'], 'gone.pth'),

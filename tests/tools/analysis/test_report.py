@@ -207,7 +207,7 @@ def test_command_line(killed, tmp_path, monkeypatch, capsys):
     main(monkeypatch, killed, tmp_path / 'empty', killed / '.' / '..' / 'dmae',
          tmp_path / 'silent', '--out', out, '--max-pictures-mb', '0')
     shown = capsys.readouterr()
-    assert f'{out}: 1 run, ' in shown.out
+    assert f'{out}: 1 run, ' in shown.out and 'silent' not in shown.out
     assert 'dmae: 20260102_000000 went on from iteration 10' in shown.out
     assert 'empty is no work dir of a run' in shown.err
     assert 'silent has no logged values yet' in shown.err

@@ -48,11 +48,14 @@ def test_medians_and_ratios_by_hand(script):
 
 def test_it_measures_all_and_writes_them(script, tmp_path, monkeypatch,
                                          capsys):
+    """Of a folder with sub-folders, and what is no image."""
     images = tmp_path / 'images'
-    images.mkdir()
     for index in range(4):
         pixels = np.random.RandomState(index).randint(0, 256, (48, 64, 3))
-        cv2.imwrite(str(images / f'{index}.jpg'), pixels.astype(np.uint8))
+        folder = images / f'class{index % 2}'
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f'{index}.jpg'), pixels.astype(np.uint8))
+    (images / 'readme.txt').write_text('no image')
     monkeypatch.setattr(sys, 'argv', [
         SCRIPT, '--config',
         str(ROOT / 'configs/dmae/vit-s_dmae_in1k.py'), '--images',
@@ -71,3 +74,7 @@ def test_it_measures_all_and_writes_them(script, tmp_path, monkeypatch,
     output = capsys.readouterr().out
     assert 'If all but reading and decoding took no time' in output
     assert 'the training takes 1,000,000,000' in output
+    assert '; 4 files of ' in output
+    (images / 'class1' / '1.jpg').write_bytes(b'')
+    with pytest.raises(ValueError, match='1 of 4 files .*1.jpg.*empty file'):
+        script['main']()
