@@ -109,7 +109,9 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if args.amp and get_device() == 'cpu':
         parser.error('--amp needs an accelerator, and PyTorch finds none')
     if args.check and args.launcher != 'none':
-        parser.error('--check runs in one process: leave out the launcher')
+        parser.error('--check runs in one process: run `python tools/train.py '
+                     f'{args.config} --check`, without tools/dist_train.sh '
+                     'or srun')
     for name in LAUNCHER_VARIABLES.get(args.launcher, ()):
         if name not in os.environ:
             parser.error(

@@ -1,18 +1,20 @@
 """A config as tools/train.py trains it: completed, with all options in it."""
 import difflib
 import inspect
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Sections that MMEngine reads although its Runner has no such argument.
-_MORE_SECTIONS = {
-    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
-    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy',
-    'sync_bn'
+# Sections that are read: the arguments of MMEngine's Runner, and more that it
+# reads or, as the last one, the reading of a config file.
+READ_SECTIONS = {
+    *inspect.signature(Runner.__init__).parameters, 'activation_checkpointing',
+    'compile', 'efficient_conv_bn_eval', 'find_unused_parameters',
+    'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+    'custom_imports'
 }
 
 
@@ -73,7 +75,7 @@ def complete_config(cfg: Config,
                 # take lists of images.
                 cfg[name].setdefault('collate_fn',
                                      dict(type='default_collate'))
-    problems = _unknown_options(cfg, options)
+    problems = _unknown_options(cfg, options) + _copied_options(cfg, options)
     if problems:
         return problems
     optim_wrapper = cfg.get('optim_wrapper')
@@ -111,15 +113,14 @@ def complete_config(cfg: Config,
             return ['--auto-scale-lr needs auto_scale_lr='
                     'dict(base_batch_size=...) in the config']
         cfg.auto_scale_lr.enable = True
-        _follow_accumulation(cfg, counts, options)
+    _follow_accumulation(cfg, counts, options)
     return []
 
 
 def _unknown_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
     """Options that nothing would read, such as mistyped ones."""
     problems = []
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters,
-             *_MORE_SECTIONS}
+    known = {*cfg, *READ_SECTIONS}
     for option in options:
         section = option.split('.')[0]
         if section not in known:
@@ -131,6 +132,53 @@ def _unknown_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
     return problems
 
 
+def _copied_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
+    """Options of variables that only helped to write the config.
+
+    When a config file is read, its sections get copies of such variables. A
+    key that nobody copied may have a reader, a hook for example.
+    """
+    problems = []
+    for option, value in options.items():
+        name, dot, rest = option.partition('.')
+        if name in READ_SECTIONS or name not in cfg:
+            continue
+        copies = list(_copies(name, cfg[name], {
+            key: section for key, section in cfg.items()
+            if key in READ_SECTIONS}))
+        if copies:
+            shown = '...' if isinstance(value, (list, tuple)) else value
+            problems.append(
+                f'--cfg-options {option}: nothing reads {name!r}, which was '
+                'copied when the config was read. Change the copy: '
+                + ' and '.join(f'{copy}{dot}{rest}={shown}'
+                               for copy in copies))
+    return problems
+
+
+def _copies(name: str, value: Any, section: Any,
+            option: str = '') -> Iterator[str]:
+    """Options with the value of a variable.
+
+    Numbers and names are equal by accident, too: only options of the
+    variable's own name count then.
+    """
+    for key, item in _items(section):
+        path = f'{option}.{key}' if option else str(key)
+        if item == value and (key == name or (
+                value and isinstance(value, (dict, list, tuple)))):
+            yield path
+        else:
+            yield from _copies(name, value, item, path)
+
+
+def _items(section: Any) -> List[Tuple[Any, Any]]:
+    if isinstance(section, dict):
+        return list(section.items())
+    return list(enumerate(section)) if isinstance(section,
+                                                  (list, tuple)) else []
+
+
 def _follow_accumulation(cfg: Config, counts: int,
                          options: Dict[str, Any]) -> None:
     """Keep the scaling of the learning rate right for other accumulation.
@@ -140,8 +188,11 @@ def _follow_accumulation(cfg: Config, counts: int,
     ``accumulative_counts`` only.
     """
     now = cfg.optim_wrapper.get('accumulative_counts', 1)
-    if now != counts and 'auto_scale_lr.base_batch_size' not in options:
-        cfg.auto_scale_lr.base_batch_size *= counts / now
+    scaling = cfg.get('auto_scale_lr') or {}
+    if (now != counts and 'base_batch_size' in scaling
+            and 'auto_scale_lr.base_batch_size' not in options
+            and all(type(n) is int and n > 0 for n in (now, counts))):
+        scaling['base_batch_size'] *= counts / now
 
 
 def _complete_dataloader(dataloader: dict, no_pin_memory: bool,

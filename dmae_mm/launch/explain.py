@@ -8,6 +8,8 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from .complete_config import READ_SECTIONS
+
 # Functions of MMEngine's Runner, and the section of the config they read.
 _SECTIONS = dict(
     build_train_loop='train_cfg',
@@ -63,17 +65,35 @@ def explain(error: BaseException, cfg: Config) -> str:
     kind = getattr(kind, '__name__', kind)
     lines = [f'{option}{f" ({kind})" if kind else ""}: {said}']
     if isinstance(section, dict):
-        named = [key for key in section
-                 if key != 'type' and re.search(rf'\b{re.escape(str(key))}\b',
-                                                message)]
-        for key in named:
-            lines.append(f'    {option}.{key} = {_shown(section[key])}')
+        named = _named(section, message)
+        lines += [f'    {option}.{key} = {_shown(value)}'
+                  for key, value in named.items()]
         others = [f'{key}={_shown(value)}' for key, value in section.items()
-                  if key not in ('type', *named)]
-        if others:
-            lines.append(f'    {"with" if named else "its options:"} '
-                         + ', '.join(others))
+                  if key != 'type']
+        if others and not named:
+            lines.append('    its options: ' + ', '.join(others))
     return '\n'.join(lines)
+
+
+def _named(section: dict, message: str) -> Dict[str, Any]:
+    """The options of a section that a message names, those inside as well."""
+    named = {}
+    for key, value in section.items():
+        names = 'backbone|student' if key == 'backbone' else re.escape(
+            str(key))
+        if key == 'type' or not re.search(rf'\b({names})\b', message):
+            continue
+        inner = _named(value, message) if isinstance(value, dict) else {}
+        # A default that is not in the config: "neck: num_patches is 196".
+        default = re.match(rf'{re.escape(str(key))}: (\w+) is (\d+)', message)
+        if default and isinstance(value, dict):
+            inner.setdefault(default[1], int(default[2]))
+        if inner:
+            named.update((f'{key}.{name}', item)
+                         for name, item in inner.items())
+        else:
+            named[str(key)] = value
+    return named
 
 
 def _shown(value: Any) -> str:
@@ -87,6 +107,8 @@ def _text(value: Any) -> str:
         # The type comes first: the rest may be cut off.
         items = sorted(value.items(), key=lambda item: item[0] != 'type')
         return f'dict({", ".join(f"{k}={_text(v)}" for k, v in items)})'
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return '[...]'  # pipelines, init_cfg
     return repr(value)
 
 
@@ -97,7 +119,9 @@ def _origin(error: BaseException,
     section = None
     for name, _ in frames:
         section = section or _SECTIONS.get(name)
-    known = dict(_dicts(cfg))
+    # Variables of the config that sections have copies of come last.
+    known = dict(_dicts(dict(sorted(
+        cfg.items(), key=lambda item: item[0] not in READ_SECTIONS))))
     for name, frame in reversed(frames):
         if name in _BUILDERS:
             found = _find(frame.f_locals.get('cfg'), known)

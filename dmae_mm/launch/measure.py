@@ -102,8 +102,8 @@ def duration(runner: Runner, seconds: List[float], counts: int) -> List[str]:
         step + reading)
     lines = [
         f'Step: {step:.3g} s for {batch} images.',
-        f'Reading: {reading:.3g} s for them in one process; {workers} '
-        f'workers, {cores} cores.',
+        f'Reading: {reading:.3g} s for them in one process; '
+        f'{_counted(workers, "worker")}, {_counted(cores, "core")}.',
         f'Estimate, one process on this machine: {total} iterations x '
         f'{each:.3g} s = {_readable(total * each)},',
         '    without validation and checkpoints.',
@@ -113,10 +113,14 @@ def duration(runner: Runner, seconds: List[float], counts: int) -> List[str]:
     scaling = runner.cfg.get('auto_scale_lr')
     if scaling and not scaling.get('enable') and scaling.get(
             'base_batch_size', batch) != batch:
-        lines.append(
-            f'    The learning rate is meant for {scaling.base_batch_size:g} '
-            'images an iteration of all processes together: --auto-scale-lr '
-            'adapts it.')
+        # MMEngine leaves accumulation out of this number.
+        meant = scaling.base_batch_size * counts
+        lines += [
+            f'    The learning rate is meant for {meant:g} images per '
+            'optimizer step, all',
+            f'    processes together; here each brings {batch * counts}: '
+            '--auto-scale-lr adapts it.'
+        ]
     return lines
 
 
@@ -190,6 +194,10 @@ def _bytes(state: Any) -> int:
 def _listed(sizes: Dict[str, int]) -> str:
     return ', '.join(f'{name} {megabytes(size)}'
                      for name, size in sizes.items() if size)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f'{number} {thing}{"" if number == 1 else "s"}'
 
 
 def _readable(seconds: float) -> str:

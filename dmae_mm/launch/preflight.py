@@ -17,10 +17,14 @@ from mmengine.registry import (DATASETS, HOOKS, MODELS, PARAM_SCHEDULERS,
                                DefaultScope)
 from mmengine.visualization import Visualizer
 
+from dmae_mm.datasets.pipelines import pipelines_of
+from dmae_mm.datasets.transforms import LoadImageOrSkip
+
 from .explain import explain
 from .measure import Enough, FewStepsHook, checkpoint, duration, memory
 from .missing_files import TRAINING, missing_files
-from .start import build_runner
+from .schedule_notes import schedule_notes
+from .start import build_runner, shorten_console
 from .static_problems import static_problems
 
 
@@ -41,6 +45,7 @@ class Preflight:
         # A step is an optimizer step here, so that all memory is in use.
         self.counts = self.cfg.optim_wrapper.pop('accumulative_counts', 1)
         self.say = say
+        self.notes: List[str] = []
 
     def run(self) -> bool:
         """Check everything and report.
@@ -51,6 +56,8 @@ class Preflight:
         problems = static_problems(self.cfg)
         with _work_dir(self.cfg, problems):
             if not problems:
+                # Of parts that are built before the run has its own logger.
+                shorten_console(MMLogger.get_current_instance())
                 problems = self._parts()
             if not problems:
                 problems = self._steps()
@@ -63,7 +70,9 @@ class Preflight:
             self.say('Everything works: the run can be started.')
         for note in missing_files(self.cfg, ('test_dataloader', ),
                                   checkpoints=False):
-            self.say(f'For a later test, {note}')
+            self.notes.append(f'for a later test, {note}')
+        for note in self.notes:
+            self.say(f'Note: {note}')
         return not problems
 
     def _parts(self) -> List[str]:
@@ -114,31 +123,39 @@ class Preflight:
 
     def _data(self) -> List[str]:
         problems = []
+        skips = any(str(hook.get('type')).endswith('SkippedImagesHook')
+                    for hook in self._hook_cfgs())
         for name in TRAINING:
             dataset_cfg = (self.cfg.get(name) or {}).get('dataset')
             if not isinstance(dataset_cfg, dict):
                 continue
 
-            def read(dataset_cfg=dataset_cfg) -> None:
+            def read(dataset_cfg=dataset_cfg,
+                     skips=skips and name == 'train_dataloader') -> None:
                 dataset = DATASETS.build(dataset_cfg)
                 if hasattr(dataset, 'full_init'):
                     dataset.full_init()
                 if hasattr(dataset, '__len__') and len(dataset) == 0:
                     raise ValueError('this data set is empty')
+                if skips:
+                    _let_skip(dataset)
                 if hasattr(dataset, '__getitem__'):
-                    dataset[0]
+                    self.notes += [f'{path!r} is broken and would be skipped: '
+                                   f'{why}' for path, why in
+                                   _skipped(dataset[0])]
 
             problems += self._try(read)
         return problems
 
+    def _hook_cfgs(self) -> List[dict]:
+        return [hook for hook in (
+            *(self.cfg.get('default_hooks') or {}).values(),
+            *(self.cfg.get('custom_hooks') or [])) if isinstance(hook, dict)]
+
     def _hooks(self) -> List[str]:
         Visualizer.get_instance('check')  # those that draw ask for the current
-        hooks = [
-            *(self.cfg.get('default_hooks') or {}).values(),
-            *(self.cfg.get('custom_hooks') or [])
-        ]
         return [
-            problem for hook in hooks if isinstance(hook, dict)
+            problem for hook in self._hook_cfgs()
             for problem in self._try(lambda hook=hook: HOOKS.build(
                 {key: value for key, value in hook.items()
                  if key != 'priority'}))
@@ -160,6 +177,7 @@ class Preflight:
         steps = FewStepsHook()
         try:
             runner = build_runner(self.cfg)
+            shorten_console(runner.logger)
             runner.register_hook(steps, priority='LOWEST')
             with contextlib.suppress(Enough):
                 runner.train()
@@ -168,11 +186,26 @@ class Preflight:
                 *duration(runner, steps.seconds, self.counts),
                 *checkpoint(runner, kept)
             ]
+            self.notes += schedule_notes(runner)
         except Exception as error:  # whatever a class raises
             return [explain(error, self.cfg)]
         for line in report:
             self.say(line)
         return []
+
+
+def _let_skip(dataset: Any) -> None:
+    """As SkippedImagesHook does before the training."""
+    for transforms in pipelines_of(dataset):
+        for loader in transforms:
+            if isinstance(loader, LoadImageOrSkip):
+                loader.skip = True
+
+
+def _skipped(sample: Any) -> list:
+    """Path and reason of the files in whose place a sample was drawn."""
+    packed = sample.get('data_samples') if isinstance(sample, dict) else None
+    return getattr(packed, 'metainfo', {}).get('skipped_images', [])
 
 
 @contextlib.contextmanager

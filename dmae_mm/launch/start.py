@@ -35,7 +35,7 @@ def start(cfg: Config) -> None:
     begun = _Begun()
     try:
         runner = build_runner(cfg)
-        _shorten_console(runner.logger)
+        shorten_console(runner.logger)
         # MMEngine logs the config, but not how the run was started.
         runner.logger.info(f'Command: {shlex.join(sys.argv)}')
         runner.register_hook(begun, priority='VERY_LOW')
@@ -80,7 +80,7 @@ def _explained(error: Exception, cfg: Config) -> str:
     return f'{message}\nThe run was not started. Traceback: {path}'
 
 
-def _shorten_console(logger: logging.Logger) -> None:
+def shorten_console(logger: logging.Logger) -> None:
     """Leave one line per parameter of the optimizer to the log file."""
     for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:

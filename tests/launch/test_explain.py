@@ -84,3 +84,46 @@ def test_an_error_from_elsewhere():
         raise ValueError('some\n  text')
     except ValueError as error:
         assert explain(error, CFG) == 'ValueError: some text'
+
+
+def test_variables_of_a_config_are_not_where_an_error_comes_from():
+    cfg = copy.deepcopy(CFG)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    cfg = Config(dict(train_pipeline=pipeline, **cfg.to_dict()))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        from mmpretrain.registry import TRANSFORMS
+        with pytest.raises(Exception) as caught:
+            TRANSFORMS.build(pipeline[1])(dict(img='no image'))
+    assert explain(caught.value, cfg).startswith(
+        'train_dataloader.dataset.pipeline.1 (Resize): ')
+
+
+@pytest.mark.parametrize('given', [True, False])
+def test_options_that_a_message_names(given):
+    changes = {'model.neck.num_patches': 196} if given else {
+        'model.backbone.img_size': 64}
+    said = explained(MODELS, 'model', **changes).splitlines()
+    assert said[0].startswith('model (DMAE): ValueError: neck: num_patches is')
+    # The other size comes from the student; the rest is left out.
+    assert said[1].startswith("    model.backbone = dict(type='MAEViT', ")
+    number = 196 if given else TOY_MODEL['neck']['num_patches']
+    assert said[2:] == [f'    model.neck.num_patches = {number}']
+
+
+def test_a_default_that_a_message_names():
+    cfg = copy.deepcopy(CFG)
+    del cfg.model.neck['num_patches']
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        with pytest.raises(ValueError) as caught:
+            MODELS.build(cfg.model)
+    assert explain(caught.value, cfg).endswith(
+        '\n    model.neck.num_patches = 196')
+
+
+def test_long_lists_are_left_out():
+    said = explained(MODELS, 'model', **{
+        'model.aligned_layers': [(7, 8)],
+        'model.backbone.init_cfg': [dict(type='Xavier', layer='Linear')]})
+    assert 'init_cfg=[...]' in said and 'num_layers=' in said
+    assert len(said.splitlines()) == 3
+    assert '\n    model.aligned_layers = [(7, 8)]' in said

@@ -1,10 +1,13 @@
 """tools/train.py --check: what it finds, tells and leaves behind."""
+import io
 import os
 import re
+import shutil
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from dmae_mm.launch import Preflight, complete_config, measure
 from dmae_mm.launch.start import TRACEBACK, start
@@ -16,6 +19,8 @@ def cfg(tmp_path):
     cfg = Config.fromfile(write_toy_run(tmp_path / 'run'))
     cfg.work_dir = str(tmp_path / 'some' / 'work_dir')
     cfg.launcher = 'none'
+    # Runs of one second would share their logger and visualizer otherwise.
+    cfg.experiment_name = tmp_path.name
     return cfg
 
 
@@ -149,6 +154,72 @@ def test_a_loss_that_is_not_finite_ends_with_a_message(cfg, tmp_path):
         start(cfg)
     assert 'loss_recon=nan' in stop.value.code
     assert 'python tools/replay_step.py' in stop.value.code
+
+
+@pytest.fixture
+def broken(cfg):
+    """Twelve images, of which the first is none."""
+    folder = cfg.train_dataloader.dataset.data_root
+    for index in range(8, 12):
+        shutil.copy(f'{folder}/0.png', f'{folder}/{index}.png')
+    with open(f'{folder}/0.png', 'w') as file:
+        file.write('no image')
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline[0].type = 'LoadImageOrSkip'
+    pipeline[2].meta_keys = ('img_path', 'sample_idx', 'skipped_images')
+    return cfg
+
+
+def test_a_broken_first_image_that_is_skipped(broken):
+    broken.custom_hooks.append(dict(type='SkippedImagesHook'))
+    good, said = check(broken)
+    assert good, said
+    note, = [line for line in said.splitlines() if line.startswith('Note: ')]
+    assert "0.png' is broken and would be skipped: no image" in note
+
+
+def test_a_broken_first_image_that_is_not_skipped(broken):
+    good, said = check(broken)
+    assert not good and said.startswith('1 problem:\n- train_dataloader.')
+    assert "0.png' cannot be used" in said
+
+
+def test_a_schedule_that_is_longer_than_the_training(cfg):
+    cfg.param_scheduler = [
+        dict(type='LinearLR', end=2, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=2, T_max=4, end=6)]
+    good, said = check(cfg)
+    assert good, said
+    assert said.endswith(
+        "Note: the learning rate's schedule ends at epoch 6, the training at "
+        '2: change what is too long among param_scheduler.0.end=2, '
+        'param_scheduler.1.begin=2, param_scheduler.1.end=6, '
+        'param_scheduler.1.T_max=4')
+
+
+def test_the_console_has_no_line_for_each_parameter(cfg):
+    logger = MMLogger.get_instance(f'{cfg.experiment_name}_before')
+    logger.handlers[0].setStream(console := io.StringIO())
+    logger.warning('shown')
+    assert check(cfg, **{'optim_wrapper.paramwise_cfg.bias_lr_mult': 2.})[0]
+    assert 'shown' in console.getvalue()
+    assert 'paramwise_options' not in console.getvalue()
+
+
+def test_images_per_step_that_the_learning_rate_is_meant_for(cfg):
+    cfg.optim_wrapper.accumulative_counts = 4
+    cfg.auto_scale_lr = dict(base_batch_size=16, enable=False)
+    good, said = check(cfg, **{'optim_wrapper.accumulative_counts': 1})
+    assert good, said
+    said = ' '.join(said.split())
+    assert 'Images per optimizer step: 2 in each process (2 x 1' in said
+    assert ('meant for 64 images per optimizer step, all processes together; '
+            'here each brings 2: --auto-scale-lr adapts it.') in said
+
+
+def test_one_of_a_thing_is_singular():
+    assert [measure._counted(number, 'worker') for number in (0, 1, 2)] == [
+        '0 workers', '1 worker', '2 workers']
 
 
 def _register():

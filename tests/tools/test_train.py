@@ -256,6 +256,8 @@ def refusal(arguments: List[str], monkeypatch, capsys) -> str:
     (['{config}', '--launcher', 'slurm'], 'environment variable SLURM_PROCID'),
     (['{config}', '--launcher', 'mpi'],
      'environment variable OMPI_COMM_WORLD_RANK'),
+    (['{config}', '--launcher', 'pytorch', '--check'],
+     'toy_run.py --check`, without tools/dist_train.sh or srun'),
     (['{config}', '--auto-scale-lr'], 'auto_scale_lr=dict(base_batch_size='),
     (['{config}', '--work-dir', '{config}/out'],
      'cannot write to the work dir'),

@@ -1,0 +1,65 @@
+"""Options of the command line that would have no effect are refused."""
+import copy
+
+import pytest
+from mmengine.config import Config
+
+from dmae_mm.launch import complete_config
+
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32)]
+
+
+def written(**variables):
+    cfg = dict(
+        model=dict(type='X'), train_cfg=dict(max_epochs=2),
+        optim_wrapper=dict(accumulative_counts=4),
+        auto_scale_lr=dict(base_batch_size=8, enable=False),
+        train_dataloader=dict(batch_size=2, dataset=dict(
+            data_root='images', pipeline=copy.deepcopy(PIPELINE))))
+    return Config(dict(cfg, **variables))
+
+
+@pytest.mark.parametrize('variables, option, value, instead', [
+    (dict(train_pipeline=PIPELINE), 'train_pipeline.1.scale', 96,
+     'train_dataloader.dataset.pipeline.1.scale=96'),
+    (dict(resize=PIPELINE[1]), 'resize.scale', [9, 6],
+     'train_dataloader.dataset.pipeline.1.scale=...'),
+    (dict(data_root='images'), 'data_root', 'other',
+     'train_dataloader.dataset.data_root=other'),
+    (dict(max_epochs=2), 'max_epochs', 9, 'train_cfg.max_epochs=9'),
+])
+def test_variables_that_were_copied(variables, option, value, instead):
+    problem, = complete_config(written(**variables), {option: value})
+    assert problem.startswith(f'--cfg-options {option}: nothing reads ')
+    assert problem.endswith(f'Change the copy: {instead}')
+
+
+def test_all_copies_are_named():
+    cfg = written(test_pipeline=PIPELINE, val_dataloader=dict(
+        dataset=dict(dataset=dict(pipeline=copy.deepcopy(PIPELINE)))))
+    problem, = complete_config(cfg, {'test_pipeline.1.scale': 96})
+    assert problem.endswith(
+        ': train_dataloader.dataset.pipeline.1.scale=96 and '
+        'val_dataloader.dataset.dataset.pipeline.1.scale=96')
+
+
+@pytest.mark.parametrize('variables, option', [
+    (dict(my_limit=2), 'my_limit'),  # equal to numbers of the config
+    (dict(my_root='images'), 'my_root'),
+    (dict(tta_pipeline=[dict(type='Y')]), 'tta_pipeline.0.type'),
+    (dict(my_options=dict()), 'my_options.a'),
+    (dict(), 'train_dataloader.dataset.pipeline.1.scale'),
+    (dict(), 'model.type'),
+])
+def test_what_may_have_a_reader_is_changed(variables, option):
+    cfg = written(**variables)
+    assert complete_config(cfg, {option: 'new'}) == []
+    assert repr(cfg).count("'new'") == 1
+
+
+@pytest.mark.parametrize('counts, base', [(1, 32), (8, 4), (4, 8), (0, 8)])
+def test_base_batch_size_follows_accumulation(counts, base):
+    cfg = written()
+    options = {'optim_wrapper.accumulative_counts': counts}
+    assert complete_config(cfg, options) == []
+    assert cfg.auto_scale_lr == dict(base_batch_size=base, enable=False)
