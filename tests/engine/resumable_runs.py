@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from dmae_mm.engine.compare_checkpoints import (checkpoint_content,
                                                 differences)
 from dmae_mm.engine.hooks.preemption_hook import Preempted
-from tests.engine.test_training import config
+from tests.engine.test_training import config, end_workers
 
 # 16 images in batches of 3: 6 batches an epoch, the last of one image.
 BATCHES = 6
@@ -86,10 +86,7 @@ def start(cfg, resume=False, hooks=(), **watch):
         runner.train()
     except (Crash, Preempted) as error:
         ended = error
-    # Else, workers that live through all epochs end with the last reference.
-    iterator = getattr(runner.train_dataloader, '_iterator', None)
-    if iterator is not None:
-        iterator._shutdown_workers()
+    end_workers(runner)
     runner.message_hub.update_info('ended', type(ended).__name__)
     return runner, hook
 

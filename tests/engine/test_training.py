@@ -101,7 +101,18 @@ def run(cfg, **changes):
 
     runner.register_hook(Record())
     runner.train()
+    end_workers(runner)
     return runner, losses
+
+
+def end_workers(runner):
+    """Those that live through all epochs.
+
+    Left to the garbage collection of a later test, each takes 5 seconds.
+    """
+    iterator = getattr(runner.train_dataloader, '_iterator', None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
@@ -126,6 +137,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(photos, tmp_path,
     runner.register_hook(StopHook())
     with pytest.raises(Stop):
         runner.train()
+    end_workers(runner)
     resumed, losses = run(cfg, resume=True)
     assert len(wanted) == 16 and len(losses) == 8
     assert losses == wanted[8:]
@@ -148,6 +160,7 @@ def test_epochs_draw_different_crops(photos, tmp_path):
     runner = Runner.from_cfg(cfg)
     runner.register_hook(Record())
     runner.train()
+    end_workers(runner)
     assert not torch.equal(batches[0], batches[1])
 
 

@@ -113,6 +113,9 @@ def test_commands_train_with_the_images_of_the_recipe():
     sizes = dict(dmae=4096, finetune=1024, linear=16384)
     seen = []
     for command in commands():
+        # Which any number suits.
+        if '--auto-scale-lr' in command:
+            continue
         if any('train.' in word for word in command):
             path, = (word for word in command if word.startswith('configs/'))
             task = re.search(r'_(\w+)(?:-1pct)?_in1k', path)[1]
