@@ -91,18 +91,21 @@ def check_student(student: Student, embed_dims: int, neck: nn.Module,
             'embeddings of MAE are made for squares. Give a square img_size.')
     if not isinstance(neck, MAEPretrainDecoder):
         return
-    for option, value, wanted in (
-        ('neck: embed_dim', neck.decoder_embed.in_features, embed_dims),
-        ('neck: num_patches', neck.num_patches, student.num_patches),
+    for option, value, wanted, origin in (
+        ('neck: embed_dim', neck.decoder_embed.in_features, embed_dims,
+         'the embed_dims of its arch'),
+        ('neck: num_patches', neck.num_patches, student.num_patches,
+         '(img_size / patch_size)^2'),
         ('neck: values of a patch (patch_size^2 * in_chans)',
          neck.decoder_pred.out_features,
-         student.patch_size**2 * student.input.in_channels),
+         student.patch_size**2 * student.input.in_channels,
+         'patch_size^2 * in_channels'),
         ('head: patch_size', getattr(head, 'patch_size', student.patch_size),
-         student.patch_size),
+         student.patch_size, 'its patch_size'),
     ):
         if value != wanted:
             raise ValueError(f'{option} is {value}, but the backbone (the '
-                             f'student) needs {wanted}.')
+                             f'student) needs {wanted}: {origin}.')
 
 
 def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:

@@ -178,9 +178,7 @@ def test_two_processes(photos, tmp_path):  # noqa: F811
         type='MMDistributedDataParallel',
         device_ids=None,
         broadcast_buffers=False)
-    # A fork has everything imported already.
-    mp.start_processes(
-        _watch_on_rank, (cfg, free_port()), nprocs=2, start_method='fork')
+    mp.spawn(_watch_on_rank, (cfg, free_port()), nprocs=2)
     assert len(pictures(tmp_path)) == 2 * 3
 
 
@@ -211,10 +209,8 @@ def _watch_shards(rank, folder, work_dir, port):
 @pytest.mark.slow
 def test_parameters_in_shards(photos, tmp_path):  # noqa: F811
     """All processes compute, one draws, and nothing else changes."""
-    mp.start_processes(
-        _watch_shards, (photos, str(tmp_path), free_port()),
-        nprocs=2,
-        start_method='fork')
+    mp.spawn(
+        _watch_shards, (photos, str(tmp_path), free_port()), nprocs=2)
     assert len(pictures(tmp_path / 'watched')) == 4 * 5
 
 
