@@ -57,6 +57,8 @@ def _dataloader(section: dict, name: str) -> List[str]:
         value = section.get(key)
         if value is None or isinstance(value, (str, int, float, list, tuple)):
             problems.append(f'{name}.{key}={value!r} is not a dict')
+        elif isinstance(value, dict) and 'type' not in value:
+            problems.append(f"{name}.{key}={dict(value)!r} has no 'type'")
     return problems
 
 

@@ -104,10 +104,14 @@ def test_options_that_a_message_names(given):
         'model.backbone.img_size': 64}
     said = explained(MODELS, 'model', **changes).splitlines()
     assert said[0].startswith('model (DMAE): ValueError: neck: num_patches is')
-    # The other size comes from the student; the rest is left out.
-    assert said[1].startswith("    model.backbone = dict(type='MAEViT', ")
-    number = 196 if given else TOY_MODEL['neck']['num_patches']
-    assert said[2:] == [f'    model.neck.num_patches = {number}']
+    # The other number follows from sizes of the student; the rest is left out.
+    assert said[1:] == [
+        f'    model.backbone.img_size = {32 if given else 64}',
+        '    model.backbone.patch_size = 8',
+        '    model.neck.num_patches = '
+        f'{196 if given else TOY_MODEL["neck"]["num_patches"]}',
+        '    model.neck.patch_size = 8'
+    ]
 
 
 def test_a_default_that_a_message_names():

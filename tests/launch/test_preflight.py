@@ -63,6 +63,7 @@ def test_an_existing_work_dir_keeps_its_files(cfg, tmp_path):
 
 
 def test_errors_that_need_nothing_built_come_together(cfg):
+    del cfg.train_dataloader.sampler['type']
     good, said = check(cfg, **{
         'train_dataloader.dataset.data_root': 'gone',
         'model.teacher.checkpoint': 'gone.pth',
@@ -70,9 +71,10 @@ def test_errors_that_need_nothing_built_come_together(cfg):
         'train_dataloader.num_workers': -1,
         'model.backbone.arch.num_layers': 10**9,
     })
-    assert not good and said.startswith('5 problems:')
+    assert not good and said.startswith('6 problems:')
     for part in ("folder 'gone'", "checkpoint 'gone.pth'", 'max_epochs=0',
-                 'num_workers=-1', 'num_layers=1000000000 is beyond any'):
+                 'num_workers=-1', "} has no 'type'",
+                 'num_layers=1000000000 is beyond any'):
         assert part in said
 
 
