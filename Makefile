@@ -1,7 +1,7 @@
 # make quickstart   train a teacher, a control and a student on digits
 # make test         run the tests
 # make test-slow    run those that launch whole trainings and install the wheel
-# make study        repeat the comparisons in docs/results.md: up to 90 minutes
+# make study        repeat the comparisons in docs/results.md: an hour or more
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
 #

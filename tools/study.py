@@ -51,8 +51,8 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
     print(f'{len(runs)} trainings, {len(done)} of them finished before, '
           f'{processes} at a time', flush=True)
     units_left = sum(cost(runs[key]) for key in left)
-    units_done, start = 0, time.time()
-    running = {}
+    units_done = seconds = 0  # of the finished, one after the other
+    running, started = {}, {}
     with one_thread_each(processes) as pool:
         while left or running:
             for key in [
@@ -61,6 +61,7 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
             ][:processes - len(running)]:
                 left.remove(key)
                 running[pool.submit(run_job, runs[key], data_dir)] = key
+                started[key] = time.time()
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 key = running.pop(future)
@@ -73,15 +74,17 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
                 done.add(key)
                 units_done += cost(runs[key])
                 units_left -= cost(runs[key])
-                minutes = (time.time() - start) / 60
+                seconds += time.time() - started[key]
+                minutes = (
+                    seconds / units_done * units_left / processes / 60)
                 print(
                     f'[{len(done):>3}/{len(runs)}] seed {key[0]} '
                     f'{key[1]:40}' + '  '.join(
                         f'{name} {result[name]:6.2f}'
                         for name in ('knn', 'linear', 'top1')
                         if name in result) +
-                    f'  {result["seconds"]:4.0f} s; about '
-                    f'{minutes * units_left / units_done:3.0f} min left',
+                    f'  {result["seconds"]:4.0f} s; about {minutes:3.0f} min '
+                    'left',
                     flush=True)
 
 

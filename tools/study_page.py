@@ -68,8 +68,8 @@ Labels come afterwards, for 20 epochs (50 with a tenth of them, 14 of each
 class), or from scratch for twice as long, so that all students of the second
 table see as many epochs. With a tenth of the labels, the fine-tuned teacher
 knows no more of them. With all labels, supervised distillation from scratch is
-left out: labels alone leave it about one point to gain. The configs are in
-`configs/digits/`, what differs from them in `tools/study_jobs.py`.
+left out: labels alone leave it less than two points to gain. The configs are
+in `configs/digits/`, what differs from them in `tools/study_jobs.py`.
 
 Accuracies are in percent on the test digits, after the last epoch, as mean ±
 half of the 95% interval (Student's t) over the seeds. A seed decides the
