@@ -52,7 +52,7 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
           f'{processes} at a time', flush=True)
     units_left = sum(cost(runs[key]) for key in left)
     units_done = seconds = 0  # of the finished, one after the other
-    running, started = {}, {}
+    running = {}  # each job, and when it was started
     with one_thread_each(processes) as pool:
         while left or running:
             for key in [
@@ -60,11 +60,11 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
                     if all((key[0], name) in done for name in runs[key].needs)
             ][:processes - len(running)]:
                 left.remove(key)
-                running[pool.submit(run_job, runs[key], data_dir)] = key
-                started[key] = time.time()
+                future = pool.submit(run_job, runs[key], data_dir)
+                running[future] = key, time.time()
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                key = running.pop(future)
+                key, started = running.pop(future)
                 try:
                     result = future.result()
                 except Exception:
@@ -74,7 +74,7 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
                 done.add(key)
                 units_done += cost(runs[key])
                 units_left -= cost(runs[key])
-                seconds += time.time() - started[key]
+                seconds += time.time() - started
                 minutes = (
                     seconds / units_done * units_left / processes / 60)
                 print(

@@ -3,9 +3,7 @@ import contextlib
 import os.path as osp
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-import mmcv
 import torch
-from mmengine import fileio
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset
@@ -102,12 +100,9 @@ class _Decode:
         self.loader = LoadImageOrSkip()
 
     def __call__(self, results: dict) -> dict:
-        path, content = results['img_path'], results.get('img_bytes')
         # What the training refuses is refused here, for the same reason.
-        image = self.loader.load(path, content)
-        if self.color_type != 'color':
-            content = fileio.get(path) if content is None else content
-            image = mmcv.imfrombytes(content, self.color_type)
+        image = self.loader.load(results['img_path'], results.get('img_bytes'),
+                                 self.color_type)
         return dict(
             results,
             img=image,

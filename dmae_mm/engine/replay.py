@@ -126,7 +126,7 @@ class Replay:
     def _largest_weight(self) -> str:
         """What shows a training that has exploded; '' without weights."""
         sizes = {
-            name: float(weight.detach().abs().max())
+            name: _largest(weight)
             for name, weight in self.model.named_parameters()
             if weight.numel() and _is_finite(weight)
         }
@@ -215,8 +215,11 @@ def _extent(args: tuple) -> str:
         return 'not finite'
     if not parts:
         return 'finite'
-    largest = max(float(tensor.detach().abs().max()) for tensor in parts)
-    return f'finite, up to {largest:.2g}'
+    return f'finite, up to {max(map(_largest, parts)):.2g}'
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().abs().max())
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -162,11 +162,9 @@ def prepare_work_dir(cfg: Config, main_process: bool = True) -> None:
 
 
 def _tell_of_earlier_run(work_dir: str) -> None:
-    try:
-        with open(osp.join(work_dir, 'last_checkpoint')) as file:
-            last = osp.basename(file.read().strip())
-    except FileNotFoundError:
+    if not osp.isfile(osp.join(work_dir, 'last_checkpoint')):
         return
+    last = osp.basename(find_latest_checkpoint(work_dir))
     print(f'WARNING: {work_dir} holds {last} of an earlier run. This one '
           'begins anew and will write over its checkpoints. To go on with it, '
           'stop and add --resume; to keep it, choose another --work-dir.')

@@ -139,13 +139,13 @@ def _copied_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
     key that nobody copied may have a reader, a hook for example.
     """
     problems = []
+    read = {key: section for key, section in cfg.items()
+            if key in READ_SECTIONS}
     for option, value in options.items():
         name, dot, rest = option.partition('.')
         if name in READ_SECTIONS or name not in cfg:
             continue
-        copies = list(_copies(name, cfg[name], {
-            key: section for key, section in cfg.items()
-            if key in READ_SECTIONS}))
+        copies = list(_copies(name, cfg[name], read))
         if copies:
             shown = '...' if isinstance(value, (list, tuple)) else value
             problems.append(

@@ -17,8 +17,7 @@ from mmengine.registry import (DATASETS, HOOKS, MODELS, PARAM_SCHEDULERS,
                                DefaultScope)
 from mmengine.visualization import Visualizer
 
-from dmae_mm.datasets.pipelines import pipelines_of
-from dmae_mm.datasets.transforms import LoadImageOrSkip
+from dmae_mm.engine.hooks.skipped_images_hook import let_skip
 
 from .explain import explain
 from .measure import Enough, FewStepsHook, checkpoint, duration, memory
@@ -138,7 +137,7 @@ class Preflight:
                 if hasattr(dataset, '__len__') and len(dataset) == 0:
                     raise ValueError('this data set is empty')
                 if skips:
-                    _let_skip(dataset)
+                    let_skip(dataset)
                 if hasattr(dataset, '__getitem__'):
                     self.notes += [f'{path!r} is broken and would be skipped: '
                                    f'{why}' for path, why in
@@ -192,14 +191,6 @@ class Preflight:
         for line in report:
             self.say(line)
         return []
-
-
-def _let_skip(dataset: Any) -> None:
-    """As SkippedImagesHook does before the training."""
-    for transforms in pipelines_of(dataset):
-        for loader in transforms:
-            if isinstance(loader, LoadImageOrSkip):
-                loader.skip = True
 
 
 def _skipped(sample: Any) -> list:

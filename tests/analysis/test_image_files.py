@@ -1,4 +1,5 @@
 """Images without labels are those that the probes see."""
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from dmae_mm.analysis import labelled_images
 from dmae_mm.analysis.image_files import (ImageFiles, list_images,
                                           list_sound_images, readable_images,
                                           spread)
+from dmae_mm.datasets import BadImageError, LoadImageOrSkip
 from tests.datasets.folders import write_classes, write_images
 from tests.datasets.odd_files import broken_files, write
 
@@ -86,3 +88,14 @@ def test_readable_and_broken_files_are_told_apart(tmp_path):
     with pytest.raises(ValueError, match='2 of 5 files .*b.jpg.*cut off.*'
                        'c.png.*empty file.*Replace or remove'):
         list_sound_images(str(tmp_path))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_workers_read_if_asked_to(workers, monkeypatch):
+
+    def refuse(loader, path):
+        raise BadImageError(f'by {os.getpid()}')
+
+    monkeypatch.setattr(LoadImageOrSkip, 'load', refuse)
+    _, ((_, reason), ) = readable_images(['a'], num_workers=workers)
+    assert (reason == f'by {os.getpid()}') == (workers == 0)

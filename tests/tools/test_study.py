@@ -69,6 +69,8 @@ def test_job(name):
     ('dmae-mask95', 'dmae', ['model.backbone.mask_ratio']),
     ('dmae-depth100', 'dmae', ['model.aligned_layers']),
     ('dmae-weight1', 'dmae', ['model.distill_loss.loss_weight']),
+    ('dmae-light-decoder', 'dmae',
+     ['model.neck.predict_ratio', 'model.neck.type']),
     ('dmae-finetuned-teacher', 'dmae', ['model.teacher.checkpoint']),
     ('finetune_dmae', 'finetune_mae', ['model.backbone.init_cfg.checkpoint']),
     ('finetune-tenth_scratch+hard-logits', 'finetune-tenth_scratch+logits', [

@@ -99,15 +99,20 @@ class LoadImageOrSkip(BaseTransform):
             f'{number} files in a row cannot be used; the last is {path!r}: '
             f'{reason}. Are these images, and is the storage sound?')
 
-    def load(self, path: str, data: Optional[bytes] = None) -> np.ndarray:
+    def load(self,
+             path: str,
+             data: Optional[bytes] = None,
+             color_type: str = 'color') -> np.ndarray:
         """Decode one file, or say what is wrong with it.
 
         Args:
             path (str): Its path or URL, or a name if ``data`` is given.
             data (bytes, optional): Its content. Defaults to None: it is read.
+            color_type (str): As of mmcv's ``imfrombytes``. Defaults to
+                'color'.
 
         Returns:
-            np.ndarray: (H, W, 3), BGR, uint8.
+            np.ndarray: (H, W, 3), BGR, uint8; (H, W) for 'grayscale'.
 
         Raises:
             BadImageError: With the reason.
@@ -123,7 +128,8 @@ class LoadImageOrSkip(BaseTransform):
             raise BadImageError(f'{width} x {height} pixels, more than '
                                 f'max_pixels={self.max_pixels}')
         # Older versions of OpenCV make the missing part grey.
-        image = None if is_cut_off(data) else mmcv.imfrombytes(data)
+        image = None if is_cut_off(data) else mmcv.imfrombytes(
+            data, color_type)
         if image is None:
             raise BadImageError('cut off, damaged or of an unknown kind')
         return image

@@ -1,6 +1,6 @@
 import copy
 import os.path as osp
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -135,35 +135,30 @@ class ReconstructionVisualizationHook(Hook):
     def _of_dataset(self, runner,
                     options: tuple) -> Tuple[List[str], List[torch.Tensor]]:
         dataset = runner.train_dataloader.dataset
-        names, inputs, problem = [], [], None
+        found: List[Tuple[str, torch.Tensor]] = []
+        skipped: List[str] = []
         if isinstance(dataset, BaseDataset):
             dataset = copy.copy(dataset)  # it reads, but augments nothing
             dataset.pipeline = central_pipeline(*options)
             starts = spread(len(dataset), self.num_images)
             for start, end in zip(starts, [*starts[1:], len(dataset)]):
                 # As the training skips a broken file, up to as many in a row.
-                for index in range(start, end)[:MAX_IN_A_ROW]:
-                    name = dataset.get_data_info(index).get('img_path')
-                    if name is None:
-                        break
-                    image, reason = _read_or_say_why(dataset, index, name)
-                    if image is not None:
-                        names.append(name)
-                        inputs.append(image)
-                        break
-                    problem = f'{name!r}: {reason}'
-                    runner.logger.warning(
-                        f'ReconstructionVisualizationHook skips {problem}.')
-        if not names and problem:
+                indices = range(start, end)[:MAX_IN_A_ROW]
+                found += _first_readable(dataset, indices, skipped)
+        for problem in skipped:
+            runner.logger.warning(
+                f'ReconstructionVisualizationHook skips {problem}.')
+        if not found and skipped:
             raise ValueError(
                 'ReconstructionVisualizationHook: no image of the training '
-                f'data that was tried can be read; the last is {problem}. '
+                f'data that was tried can be read; the last is {skipped[-1]}. '
                 'Give images, a folder or a list of files.')
-        if not names:
+        if not found:
             raise ValueError(
                 'ReconstructionVisualizationHook: the training data set, a '
                 f'{type(dataset).__name__}, does not name image files. Give '
                 'images, a folder or a list of files.')
+        names, inputs = map(list, zip(*found))
         return names, inputs
 
     def _draw(self,
@@ -185,15 +180,23 @@ class ReconstructionVisualizationHook(Hook):
                                         step)
 
 
-def _read_or_say_why(
-        dataset: BaseDataset, index: int,
-        name: str) -> Tuple[Optional[torch.Tensor], Optional[str]]:
-    """The pixels of an image, or why the training would skip it."""
-    with image_errors(name):
-        try:
-            return dataset.prepare_data(index)['inputs'], None
-        except BadImageError as error:
-            return None, str(error)
+def _first_readable(dataset: BaseDataset, indices: Iterable[int],
+                    skipped: List[str]) -> List[Tuple[str, torch.Tensor]]:
+    """Name and pixels of the first that the training would not skip.
+
+    Empty if there is none, or the data set has no names. What is skipped, and
+    why, is appended to ``skipped``.
+    """
+    for index in indices:
+        name = dataset.get_data_info(index).get('img_path')
+        if name is None:
+            break
+        with image_errors(name):
+            try:
+                return [(name, dataset.prepare_data(index)['inputs'])]
+            except BadImageError as error:
+                skipped.append(f'{name!r}: {error}')
+    return []
 
 
 def _is_sharded(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-from typing import Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -60,11 +60,8 @@ class SkippedImagesHook(Hook):
 
     def before_train(self, runner) -> None:
         """Let the pipeline skip, and go on counting in a resumed run."""
-        for transforms in pipelines_of(runner.train_dataloader.dataset):
-            for loader in transforms:
-                if isinstance(loader, LoadImageOrSkip):
-                    _check_packing(transforms)
-                    loader.skip = True
+        for transforms in let_skip(runner.train_dataloader.dataset):
+            _check_packing(transforms)
         if STATE in runner.message_hub.runtime_info:
             self._known = dict(runner.message_hub.get_info(STATE))
 
@@ -130,6 +127,26 @@ class SkippedImagesHook(Hook):
         total = len(runner.train_dataloader.dataset)
         bad = len(self._known)
         return f'{bad} of {total} images ({100 * bad / total:.2g}%)'
+
+
+def let_skip(dataset: Any) -> List[list]:
+    """Tell the pipelines of a data set to skip broken images.
+
+    Args:
+        dataset: A data set of any kind.
+
+    Returns:
+        List[list]: The transforms of each pipeline that will skip.
+    """
+    skipping = []
+    for transforms in pipelines_of(dataset):
+        loaders = [transform for transform in transforms
+                   if isinstance(transform, LoadImageOrSkip)]
+        for loader in loaders:
+            loader.skip = True
+        if loaders:
+            skipping.append(transforms)
+    return skipping
 
 
 def _check_packing(transforms: list) -> None:
