@@ -8,7 +8,7 @@
 # Whichever comes first installs the tested environment into .venv, once.
 # SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
 # .venv, PYTEST_ARGS='-k mask' picks tests, STUDY_ARGS='--seeds 3' and the like
-# go to tools/study.py. `make test WITH_OPS=1` and `make venv WITH_OPS=1` add
+# go to studies/study.py. `make test WITH_OPS=1` and `make venv WITH_OPS=1` add
 # mmcv's compiled ops, which mmdet needs: 6 to 12 minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
@@ -44,7 +44,7 @@ test-slow: $(STAMP) $(OPS)
 	    -m slow $(PYTEST_ARGS)
 
 study: $(STAMP)
-	$(BIN)/python tools/study.py $(STUDY_ARGS)
+	$(BIN)/python studies/study.py $(STUDY_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -93,7 +93,7 @@ ops: $(STAMP)
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find dmae_mm configs tools tests -name __pycache__ -prune -exec rm -rf {} +
+	find dmae_mm configs tools studies tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     MMLogger.get_current_instance().addFilter(_matters)
 
     from . import datasets, engine, models  # noqa: F401
-    from .model_zoo import register_configs
+    from .host import register_configs
 
     register_configs()
     MMLogger.get_current_instance().removeFilter(_matters)

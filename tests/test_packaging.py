@@ -85,7 +85,7 @@ def test_wheel_holds_what_mim_looks_for(wheel):
         for file in source_files(ROOT / folder):
             assert f'_dmae_mm/.mim/{folder}/{file}' in names
     assert '_dmae_mm/.mim/model-index.yml' in names
-    assert 'dmae_mm/analysis/report/page.html' in names
+    assert 'dmae_mm/evaluation/report/page.html' in names
     # mim takes the first path for the root of the package.
     assert sorted(names)[0].startswith('_dmae_mm/.mim/')
     assert not any(name.endswith('entry_points.txt') for name in names)

@@ -22,15 +22,15 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone runs its own code, installed or not: see train.py.
     sys.path.insert(0, ROOT)
 
-from dmae_mm.checkpoints import TensorFile  # noqa: E402
-from dmae_mm.checkpoints.download import local_path  # noqa: E402
-from dmae_mm.checkpoints.host_model import (build_model,  # noqa: E402
+from dmae_mm.weights import TensorFile  # noqa: E402
+from dmae_mm.weights.download import local_path  # noqa: E402
+from dmae_mm.weights.host_model import (build_model,  # noqa: E402
                                             load_model, name_checkpoint,
                                             read_config)
-from dmae_mm.checkpoints.pretrained import (PretrainedOption,  # noqa: E402
+from dmae_mm.weights.pretrained import (PretrainedOption,  # noqa: E402
                                             misfit, pretrained_options,
                                             read_for_host)
-from dmae_mm.checkpoints.transfer import (CHANGED, COMPUTED_ONLY,  # noqa: E402
+from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY,  # noqa: E402
                                           LEFT, LOADED, NEW, NOT_FINITE,
                                           RESIZED, Transfer, compare)
 from mmengine.config import DictAction  # noqa: E402

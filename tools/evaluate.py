@@ -28,7 +28,7 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone runs its own code, installed or not: see train.py.
     sys.path.insert(0, ROOT)
 
-from dmae_mm.analysis import (POOLINGS, FeatureModel,  # noqa: E402
+from dmae_mm.evaluation import (POOLINGS, FeatureModel,  # noqa: E402
                               cached_features, check_scikit_learn,
                               check_splits, image_size, knn_accuracy,
                               labelled_images, linear_probe_accuracy)

@@ -23,8 +23,8 @@ sys.path.insert(0, ROOT)
 print('Loading PyTorch and mmpretrain ...', flush=True)
 
 from dmae_mm.models import DMAE  # noqa: E402  First: it checks its hosts.
-from digits import (DATA_DIR, evaluate, final_checkpoint,  # noqa: E402
-                    write_digits)
+from dmae_mm.evaluation.digits import (  # noqa: E402
+    DATA_DIR, evaluate, final_checkpoint, write_digits)
 
 import cv2  # noqa: E402
 import matplotlib  # noqa: E402

@@ -19,14 +19,14 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone runs its own code, installed or not: see train.py.
     sys.path.insert(0, ROOT)
 
-from dmae_mm.analysis import image_size  # noqa: E402
-from dmae_mm.analysis.image_files import ImageFiles  # noqa: E402
-from dmae_mm.analysis.png import check_png, write_png  # noqa: E402
-from dmae_mm.analysis.pretraining_model import (  # noqa: E402
+from dmae_mm.evaluation import image_size  # noqa: E402
+from dmae_mm.evaluation.image_files import ImageFiles  # noqa: E402
+from dmae_mm.evaluation.png import check_png, write_png  # noqa: E402
+from dmae_mm.evaluation.pretraining_model import (  # noqa: E402
     build_pretraining_model, load_pretrained, read_model_config)
-from dmae_mm.analysis.reconstruction import (check_reconstructs,  # noqa: E402
+from dmae_mm.evaluation.reconstruction import (check_reconstructs,  # noqa: E402
                                              reconstruct)
-from dmae_mm.analysis.reconstruction_picture import (  # noqa: E402
+from dmae_mm.evaluation.reconstruction_picture import (  # noqa: E402
     draw_reconstructions)
 from dmae_mm.models.checks import check_mask_ratio  # noqa: E402
 from dmae_mm.models.students import input_channels  # noqa: E402

@@ -1,5 +1,5 @@
 # Semantic segmentation of handwritten digits on photographs
-# (tools/transfer_study.py writes them) with the quick start's student and a
+# (studies/transfer_study.py writes them) with the quick start's student and a
 # linear head. Another student:
 # --cfg-options model.backbone.init_cfg.checkpoint=/path/of/it.pth
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import set_random_seed
 
-from dmae_mm.checkpoints.safe_load import load_without_executing
+from dmae_mm.weights.safe_load import load_without_executing
 
 from .step_dump import set_random_state, unplain
 

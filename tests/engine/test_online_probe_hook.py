@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.analysis import (FeatureModel, batches, extract_features,
+from dmae_mm.evaluation import (FeatureModel, batches, extract_features,
                               knn_accuracy, labelled_images)
 from dmae_mm.models.teachers import MMPretrainTeacher
 from tests.datasets.folders import write_classes, write_images

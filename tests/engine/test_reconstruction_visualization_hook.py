@@ -17,12 +17,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
 
-from dmae_mm.analysis.image_files import ImageFiles
-from dmae_mm.analysis.reconstruction import reconstruct
-from dmae_mm.analysis.reconstruction_picture import draw_reconstructions
+from dmae_mm.evaluation.image_files import ImageFiles
+from dmae_mm.evaluation.reconstruction import reconstruct
+from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.engine.hooks import reconstruction_visualization_hook
 from dmae_mm.models import FeatureProjectionNeck
-from tests.analysis.test_reconstruction import LIGHT
+from tests.evaluation.test_reconstruction import LIGHT
 from tests.datasets.odd_files import broken_files
 from tests.engine import test_fully_sharded_strategy as sharded
 from tests.engine.test_training import config, photos, run  # noqa: F401

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from dmae_mm.checkpoints import mae_to_mmpretrain
+from dmae_mm.weights import mae_to_mmpretrain
 
 DATA = Path(__file__).parents[1] / 'data'
 PROJECTORS = {'fc-1layer': 'linear'}

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from dmae_mm.checkpoints import backbone_to_timm
-from dmae_mm.checkpoints.key_mapping import under_prefix
+from dmae_mm.weights import backbone_to_timm
+from dmae_mm.weights.key_mapping import under_prefix
 
 from tests.conftest import STUDENT, TOY_MODEL
 from tests.models.classifiers import classifier

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
-from dmae_mm.checkpoints import export_checkpoint
+from dmae_mm.weights import export_checkpoint
 
 from tests.conftest import ROOT
 from tests.tools.transfer_checks import check, refused, trained

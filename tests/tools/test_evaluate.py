@@ -14,7 +14,7 @@ from mmpretrain import get_model
 from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.structures import DataSample
 
-from dmae_mm.analysis import (extract_features, knn_accuracy,
+from dmae_mm.evaluation import (extract_features, knn_accuracy,
                               linear_probe_accuracy)
 from tests.conftest import ROOT
 from tests.datasets.folders import write_classes

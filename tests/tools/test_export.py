@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from dmae_mm.checkpoints import read_tensor_file
+from dmae_mm.weights import read_tensor_file
 
-from tests.checkpoints.export.models import (BACKBONES, run, timm_arguments,
+from tests.weights.export.models import (BACKBONES, run, timm_arguments,
                                              write)
 from tests.conftest import ROOT
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmpretrain.registry import MODELS
 
-from dmae_mm.checkpoints import mae_to_mmpretrain
+from dmae_mm.weights import mae_to_mmpretrain
 
 from ..checkpoints.files import encoder_only, golden_weights
 from tests.conftest import ROOT, STUDENT

@@ -12,11 +12,11 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from dmae_mm.analysis.image_files import ImageFiles
-from dmae_mm.analysis.reconstruction import reconstruct
-from dmae_mm.analysis.reconstruction_picture import draw_reconstructions
-from dmae_mm.checkpoints import mae_to_mmpretrain
-from tests.checkpoints.files import encoder_only, golden_weights
+from dmae_mm.evaluation.image_files import ImageFiles
+from dmae_mm.evaluation.reconstruction import reconstruct
+from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
+from dmae_mm.weights import mae_to_mmpretrain
+from tests.weights.files import encoder_only, golden_weights
 from tests.conftest import ROOT
 from tests.datasets.odd_files import broken_files
 from tests.tools.test_train import write_toy_run

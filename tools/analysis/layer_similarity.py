@@ -33,15 +33,15 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone runs its own code, installed or not: see train.py.
     sys.path.insert(0, ROOT)
 
-from dmae_mm.analysis import image_files, image_size  # noqa: E402
-from dmae_mm.analysis.cka import MIN_EXAMPLES  # noqa: E402
-from dmae_mm.analysis.layer_similarity import (  # noqa: E402
+from dmae_mm.evaluation import image_files, image_size  # noqa: E402
+from dmae_mm.evaluation.cka import MIN_EXAMPLES  # noqa: E402
+from dmae_mm.evaluation.layer_similarity import (  # noqa: E402
     Pair, build_whole_teacher, choose_pairs, layer_similarity, resolve_pairs,
     rule_pair)
-from dmae_mm.analysis.layer_similarity_picture import (  # noqa: E402
+from dmae_mm.evaluation.layer_similarity_picture import (  # noqa: E402
     draw_layer_similarity)
-from dmae_mm.analysis.png import check_png, write_png  # noqa: E402
-from dmae_mm.analysis.pretraining_model import (  # noqa: E402
+from dmae_mm.evaluation.png import check_png, write_png  # noqa: E402
+from dmae_mm.evaluation.pretraining_model import (  # noqa: E402
     build_pretraining_model, load_backbone, read_model_config)
 from dmae_mm.models import DMAE  # noqa: E402
 from dmae_mm.models.students import Student, input_channels  # noqa: E402

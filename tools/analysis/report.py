@@ -13,7 +13,7 @@ from pathlib import Path
 # A clone runs its own code, installed or not: see train.py.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dmae_mm.analysis.report import (  # noqa: E402
+from dmae_mm.evaluation.report import (  # noqa: E402
     Run, short_names, what_is_wrong, write_page)
 
 

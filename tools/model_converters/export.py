@@ -22,7 +22,7 @@ from typing import List, Optional
 
 from mmengine.config import DictAction
 
-from dmae_mm.checkpoints.export import (FORMATS, Exported,
+from dmae_mm.weights.export import (FORMATS, Exported,
                                         export_checkpoint)
 
 

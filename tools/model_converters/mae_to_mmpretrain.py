@@ -12,8 +12,8 @@ import os.path as osp
 import sys
 from typing import List, Optional
 
-from dmae_mm.checkpoints import TensorFile, convert_mae_file
-from dmae_mm.checkpoints.key_mapping import Tensors
+from dmae_mm.weights import TensorFile, convert_mae_file
+from dmae_mm.weights.key_mapping import Tensors
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:

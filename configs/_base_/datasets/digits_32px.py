@@ -1,6 +1,6 @@
-# Handwritten digits as image folders: tools/digits.py writes them. Digits have
-# an orientation: crops, but no flips. A config on top of this says whether
-# labels are wanted.
+# Handwritten digits as image folders: write_digits() makes them.
+# Digits have an orientation: crops, but no flips. A config on top of this says
+# whether labels are wanted.
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,

@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.analysis import (batches, check_readable, check_scikit_learn,
+from dmae_mm.evaluation import (batches, check_readable, check_scikit_learn,
                               check_splits, extract_features, image_size,
                               knn_accuracy, labelled_images)
 from dmae_mm.options import reject_unknown_options

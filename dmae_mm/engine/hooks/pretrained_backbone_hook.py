@@ -5,8 +5,8 @@ from mmengine.runner import BaseLoop
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.checkpoints.fit import first_few
-from dmae_mm.checkpoints.pretrained import (PretrainedOption, misfit,
+from dmae_mm.messages import first_few
+from dmae_mm.weights.pretrained import (PretrainedOption, misfit,
                                             pretrained_options, read_for_host)
 from dmae_mm.options import reject_unknown_options
 
@@ -60,7 +60,8 @@ def _check(backbone: nn.Module, option: PretrainedOption) -> None:
         raise ValueError(
             f'{option.name}: {file.source} is not a checkpoint of this '
             f'{type(backbone).__name__}: under the prefix '
-            f'{option.prefix!r}, {first_few(problems)}. {cause}')
+            f'{option.prefix!r}, {first_few(problems, 5, "; ")}. '
+            f'{cause}')
     if option.in_list and isinstance(backbone, VisionTransformer):
         raise ValueError(
             f'model.backbone.init_cfg={backbone.init_cfg!r}: from a list, '

@@ -10,11 +10,11 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from torch.distributed.tensor import DTensor
 
-from dmae_mm.analysis import image_size
-from dmae_mm.analysis.image_files import (ImageFiles, central_pipeline,
+from dmae_mm.evaluation import image_size
+from dmae_mm.evaluation.image_files import (ImageFiles, central_pipeline,
                                           image_errors, list_images, spread)
-from dmae_mm.analysis.reconstruction import check_reconstructs, reconstruct
-from dmae_mm.analysis.reconstruction_picture import draw_reconstructions
+from dmae_mm.evaluation.reconstruction import check_reconstructs, reconstruct
+from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.datasets import BadImageError
 from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
 from dmae_mm.models.students import input_channels

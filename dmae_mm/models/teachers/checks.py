@@ -6,8 +6,9 @@ from typing import Dict, Optional, Sequence
 import torch
 from mmengine.logging import print_log
 
-from dmae_mm.checkpoints import TensorFile
-from dmae_mm.checkpoints.fit import first_few, misfits, unknown
+from dmae_mm.weights import TensorFile
+from dmae_mm.messages import first_few
+from dmae_mm.weights.misfits import misfits, unknown
 from dmae_mm.models.students import StudentInput
 
 DTYPES = dict(
@@ -95,8 +96,8 @@ def take_weights(file: TensorFile, layout: str,
     if problems:
         raise ValueError(
             f'The teacher checkpoint {file.source} does not fit the teacher, '
-            f'{owner}: {first_few(problems)}. Give a checkpoint of this '
-            'architecture, or the architecture of this checkpoint in '
+            f'{owner}: {first_few(problems, 5, "; ")}. Give a checkpoint of '
+            'this architecture, or the architecture of this checkpoint in '
             f'{option}.')
     print_log(
         _describe_loaded(file, layout, len(needed), unused), logger='current')

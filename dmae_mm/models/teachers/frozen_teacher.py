@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.distributed.tensor import DTensor
 
-from dmae_mm.checkpoints import TensorFile, read_tensor_file
+from dmae_mm.weights import TensorFile, read_tensor_file
 from dmae_mm.models.backbones import use_plain_numbers
 
 from .checks import DTYPES, check_options, check_sha256

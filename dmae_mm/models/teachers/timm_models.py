@@ -10,8 +10,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import PatchEmbed
 from timm.models import deit, eva, vision_transformer
 
-from dmae_mm.checkpoints import TensorFile, backbone_state_dict
-from dmae_mm.checkpoints.key_mapping import backbone_to_timm, layout_of
+from dmae_mm.weights import TensorFile, backbone_state_dict
+from dmae_mm.weights.key_mapping import backbone_to_timm, layout_of
 
 # Exactly these: a subclass with a forward of its own would run, but not as
 # TimmTeacher assumes.

@@ -5,7 +5,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 
-from dmae_mm.checkpoints import TensorFile
+from dmae_mm.weights import TensorFile
 from dmae_mm.models.block_features import resolve_block
 from dmae_mm.models.students import StudentInput
 from dmae_mm.options import reject_unknown_options

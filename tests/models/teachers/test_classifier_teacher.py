@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.students import StudentInput
-from tests.checkpoints.files import encoder_only, golden_weights
+from tests.weights.files import encoder_only, golden_weights
 from tests.conftest import STUDENT, TEACHER
 from tests.models.classifiers import (RESNET, classifier, randomize, saved,
                                       student)

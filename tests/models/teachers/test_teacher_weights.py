@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from mmpretrain.registry import MODELS
 
-from dmae_mm.checkpoints import mae_to_mmpretrain
+from dmae_mm.weights import mae_to_mmpretrain
 
 from ...checkpoints.files import encoder_only, golden_weights
 from tests.conftest import TEACHER

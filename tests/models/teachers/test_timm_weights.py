@@ -14,9 +14,9 @@ import torch
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
-from dmae_mm.checkpoints import mae_to_mmpretrain
+from dmae_mm.weights import mae_to_mmpretrain
 from dmae_mm.models.students import StudentInput
-from tests.checkpoints.files import GOLDEN, encoder_only, golden_weights
+from tests.weights.files import GOLDEN, encoder_only, golden_weights
 from tests.models.teachers.test_mmpretrain_teacher import randomize
 
 # As the golden teacher: 16 patches of 8 px, 6 blocks, 32 wide.

@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from dmae_mm.analysis.image_files import ImageFiles
-from dmae_mm.analysis.layer_similarity import (build_whole_teacher,
+from dmae_mm.evaluation.image_files import ImageFiles
+from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
                                                layer_similarity)
 from dmae_mm.models.students import Student
 from tests.conftest import ROOT

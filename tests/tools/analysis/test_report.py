@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmae_mm.analysis.report import Run, what_is_wrong, write_page
-from dmae_mm.analysis.report.page import MAX_POINTS, format_number, thinned
-from tests.analysis.report.work_dirs import line, write_killed, write_start
+from dmae_mm.evaluation.report import Run, what_is_wrong, write_page
+from dmae_mm.evaluation.report.page import MAX_POINTS, format_number, thinned
+from tests.evaluation.report.work_dirs import line, write_killed, write_start
 from tests.conftest import ROOT
 
 SCRIPT = str(ROOT / 'tools' / 'analysis' / 'report.py')

@@ -1,0 +1,97 @@
+"""What is asked of the packages around this one: MMEngine and mmpretrain."""
+import contextlib
+import io
+import logging
+import os.path as osp
+import warnings
+from pathlib import Path
+from typing import Iterator
+
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmpretrain.apis.model import ModelHub
+from mmpretrain.registry import MODELS
+
+from .messages import one_line
+
+
+def read_config(path: str, cfg_options: dict = dict()) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str): The file.
+        cfg_options (dict): What to write into it, by dotted names. Defaults
+            to {}.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or not be changed that way.
+    """
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'There is no config {path!r}.')
+    try:  # anything can go wrong in a config: it is Python
+        with quietly():
+            cfg = Config.fromfile(path)
+            cfg.merge_from_dict(cfg_options)
+    except Exception as error:
+        raise ValueError(
+            f'The config {path} cannot be read: {one_line(error)}') from None
+    return cfg
+
+
+def build(cfg: dict, what: str) -> nn.Module:
+    """Build a module of mmpretrain.
+
+    Args:
+        cfg (dict): Its config.
+        what (str): How an error calls it.
+
+    Returns:
+        nn.Module: The module.
+
+    Raises:
+        ValueError: If it cannot be built, whatever its class raises then.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            return MODELS.build(cfg)
+    except Exception as error:
+        raise ValueError(
+            f'{what} cannot be built: {one_line(error)}') from None
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the reports of libraries on what they build and load."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(
+                io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def register_configs() -> None:
+    """Let ``list_models`` and ``get_model`` of mmpretrain see the configs.
+
+    They lie beside the package in a checkout and in ``_dmae_mm/.mim`` in an
+    installed wheel. Where they are in neither place, there is nothing to
+    register. A second call, which mmpretrain would refuse, changes nothing.
+    """
+    parent = Path(__file__).parents[1]
+    for root in (parent / '_dmae_mm' / '.mim', parent):
+        # Not any model-index.yml: that of another project may lie there.
+        if (root / 'configs' / 'dmae' / 'metafile.yml').is_file():
+            if not ModelHub.has('vit-s_dmae_in1k'):
+                ModelHub.register_model_index(
+                    root / 'model-index.yml', config_prefix=root)
+            return

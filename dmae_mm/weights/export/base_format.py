@@ -1,0 +1,116 @@
+"""What all formats have in common."""
+import inspect
+from abc import ABCMeta, abstractmethod
+from typing import Any, Dict, List, Tuple, Union
+
+import torch
+import torch.nn as nn
+
+from ..key_mapping import Tensors
+from ..tensor_file import read_tensor_file
+from .source import Source
+
+# Any value but 0 and None builds layer scale; the file then fills it.
+SOME_LAYER_SCALE = 1e-5
+
+
+class ExportFormat(metaclass=ABCMeta):
+    """One model as others have it.
+
+    Args:
+        source (Source): The model.
+
+    Attributes:
+        endings (tuple[str, ...]): How the file's name may end.
+        tensors (dict[str, torch.Tensor]): What the file holds.
+        left_out (list[str]): What of the backbone is not in it.
+        notes (list[str]): What its user must know.
+        loaded_by (str): What loads the file in :meth:`outputs`.
+
+    Raises:
+        ValueError: If the format cannot express the model.
+    """
+    endings: Tuple[str, ...] = ('.pth', '.safetensors')
+    tensors: Tensors
+    loaded_by: str
+
+    def __init__(self, source: Source) -> None:
+        self.left_out: List[str] = []
+        self.notes: List[str] = []
+
+    @abstractmethod
+    def usage(self, path: str) -> str:
+        """The code that loads the file at ``path``."""
+
+    @abstractmethod
+    def outputs(self, path: str,
+                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """Load the file at ``path`` as in :meth:`usage`, and run the model.
+
+        Args:
+            path (str): The file.
+            images (torch.Tensor): (B, C, H, W).
+
+        Returns:
+            dict[str, torch.Tensor]: Some of the outputs of a
+            :class:`Source`, under the same names.
+        """
+
+
+def check_loaded(model: nn.Module,
+                 path: str,
+                 prefix: str = '',
+                 may_lack: Tuple[str, ...] = ()) -> None:
+    """MMEngine loads non-strictly: find what it did not load.
+
+    Args:
+        model (nn.Module): What was to be filled.
+        path (str): The file.
+        prefix (str): What the file's names begin with.
+        may_lack (tuple[str, ...]): Ends of names that need not be in the
+            file.
+
+    Raises:
+        ValueError: If not all of the file is in the model, or not all of the
+            model in the file.
+    """
+    state = {prefix + k: value for k, value in model.state_dict().items()}
+    tensors = read_tensor_file(path).tensors
+    wrong = [
+        name for name, tensor in tensors.items()
+        if name not in state or not torch.equal(state[name], tensor.float())
+    ]
+    wrong += [
+        name for name in state.keys() - tensors.keys()
+        if not name.endswith(may_lack)
+    ]
+    if wrong:
+        raise ValueError(f'{type(model).__name__} did not load '
+                         f'{", ".join(sorted(wrong)[:5])}.')
+
+
+def as_code(cfg: Any) -> str:
+    """Like ``repr``, but dicts as configs have them."""
+    if not isinstance(cfg, dict):
+        return repr(cfg)
+    items = (f'{key}={as_code(value)}' for key, value in cfg.items())
+    return f'dict({", ".join(items)})'
+
+
+def unlike_defaults(settings: Dict[str, Any], cls: type,
+                    **other_defaults: Any) -> Dict[str, Any]:
+    """The arguments of ``cls`` that have to be given."""
+    known = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(cls).parameters.values()
+    }
+    known.update(other_defaults)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in known or value != known[name]
+    }
+
+
+def int_if_square(size: Tuple[int, int]) -> Union[int, Tuple[int, int]]:
+    return size[0] if size[0] == size[1] else size

@@ -1,0 +1,217 @@
+"""A checkpoint becomes one that timm, mmseg or mmpretrain loads."""
+import os
+import os.path as osp
+import tempfile
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Type
+
+import torch
+from mmpretrain.models import DeiT3
+
+from dmae_mm.messages import one_line
+from dmae_mm.version import __version__
+
+from ..tensor_file import TensorFile, read_tensor_file
+from ..write import check_writable, write_tensor_file
+from .base_format import ExportFormat
+from .mmpretrain_format import MMPretrainFormat
+from .mmseg_format import MMSegFormat
+from .source import Source, source_of_mmpretrain, source_of_timm
+from .timm_format import TimmFormat
+
+# What `--to` and `to` name.
+FORMATS: Dict[str, Type[ExportFormat]] = dict(
+    timm=TimmFormat, mmseg=MMSegFormat, mmpretrain=MMPretrainFormat)
+# How much outputs may differ, relative to the largest of their values.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was read, written and found.
+
+    Attributes:
+        file (TensorFile): The source.
+        destination (str): Path of the new file.
+        num_tensors (int): Number of tensors in it.
+        left_out (list[str]): What of the source is not in it.
+        notes (list[str]): What its user must know.
+        differences (dict[str, float]): How much each output of the model
+            differs at most, relative to its largest value.
+        loaded_by (str): What loaded the file to find that out.
+        usage (str): Code that loads it.
+    """
+    file: TensorFile
+    destination: str
+    num_tensors: int
+    left_out: List[str]
+    notes: List[str]
+    differences: Dict[str, float]
+    loaded_by: str
+    usage: str
+
+
+def export_checkpoint(model: str,
+                      checkpoint: str,
+                      destination: str,
+                      to: str,
+                      overwrite: bool = False,
+                      num_classes: Optional[int] = None,
+                      cfg_options: Optional[dict] = None,
+                      timm_kwargs: Optional[dict] = None) -> Exported:
+    """Write a vision transformer as timm, mmseg or mmpretrain loads it.
+
+    The written file is loaded as its user would, into a new model, and has
+    to give the same outputs for the same image before it takes its place.
+
+    Args:
+        model (str): Path of a config of mmpretrain or of this package whose
+            ``model.backbone`` is a ``MAEViT``, ``VisionTransformer`` or
+            ``DeiT3``, or the name of a model in timm.
+        checkpoint (str): Path or http(s) URL of its weights.
+        destination (str): Path that ends in ``.pth`` or ``.safetensors``.
+        to (str): One of ``FORMATS``: 'timm', 'mmseg' or 'mmpretrain'.
+        overwrite (bool): Whether ``destination`` may exist.
+        num_classes (int, optional): For timm: see :class:`TimmFormat`.
+        cfg_options (dict, optional): Changes to the config.
+        timm_kwargs (dict, optional): Further arguments with which
+            ``timm.create_model`` builds ``model``.
+
+    Returns:
+        Exported: What was read, written and found.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        FileExistsError: If ``destination`` is the source, or exists without
+            ``overwrite``.
+        ValueError: If model and checkpoint do not fit exactly, the format
+            cannot express the model, or the written file gives other
+            outputs. Nothing is written then.
+        OSError: If reading or writing fails.
+    """
+    is_config = osp.isfile(model)
+    _check_arguments(destination, to, num_classes, is_config, cfg_options,
+                     timm_kwargs)
+    check_writable(destination, overwrite, source=checkpoint)
+
+    file = read_tensor_file(checkpoint)
+    if is_config:
+        source = source_of_mmpretrain(
+            model,
+            file,
+            cfg_options or {},
+            with_classifier=to == 'timm' and num_classes != 0)
+    else:
+        source = source_of_timm(model, file, timm_kwargs or {})
+    options = dict(num_classes=num_classes) if to == 'timm' else {}
+    target = FORMATS[to](source, **options)
+    left_out = source.left_out + target.left_out
+    meta = dict(
+        source=file.source,
+        sha256=file.sha256,
+        averaged=file.is_averaged,
+        converter=f'dmae_mm {__version__}',
+        not_carried_over=left_out,
+        notes=target.notes,
+        verified_with=target.loaded_by,
+        usage=target.usage(destination),
+        source_meta=file.meta)
+    differences = _write_verified(source, target, destination, meta,
+                                  overwrite)
+    return Exported(
+        file=file,
+        destination=destination,
+        num_tensors=len(target.tensors),
+        left_out=left_out,
+        notes=target.notes,
+        differences=differences,
+        loaded_by=target.loaded_by,
+        usage=target.usage(destination))
+
+
+def _check_arguments(destination: str, to: str, num_classes: Optional[int],
+                     is_config: bool, cfg_options: Optional[dict],
+                     timm_kwargs: Optional[dict]) -> None:
+    if to not in FORMATS:
+        raise ValueError(
+            f'to={to!r} is unknown. Choose one of {", ".join(FORMATS)}.')
+    endings = FORMATS[to].endings
+    if not destination.endswith(endings):
+        raise ValueError(f'{destination} must end in {" or ".join(endings)} '
+                         f'to be read by {to}.')
+    if to == 'timm' and not is_config:
+        raise ValueError("A model of timm has timm's names already.")
+    if num_classes is not None and (to != 'timm' or num_classes < 0):
+        raise ValueError(f'num_classes={num_classes} must be 0 or more, and '
+                         'is for timm only.')
+    if cfg_options and not is_config:
+        raise ValueError(f'There is no config to change by {cfg_options}.')
+    if timm_kwargs and is_config:
+        raise ValueError(f'{timm_kwargs} is for models of timm, not for a '
+                         'config.')
+
+
+def _write_verified(source: Source, target: ExportFormat, destination: str,
+                    meta: dict, overwrite: bool) -> Dict[str, float]:
+    """Write the file, try it, and only then let it take its place."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(
+        1, source.arch.in_channels, *source.arch.img_size, generator=generator)
+    expected = source.outputs(images)
+    folder = osp.dirname(osp.abspath(destination))
+    with tempfile.TemporaryDirectory(
+            dir=_existing_part(folder), prefix='.verifying-') as temp:
+        path = osp.join(temp, osp.basename(destination))
+        differences: Dict[str, float] = {}
+        # Twice, so that the file which is tried can tell what was found.
+        for _ in range(2):
+            meta = dict(meta, max_differences=differences)
+            write_tensor_file(path, target.tensors, meta, overwrite=True)
+            differences = _differences(expected, target, path, images)
+            _check_differences(differences, source, target)
+        os.makedirs(folder, exist_ok=True)
+        check_writable(destination, overwrite)
+        os.replace(path, destination)
+    return differences
+
+
+@torch.no_grad()
+def _differences(expected: Dict[str, torch.Tensor], target: ExportFormat,
+                 path: str, images: torch.Tensor) -> Dict[str, float]:
+    # Loading is up to others, and so is what they raise.
+    try:
+        outputs = target.outputs(path, images)
+    except Exception as error:
+        raise ValueError(f'{target.loaded_by} cannot load what was to be '
+                         f'written: {one_line(error)}') from None
+    differences = {}
+    for name in outputs.keys() & expected.keys():
+        scale = expected[name].abs().max().clamp(min=1e-12)
+        difference = (outputs[name] - expected[name]).abs().max() / scale
+        differences[name] = float(difference)
+    return differences
+
+
+def _check_differences(differences: Dict[str, float], source: Source,
+                       target: ExportFormat) -> None:
+    # Written so that NaN fails.
+    if all(value <= TOLERANCE for value in differences.values()):
+        return
+    found = ', '.join(
+        f'{name} by {value:.1e}' for name, value in differences.items())
+    reason = ''
+    if isinstance(source.backbone, DeiT3) or 'DeiT3' in target.loaded_by:
+        reason = (" mmpretrain's DeiT3 applies ln1 of a block where DeiT III "
+                  'applies ln2, so that the same weights compute something '
+                  'else there.')
+    raise ValueError(
+        f'{target.loaded_by} computes something else from the same weights. '
+        f'Outputs differ, relative to their largest value, by up to '
+        f'{TOLERANCE:.0e} where all is well; here {found}.{reason}')
+
+
+def _existing_part(folder: str) -> str:
+    """The folder itself or the nearest one above it that exists."""
+    while not osp.isdir(folder):
+        folder = osp.dirname(folder)
+    return folder

@@ -1,0 +1,225 @@
+"""Did a checkpoint arrive in a backbone? Said of each tensor."""
+import re
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+
+from dmae_mm.models.teachers.mmpretrain_backbones import COMPUTED
+
+from .misfits import misfits
+from .key_mapping import Tensors, under_prefix
+from .positions import resampled_positions
+
+# Of these, the hosts resample all but the last dimension.
+_RESAMPLED = ('pos_embed', 'relative_position_bias_table')
+# No pre-training has these: tables of relative positions, and layer scale.
+_TABLE = re.compile(r'.*\.(relative_position_bias_table|rel_pos_[hw])')
+_SCALE = re.compile(r'.*\.(gamma_?[12])(\.weight)?')
+# What many backbones lack by design: CLS, a norm behind all blocks, a norm
+# behind average pooling, values that are computed.
+_DROPPED = re.compile(r'cls_token|ln[12]\.(weight|bias)|' + COMPUTED.pattern)
+# What only pre-training or another task has; at the front of a name.
+_BESIDE = re.compile(
+    r'(backbone|neck|head|distill_neck|data_preprocessor|mask_token|teacher|'
+    r'target_generator|decode_head|auxiliary_head|roi_head|rpn_head|'
+    r'bbox_head|mask_head|decoder_\w+)(\.|$)')
+
+# What becomes of a backbone's tensor.
+LOADED = 'loaded'
+RESIZED = 'resized'
+LEFT = 'left at initialisation'
+CHANGED = 'other values than in the checkpoint'
+NOT_FINITE = 'not finite in the checkpoint'
+NEW = 'new: not in any pre-training'
+COMPUTED_ONLY = 'computed, not learnt'
+# What a file's tensor is that the backbone does not have: see Transfer.
+LOST, DROPPED, BESIDE = 'lost', 'dropped', 'beside'
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tensor of the backbone and what became of it.
+
+    Attributes:
+        name (str): Its name in the backbone.
+        status (str): ``LOADED``, ``RESIZED``, ``LEFT``, ``CHANGED``,
+            ``NOT_FINITE``, ``NEW`` or ``COMPUTED_ONLY``.
+        shape (tuple[int, ...]): Its shape in the backbone.
+        shape_in_file (tuple[int, ...] | None): That in the file, if it is
+            there.
+    """
+    name: str
+    status: str
+    shape: Tuple[int, ...]
+    shape_in_file: Optional[Tuple[int, ...]] = None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What of a checkpoint is in a backbone, and what is not.
+
+    Attributes:
+        prefix (str): In front of the backbone's names in the file.
+        rows (list[Row]): The backbone's tensors.
+        lost (dict[str, tuple]): Names and shapes of tensors of the file's
+            backbone that this one lacks, though they matter.
+        dropped (dict[str, tuple]): The same of those that it lacks by design.
+        beside (dict[str, tuple]): Names, with their prefix, and shapes of the
+            file's tensors for other parts of a model.
+    """
+    prefix: str
+    rows: List[Row]
+    lost: Dict[str, Tuple[int, ...]]
+    dropped: Dict[str, Tuple[int, ...]]
+    beside: Dict[str, Tuple[int, ...]]
+
+    def names(self, *status: str) -> List[str]:
+        """The backbone's tensors of which this became."""
+        return [row.name for row in self.rows if row.status in status]
+
+    @property
+    def arrived(self) -> bool:
+        """Whether all that has to be loaded was, and nothing was lost."""
+        return not (self.names(LEFT, CHANGED, NOT_FINITE) or self.lost)
+
+
+def needed_shapes(backbone: nn.Module,
+                  weights: Tensors) -> Dict[str, Tuple[int, ...]]:
+    """What a checkpoint must hold for a backbone.
+
+    Args:
+        backbone (nn.Module): The backbone, built.
+        weights (dict[str, torch.Tensor]): The file's tensors, without prefix.
+
+    Returns:
+        dict[str, tuple[int, ...]]: Names and shapes, without what is new or
+        computed. Of positions, the file's number of them is as good.
+    """
+    needed = {}
+    for name, tensor in backbone.state_dict().items():
+        given, shape = weights.get(name), tuple(tensor.shape)
+        if COMPUTED.fullmatch(name) or not tensor.is_floating_point() or (
+                given is None and _without_file(name, tensor) != LEFT):
+            continue
+        if (name.endswith(_RESAMPLED) and given is not None
+                and given.shape[-1:] == shape[-1:]):
+            shape = tuple(given.shape)
+        needed[name] = shape
+    return needed
+
+
+def file_misfits(backbone: nn.Module, tensors: Tensors,
+                 prefix: str) -> List[str]:
+    """What keeps a checkpoint from being a backbone's, before it is loaded.
+
+    Args:
+        backbone (nn.Module): The backbone, built.
+        tensors (dict[str, torch.Tensor]): All tensors of the file.
+        prefix (str): What the names of the backbone's begin with.
+
+    Returns:
+        list[str]: The problems, as of :func:`misfits`, and tensors of the
+        file that would be lost.
+    """
+    weights = under_prefix(tensors, prefix)
+    own = backbone.state_dict()
+    problems = misfits(weights, needed_shapes(backbone, weights), own.keys(),
+                       torch.float32)
+    return problems + [
+        f'{name} has no place in it' for name in weights
+        if name not in own and _use(name) == LOST
+    ]
+
+
+def compare(backbone: nn.Module, tensors: Tensors, prefix: str) -> Transfer:
+    """Find out what of a checkpoint is in a backbone that has loaded it.
+
+    A tensor counts as loaded if the file has it and the backbone has its
+    values. Where nothing but constants (zeros of a bias, ones of a norm)
+    agrees, nothing was loaded: any initialisation has those.
+
+    Args:
+        backbone (nn.Module): The backbone, after loading.
+        tensors (dict[str, torch.Tensor]): All tensors of the file.
+        prefix (str): What the config says the backbone's names begin with.
+            Some backbones of mmdet and mmseg find 'backbone.' for
+            themselves, so where nothing agrees, that and '' are tried.
+
+    Returns:
+        Transfer: What became of each tensor.
+    """
+    own = backbone.state_dict()
+    found = next((candidate for candidate in (prefix, '', 'backbone.')
+                  if _agrees(under_prefix(tensors, candidate), own)), None)
+    prefix = prefix if found is None else found
+    weights = under_prefix(tensors, prefix)
+    rows = []
+    for name, tensor in own.items():
+        given = weights.get(name)
+        if given is None:
+            status = _without_file(name, tensor)
+        else:
+            status = LEFT if found is None else _with_file(
+                backbone, name, given, tensor)
+        rows.append(
+            Row(name, status, tuple(tensor.shape),
+                None if given is None else tuple(given.shape)))
+    unused = {LOST: {}, DROPPED: {}, BESIDE: {}}
+    for name, tensor in tensors.items():
+        rest = name[len(prefix):]
+        if not name.startswith(prefix):
+            unused[BESIDE][name] = tuple(tensor.shape)
+        elif rest not in own:
+            use = _use(rest)
+            unused[use][name if use == BESIDE else rest] = tuple(tensor.shape)
+    return Transfer(prefix, rows, **unused)
+
+
+def _use(name: str) -> str:
+    """What a tensor of a file is that the backbone does not have."""
+    if _BESIDE.match(name):
+        return BESIDE
+    return DROPPED if _DROPPED.fullmatch(name) else LOST
+
+
+def _agrees(weights: Tensors, own: Tensors) -> bool:
+    return any(
+        name in own and _same(tensor, own[name])
+        and bool((tensor != tensor.flatten()[0]).any())
+        for name, tensor in weights.items() if tensor.numel())
+
+
+def _without_file(name: str, tensor: torch.Tensor) -> str:
+    """What a backbone's tensor is that a file does not have."""
+    if not tensor.is_floating_point() or COMPUTED.fullmatch(name):
+        return COMPUTED_ONLY
+    if (name.startswith('ln2.')  # the norm behind average pooling
+            or (_TABLE.fullmatch(name) and not tensor.any())
+            or (_SCALE.fullmatch(name) and bool((tensor == 1).all()))):
+        return NEW  # and tables and scales start as if there were none
+    return LEFT
+
+
+def _with_file(backbone: nn.Module, name: str, given: torch.Tensor,
+               tensor: torch.Tensor) -> str:
+    if not given.isfinite().all():
+        return NOT_FINITE
+    if _same(given, tensor):
+        return LOADED
+    if name.endswith(_RESAMPLED) and given.shape != tensor.shape:
+        expected = resampled_positions(backbone, given, tensor.shape)
+        if expected is not None and torch.allclose(
+                expected.to(tensor), tensor, rtol=1e-5, atol=1e-6):
+            return RESIZED
+        # It was loaded otherwise, or not at all: nobody can tell.
+        return LEFT
+    if not tensor.is_floating_point() or COMPUTED.fullmatch(name):
+        return COMPUTED_ONLY
+    return CHANGED if given.shape == tensor.shape else LEFT
+
+
+def _same(given: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return given.shape == tensor.shape and torch.equal(
+        given.to(tensor), tensor)

@@ -1,0 +1,163 @@
+"""What a config costs: FLOPs by counting, GPU-hours by arithmetic from them.
+
+Nothing is measured. Multiply-adds x 2 of the forward and backward pass are
+counted for one image on models without memory for their tensors; GPU-hours
+are those FLOPs x 1,281,167 images of ImageNet-1k x epochs, divided by the
+speed of `--tflops`, an assumption: 100 is about a third of the 312 that an
+A100 can do in float16. Loading of data, validation and communication are not
+included.
+
+    python studies/recipe_costs.py configs/dmae/*.py --tflops 100
+"""
+import argparse
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Dict
+
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch.utils.flop_counter import FlopCounterMode
+
+# A clone runs its own code, installed or not: see train.py.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from dmae_mm.models import DMAE  # noqa: E402
+
+IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
+
+
+def build(cfg: Config) -> nn.Module:
+    """The model with shapes only, and a teacher that reads no file."""
+    init_default_scope(cfg.default_scope)
+    # HiViT asks tensors for their values while it is built.
+    hierarchical = 'HiViT' in cfg.model.backbone.type
+    with torch.device('cpu' if hierarchical else 'meta'):
+        model = MODELS.build(cfg.model)
+    if getattr(model, 'teacher', None) is not None:
+        model.teacher.is_loaded = True
+    return model.to('meta').train()
+
+
+def labels(model: nn.Module, number: int) -> list:
+    """Soft labels, as mixup gives; none where none are needed."""
+    if isinstance(model, DMAE):
+        return [None] * number
+    score = torch.empty(model.head.num_classes)
+    return [DataSample().set_gt_score(score) for _ in range(number)]
+
+
+def count_gflop(cfg: Config) -> Dict[str, float]:
+    """Count a training step.
+
+    Args:
+        cfg (Config): A config with a DMAE or a classifier as model.
+
+    Returns:
+        dict[str, float]: GFLOP for an image: 'student' (with projectors, or
+        with the classifier's head), 'decoder' (0 without one), 'teacher' (0
+        without one) and their sum, 'total'.
+    """
+    model = build(cfg)
+    size = image_size(cfg)
+    batch_size = 2  # batch normalisation does not train on one image
+    with torch.device('meta'):
+        images = torch.empty(batch_size, 3, size, size)
+        with FlopCounterMode(display=False) as step:
+            losses = model.loss(images, labels(model, batch_size))
+            # The teacher has no backward pass, and is no submodule: it is
+            # counted under the name of its class.
+            teacher = sum(
+                step.get_flop_counts().get(
+                    type(getattr(model, 'teacher', None)).__name__,
+                    {}).values())
+            sum(losses.values()).backward()
+        decoder = count_decoder(model, images) if isinstance(
+            model, DMAE) else 0
+    total = step.get_total_flops()
+    return {
+        part: flops / batch_size / 1e9
+        for part, flops in (('student', total - decoder - teacher),
+                            ('decoder', decoder), ('teacher', teacher),
+                            ('total', total))
+    }
+
+
+def count_decoder(model: DMAE, images: torch.Tensor) -> int:
+    latent, *masking = model.backbone(images)
+    latent = latent.detach().requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        loss = model.reconstruction_loss(images, latent, *masking)
+        loss['loss_recon'].backward()
+    return counter.get_total_flops()
+
+
+def image_size(cfg: Config) -> int:
+    """Side of the training images in pixels."""
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type in ('RandomResizedCrop', 'FastRandomResizedCrop'):
+            return step.scale
+    raise ValueError(
+        f'{cfg.filename}: there is no RandomResizedCrop in '
+        'train_dataloader.dataset.pipeline to tell the size of the images.')
+
+
+def num_images(cfg: Config) -> int:
+    """Images of an epoch; a per cent: as tools/make_subset.py chooses them."""
+    percent = re.search(r'-(\d+)pct', Path(cfg.filename).stem)
+    if percent is None:
+        return IMAGES
+    return CLASSES * round(int(percent[1]) / 100 * IMAGES / CLASSES)
+
+
+def gpu_hours(cfg: Config, gflop: float, tflops: float) -> float:
+    """Hours on one GPU that does ``tflops`` 10^12 operations a second."""
+    images = num_images(cfg) * cfg.train_cfg.max_epochs
+    return images * gflop / (1000 * tflops) / 3600
+
+
+def format_hours(hours: float) -> str:
+    """One decimal, or two below 1."""
+    return f'{hours:.{1 if hours >= 1 else 2}f}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument(
+        '--tflops',
+        type=float,
+        default=100,
+        help='assumed speed of a GPU, sustained, in 10^12 floating point '
+        'operations a second (default: 100)')
+    args = parser.parse_args()
+    if not args.tflops > 0:
+        parser.error(f'--tflops {args.tflops} must be above 0')
+    missing = [path for path in args.configs if not Path(path).is_file()]
+    if missing:
+        parser.error(f'there is no config {", ".join(missing)}')
+
+    # That nothing normalises the images, for example, which do not exist.
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    print('| config | student | decoder | teacher | GFLOP/image | epochs '
+          '| GPU-hours |')
+    print('| --- ' + '| ---: ' * 6 + '|')
+    for path in args.configs:
+        cfg = Config.fromfile(path)
+        counts = count_gflop(cfg)
+        cells = [f'{value:.1f}' for value in counts.values()]
+        hours = gpu_hours(cfg, counts['total'], args.tflops)
+        print(f'| {Path(path).stem} | {" | ".join(cells)} '
+              f'| {cfg.train_cfg.max_epochs} | {format_hours(hours)} |')
+
+
+if __name__ == '__main__':
+    main()

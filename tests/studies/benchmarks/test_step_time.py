@@ -1,0 +1,184 @@
+"""What the benchmarks compare, count and print."""
+import copy
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / 'studies' / 'benchmarks'
+SCRIPT = str(FOLDER / 'step_time.py')
+CONFIG = str(ROOT / 'configs' / 'dmae' / 'vit-b_dmae_in1k.py')
+
+
+@pytest.fixture(scope='module')
+def script():
+    return runpy.run_path(SCRIPT)
+
+
+def blocks(number, tokens, width):
+    """Multiply-adds x 2 of transformer blocks, forward."""
+    return number * 2 * (12 * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def test_counted_arithmetic_is_that_of_the_models(script):
+    """B <- L at 224 px by hand: 50 of 197 tokens are visible."""
+    # The backward pass costs twice the forward pass, except that no gradient
+    # of the images is needed.
+    student = 3 * blocks(12, 50, 768) + 2 * 2 * 196 * 768 * 768
+    decoder = 3 * (
+        blocks(8, 197, 512) + 2 * 50 * 768 * 512 + 2 * 197 * 512 * 768)
+    projector = 3 * 2 * 50 * 768 * 1024
+    # The teacher embeds the visible patches; the reference embeds all.
+    teacher = blocks(18, 50, 1024) + 2 * 49 * 768 * 1024
+    reference = (
+        blocks(24, 50, 1024) + 2 * 196 * 768 * 1024 + blocks(8, 197, 512) +
+        2 * 50 * 1024 * 512 + 2 * 197 * 512 * 768)
+    # 49 queries and 50 tokens that they look at: of a block's 12 matrices, q,
+    # the output and the FFN's 8 for the former, k and v for the latter.
+    light_decoder = 3 * (8 * 2 * (10 * 49 * 512**2 + 2 * 50 * 512**2 +
+                                  2 * 49 * 50 * 512) + 2 * 50 * 768 * 512 +
+                         2 * 49 * 512 * 768)
+    wanted = {
+        'plain MAE': (student + decoder, 0),
+        'DMAE': (student + decoder + projector, teacher),
+        'as the reference': (student + decoder + projector, reference),
+        'DMAE, light decoder': (student + light_decoder + projector, teacher),
+    }
+    for variant, (own, its) in wanted.items():
+        counted = script['count_flops'](CONFIG, script['VARIANTS'][variant])
+        assert counted == (pytest.approx(own, rel=0.01),
+                           pytest.approx(its, rel=1e-3)), variant
+
+
+def test_the_floor_by_hand(script):
+    machine = dict(
+        matrix_throughput=dict(float32=1e9, bfloat16=4e9),
+        memory_bandwidth=1e8)
+    variants = script['VARIANTS']
+    for name, amp, seconds in (
+        ('DMAE', False, 3 + 1 + 7),
+        ('DMAE', True, 0.75 + 0.25 + 7),
+        ('DMAE, bf16 teacher', False, 3 + 0.25 + 7),
+    ):
+        assert script['floor'](variants[name], int(3e9), int(1e9), int(1e8),
+                               amp, machine) == pytest.approx(seconds)
+
+
+@pytest.fixture
+def config(toy_model, tmp_path):
+    path = tmp_path / 'toy.py'
+    path.write_text(f"default_scope = 'mmpretrain'\nmodel = {toy_model!r}\n")
+    return str(path)
+
+
+def test_variants_compute_the_same(script, config, images):
+    """The reference's way, and each option, from the same student."""
+    names = [name for name in script['VARIANTS'] if 'compiled' not in name
+             and 'light' not in name and 'all' not in name]
+    models = script['build_all'](config, names, 'cpu')
+    # The same weights where a teacher has the same part.
+    weights = models['DMAE'].teacher.network.state_dict()
+    for model in models.values():
+        if model.teacher is not None:
+            model.teacher.network.load_state_dict(weights, strict=False)
+    losses = {}
+    for name, model in models.items():
+        torch.manual_seed(0)
+        losses[name] = model.loss(images, None)
+    assert set(losses.pop('plain MAE')) == {'loss_recon'}
+    for name, loss in losses.items():
+        assert loss['loss_recon'] == losses['DMAE']['loss_recon'], name
+        torch.testing.assert_close(
+            loss['loss_align_s2_t3'],
+            losses['DMAE']['loss_align_s2_t3'],
+            rtol=1e-2 if 'bf16' in name else 1e-6,
+            atol=0)
+    whole = models['as the reference'].teacher
+    assert len(whole.network.layers) == 6
+    assert len(models['DMAE'].teacher.network.layers) == 4
+    assert models['DMAE'].backbone is models['plain MAE'].backbone
+
+
+def test_steps_change_the_weights_alike(script, config, images):
+    """Sharing optimizer states must not mix variants up."""
+    names = ['DMAE', 'DMAE, stock AdamW']
+    models = script['build_all'](config, names, 'cpu')
+    steps = script['make_steps'](models, images, False)
+    model, name = models['DMAE'], 'neck.decoder_pred.weight'
+    start = copy.deepcopy(model.state_dict())
+    ends = []
+    for step in steps.values():
+        model.load_state_dict(start)
+        torch.manual_seed(0)
+        step()
+        ends.append(model.state_dict()[name].clone())
+    assert not torch.equal(ends[0], start[name])
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-7)
+    assert all(p.grad is None for p in models['DMAE'].parameters())
+
+
+def test_it_measures_all_and_writes_them(script, config, tmp_path, monkeypatch,
+                                         capsys):
+    machine = dict(
+        device='a toy', torch='1', memory_bandwidth=1e9,
+        matrix_throughput=dict(float32=1e9, bfloat16=1e9))
+    monkeypatch.setitem(script['main'].__globals__, 'capabilities',
+                        lambda device, dtypes: machine)
+    monkeypatch.setattr(sys, 'argv', [
+        SCRIPT, config, '--batch-size', '2', '--rounds', '1', '--device',
+        'cpu', '--variants', 'as the reference', 'DMAE', 'DMAE, light decoder',
+        '--profile', '--json', str(tmp_path / 'out.json')
+    ])
+    script['main']()
+    result = json.loads((tmp_path / 'out.json').read_text())
+    assert result['machine'] == machine
+    rows = result['results'][config]
+    assert list(rows) == [
+        'plain MAE', 'as the reference', 'DMAE', 'DMAE, light decoder'
+    ]
+    assert rows['plain MAE']['ratio'] == 1
+    for row in rows.values():
+        assert 0 < row['fastest'] <= row['seconds']
+        assert row['reached'] == row['floor'] / row['fastest']
+        assert row['peak_bytes'] is None  # only measured on a GPU
+        assert sum(float(kind['share'][:-1]) for kind in row['kinds']
+                   ) == pytest.approx(100, abs=0.5)
+        assert len(row['operators']) == 12
+    predicted = {name: row['predicted_ratio'] for name, row in rows.items()}
+    assert 1 == predicted['plain MAE'] < predicted['DMAE']
+    assert predicted['DMAE, light decoder'] < predicted['DMAE'] < predicted[
+        'as the reference']
+    output = capsys.readouterr().out
+    assert 'GFLOP/image' in output and 'as the reference / DMAE' in output
+
+
+def test_kinds_of_work():
+    sys.path.insert(0, str(FOLDER))
+    from _profile import kind_of
+    for name, kind in {
+            'aten::mm': 'matrix products',
+            'aten::addmm': 'matrix products',
+            'sm90_xmma_gemm_bf16bf16': 'matrix products',
+            'aten::_scaled_dot_product_flash_attention_for_cpu': 'attention',
+            'aten::_fused_adamw_': 'optimizer',
+            'aten::native_layer_norm_backward': 'norms',
+            'aten::copy_': 'copies',
+            'aten::gather': 'copies',
+            'aten::gelu': 'element by element',
+            'aten::add': 'element by element',
+    }.items():
+        assert kind_of(name) == kind, name
+
+
+def test_the_machine_is_measured():
+    """Toy sizes: that the numbers count what they say."""
+    sys.path.insert(0, str(FOLDER))
+    import _machine
+    speed = _machine.matrix_throughput('cpu', torch.float32, size=64)
+    assert 1e6 < speed < 1e15
+    assert 1e6 < _machine.memory_bandwidth('cpu', num_bytes=2**16) < 1e15
+    assert _machine.name_of('cpu').startswith('CPU')

@@ -1,0 +1,116 @@
+import runpy
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from tests.conftest import ROOT
+
+SCRIPT = str(ROOT / 'studies' / 'recipe_costs.py')
+STEP_TIME = str(ROOT / 'studies' / 'benchmarks' / 'step_time.py')
+
+
+@pytest.fixture(scope='module')
+def script():
+    return runpy.run_path(SCRIPT)
+
+
+def config(name: str) -> Config:
+    return Config.fromfile(ROOT / 'configs' / name)
+
+
+def blocks(number, tokens, width):
+    """GFLOP of transformer blocks, forward."""
+    return number * 2 * (12 * tokens * width**2 +
+                         2 * tokens**2 * width) / 1e9
+
+
+def patches(number, pixels, width):
+    return 2 * number * 3 * pixels**2 * width / 1e9
+
+
+def test_parts_by_hand(script):
+    """S <- B at 224 px: 50 of 197 tokens are visible."""
+    counts = script['count_gflop'](config('dmae/vit-s_dmae_in1k.py'))
+    # The backward pass costs twice the forward pass, except that no gradient
+    # of the images is needed.
+    student = (3 * blocks(12, 50, 384) + 2 * patches(196, 16, 384) +
+               3 * 2 * 50 * 384 * 768 / 1e9)
+    decoder = 3 * blocks(8, 197, 512) + 3 * 2 * (
+        50 * 384 * 512 + 197 * 512 * 768) / 1e9
+    teacher = blocks(9, 50, 768) + patches(49, 16, 768)
+    assert counts['student'] == pytest.approx(student, rel=0.01)
+    assert counts['decoder'] == pytest.approx(decoder, rel=0.01)
+    assert counts['teacher'] == pytest.approx(teacher, rel=0.01)
+    assert counts['total'] == pytest.approx(
+        counts['student'] + counts['decoder'] + counts['teacher'])
+    step_time = runpy.run_path(STEP_TIME)
+    counted = step_time['count_flops'](
+        str(ROOT / 'configs/dmae/vit-s_dmae_in1k.py'),
+        step_time['VARIANTS']['DMAE'])
+    assert counts['total'] == pytest.approx(sum(counted) / 1e9, rel=1e-4)
+
+
+def test_teacher_of_196_pixels(script):
+    counts = script['count_gflop'](
+        config('ablations/vit-t_dmae-teacher-h_in1k.py'))
+    assert counts['teacher'] == pytest.approx(
+        blocks(24, 50, 1280) + patches(49, 14, 1280), rel=0.01)
+
+
+@pytest.mark.parametrize('name, student, teacher', [
+    ('benchmarks/vit-t_finetune_in1k.py',
+     3 * blocks(12, 197, 192) + 2 * patches(196, 16, 192), 0),
+    # Only the classifier is trained.
+    ('benchmarks/vit-t_linear_in1k.py',
+     blocks(12, 197, 192) + patches(196, 16, 192), 0),
+    ('benchmarks/vit-t_finetune-logits_in1k.py',
+     3 * blocks(12, 197, 192) + 2 * patches(196, 16, 192),
+     blocks(12, 197, 768) + patches(196, 16, 768)),
+    # The projector adds 3 * 2 * 197 * 192 * 768; 9 blocks of the teacher.
+    ('baselines/vit-t_features_in1k.py',
+     3 * blocks(12, 197, 192) + 2 * patches(196, 16, 192) + 0.174,
+     blocks(9, 197, 768) + patches(196, 16, 768)),
+])
+def test_classifiers_by_hand(name, student, teacher, script):
+    counts = script['count_gflop'](config(name))
+    assert counts['student'] == pytest.approx(student, rel=0.01)
+    assert counts['teacher'] == pytest.approx(teacher, rel=0.01)
+    assert counts['decoder'] == 0
+
+
+@pytest.mark.parametrize('name, images', [
+    ('dmae/vit-s_dmae_in1k.py', 1_281_167 * 100),
+    ('ablations/vit-s_dmae-400e_in1k.py', 1_281_167 * 400),
+    ('benchmarks/vit-s_linear_in1k.py', 1_281_167 * 90),
+    ('benchmarks/vit-s_finetune-1pct_in1k.py', 13_000 * 100),
+    ('benchmarks/vit-s_finetune-10pct_in1k.py', 128_000 * 100),
+])
+def test_gpu_hours(name, images, script):
+    hours = script['gpu_hours'](config(name), gflop=36, tflops=50)
+    assert hours == pytest.approx(images * 36e9 / 50e12 / 3600)
+
+
+def test_command_line(monkeypatch, capsys):
+    path = str(ROOT / 'configs/dmae/vit-t_dmae-mask98_in1k.py')
+    monkeypatch.setattr(sys, 'argv', [SCRIPT, path, '--tflops', '50'])
+    runpy.run_path(SCRIPT, run_name='__main__')
+    header, _, row = capsys.readouterr().out.splitlines()
+    names, cells = ([cell.strip() for cell in line.strip('|').split('|')]
+                    for line in (header, row))
+    row = dict(zip(names, cells))
+    assert row['config'] == 'vit-t_dmae-mask98_in1k'
+    assert row['epochs'] == '100'
+    hours = float(row['GFLOP/image']) * 1_281_167 * 100 / 50_000 / 3600
+    assert float(row['GPU-hours']) == pytest.approx(hours, abs=0.1)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--tflops', '0', SCRIPT], '--tflops 0.0 must be above 0'),
+    (['no_such_config.py'], 'there is no config no_such_config.py'),
+])
+def test_refused_arguments(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [SCRIPT, *arguments])
+    with pytest.raises(SystemExit, match='2'):
+        runpy.run_path(SCRIPT, run_name='__main__')
+    assert message in capsys.readouterr().err

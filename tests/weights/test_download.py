@@ -1,0 +1,193 @@
+"""A URL is fetched once, and a download that fails leaves nothing."""
+import hashlib
+import http.server
+import io
+import os
+import socket
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import safetensors.torch
+import torch
+
+from dmae_mm.weights import read_tensor_file
+from dmae_mm.weights.download import checksum_in_name
+
+
+def toy_file(value: float) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(model=dict(weight=torch.full((2, ), value))), buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves ``server.files``, counts ``server.requests``."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+
+        def do_GET(self):
+            server.requests[self.path] += 1
+            if self.path not in server.files:
+                self.send_error(404)
+                return
+            content = server.files[self.path]
+            self.send_response(200)
+            if server.send_length:
+                self.send_header('Content-Length', str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:server.break_off_after])
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('no_proxy', '*')
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.files, server.requests = {}, Counter()
+    server.send_length, server.break_off_after = True, None
+    server.url = f'http://127.0.0.1:{server.server_port}'
+    server.hub = tmp_path / 'hub'
+    thread = threading.Thread(target=server.serve_forever, args=(.01, ))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def kept(server):
+    return sorted(
+        path.name for path in server.hub.rglob('*')
+        if path.is_file() and path.name != '.lock')
+
+
+def value(url):
+    return read_tensor_file(url).tensors['weight'][0].item()
+
+
+def test_fetched_once(server):
+    server.files['/vit.pth'] = toy_file(1.)
+    url = server.url + '/vit.pth'
+    file = read_tensor_file(url)
+    assert file.source == url
+    assert file.sha256 == hashlib.sha256(server.files['/vit.pth']).hexdigest()
+    server.files.clear()
+    assert value(url) == 1.
+    assert server.requests == {'/vit.pth': 1}
+    assert kept(server) == ['vit.pth']
+
+
+def test_equal_names_at_different_addresses(server):
+    server.files.update({'/a/x.pth': toy_file(1.), '/b/x.pth': toy_file(2.)})
+    assert value(server.url + '/a/x.pth') == 1.
+    assert value(server.url + '/b/x.pth') == 2.
+
+
+def test_query_is_not_part_of_the_name(server):
+    server.files['/a.safetensors?download=true'] = safetensors.torch.save(
+        dict(weight=torch.full((2, ), 3.)))
+    assert value(server.url + '/a.safetensors?download=true') == 3.
+
+
+def test_checksum_in_the_name(server):
+    content = toy_file(1.)
+    right = hashlib.sha256(content).hexdigest()[:8]
+    wrong = 'abcdef12'
+    server.files.update({
+        f'/vit_20220101-{right}.pth': content,
+        f'/vit_20220101-{wrong}.pth': content
+    })
+    assert value(f'{server.url}/vit_20220101-{right}.pth') == 1.
+    with pytest.raises(OSError) as error:
+        value(f'{server.url}/vit_20220101-{wrong}.pth')
+    assert wrong in str(error.value) and right in str(error.value)
+    assert kept(server) == [f'vit_20220101-{right}.pth']
+
+
+@pytest.mark.parametrize('name, digits', [
+    ('vit-8f5d5d2b.pth', '8f5d5d2b'),
+    ('vit-' + 'a1' * 32 + '.safetensors', 'a1' * 32),
+    ('vit-20240131.pth', None),
+    ('vit-8f5d5d2.pth', None),
+    ('mae-pretrain.pth', None),
+    ('vit-8F5D5D2B.pth', None),
+])
+def test_what_is_a_checksum(name, digits):
+    assert checksum_in_name(name) == digits
+
+
+def test_not_found(server):
+    with pytest.raises(OSError, match='x.pth cannot be downloaded: .*404'):
+        value(server.url + '/x.pth')
+    assert kept(server) == []
+
+
+def test_no_file_name(server):
+    with pytest.raises(FileNotFoundError, match='without the name of a file'):
+        value(server.url + '/')
+
+
+def test_nobody_answers(server):
+    with socket.socket() as unused:
+        unused.bind(('127.0.0.1', 0))
+        url = f'http://127.0.0.1:{unused.getsockname()[1]}/x.pth'
+        with pytest.raises(OSError, match='cannot be downloaded'):
+            value(url)
+    assert kept(server) == []
+
+
+def test_broken_off_then_complete(server):
+    server.files['/vit.pth'] = toy_file(1.)
+    server.break_off_after = 100
+    with pytest.raises(OSError, match='100 of .* bytes arrived'):
+        value(server.url + '/vit.pth')
+    assert kept(server) == []
+    server.break_off_after = None
+    assert value(server.url + '/vit.pth') == 1.
+
+
+def test_damaged_download_is_named_with_its_place(server):
+    server.files['/vit.pth'] = toy_file(1.)[:100]
+    with pytest.raises(ValueError) as error:
+        value(server.url + '/vit.pth')
+    assert f'{server.url}/vit.pth (kept as {server.hub}' in str(error.value)
+
+
+def test_length_is_not_always_announced(server):
+    server.send_length = False
+    server.files['/vit.pth'] = toy_file(1.)
+    assert value(server.url + '/vit.pth') == 1.
+
+
+def test_many_at_once(server):
+    """As the ranks of a run do: one of them downloads."""
+    server.files['/vit.pth'] = toy_file(1.)
+    with ThreadPoolExecutor(8) as pool:
+        values = list(pool.map(value, [server.url + '/vit.pth'] * 8))
+    assert values == [1.] * 8
+    assert server.requests == {'/vit.pth': 1}
+
+
+def test_many_at_once_all_fail(server):
+    """No rank waits for one that has given up."""
+
+    def fail(_):
+        with pytest.raises(OSError, match='404'):
+            value(server.url + '/x.pth')
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(fail, range(4))) == [True] * 4
+
+
+def test_no_lock_where_the_file_is_there(server):
+    """Whoever may read the folder needs no right to write to it."""
+    server.files['/vit.pth'] = toy_file(1.)
+    value(server.url + '/vit.pth')
+    for lock in server.hub.rglob('.lock'):
+        os.remove(lock)
+    assert value(server.url + '/vit.pth') == 1.
+    assert not list(server.hub.rglob('.lock'))

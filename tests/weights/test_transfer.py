@@ -1,0 +1,239 @@
+"""What of a checkpoint is in a backbone, tensor by tensor."""
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.runner.checkpoint import load_state_dict
+from mmpretrain.registry import MODELS
+
+from dmae_mm.host import quietly
+from dmae_mm.weights.positions import resampled_positions
+from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY, LEFT, LOADED,
+                                          NEW, NOT_FINITE, RESIZED, compare,
+                                          file_misfits)
+
+from tests.conftest import STUDENT
+
+TOY = dict(
+    type='VisionTransformer', arch=STUDENT, img_size=32, patch_size=8)
+BLOCK_NAMES = [
+    f'{module}.{kind}'
+    for module in ('ln1', 'attn.qkv', 'attn.proj', 'ln2', 'ffn.layers.0.0',
+                   'ffn.layers.1') for kind in ('weight', 'bias')
+]
+
+
+def build(**options):
+    torch.manual_seed(options.pop('seed', 0))
+    backbone = MODELS.build(dict(TOY, **options))
+    with quietly():
+        backbone.init_weights()
+    return backbone
+
+
+def trained(**options):
+    """Weights that no initialisation gives, as of pre-training."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        f'backbone.{name}': torch.randn(tensor.shape, generator=generator)
+        for name, tensor in build(**options).state_dict().items()
+    }
+
+
+def loaded(tensors, prefix='backbone.', **options):
+    """A backbone with weights, as MMEngine loads them."""
+    backbone = build(**options)
+    load_state_dict(
+        backbone, {
+            name[len(prefix):]: tensor
+            for name, tensor in tensors.items() if name.startswith(prefix)
+        })
+    return backbone
+
+
+def status(transfer):
+    return {row.name: row.status for row in transfer.rows}
+
+
+def test_all_of_it():
+    tensors = dict(trained(), **{'neck.mask_token': torch.ones(1)})
+    transfer = compare(loaded(tensors), tensors, 'backbone.')
+    names = ['cls_token', 'pos_embed', 'ln1.weight', 'ln1.bias'] + [
+        f'patch_embed.projection.{kind}' for kind in ('weight', 'bias')
+    ] + [f'layers.{i}.{name}' for i in range(4) for name in BLOCK_NAMES]
+    assert sorted(transfer.names(LOADED)) == sorted(names)
+    assert len(transfer.rows) == len(names) and transfer.arrived
+    assert transfer.beside == {'neck.mask_token': (1, )}
+    assert not transfer.lost and not transfer.dropped
+
+
+def test_nothing_of_it_though_constants_agree():
+    """Zeros and ones are in every initialised network, and in this file."""
+    fresh = {f'backbone.{k}': v for k, v in build().state_dict().items()}
+    backbone = build(seed=5)
+    assert torch.equal(backbone.layers[0].ln1.weight,
+                       fresh['backbone.layers.0.ln1.weight'])
+    transfer = compare(backbone, fresh, 'backbone.')
+    assert set(status(transfer).values()) == {LEFT}
+    assert not transfer.arrived
+    assert compare(loaded(fresh), fresh, 'backbone.').arrived
+
+
+def test_the_prefix_that_a_host_finds_for_itself():
+    tensors = trained()
+    transfer = compare(loaded(tensors), tensors, '')
+    assert transfer.prefix == 'backbone.' and transfer.arrived
+    assert compare(build(), tensors, '').prefix == ''
+
+
+@pytest.mark.parametrize('name', ['ln1.bias', 'layers.2.attn.qkv.weight'])
+def test_one_tensor(name):
+    """Missing in the file, overwritten, of another shape, or not finite."""
+    tensors = trained()
+    backbone = loaded(tensors)
+    given = tensors.pop(f'backbone.{name}')
+
+    def others_arrived(transfer, found):
+        rest = status(transfer)
+        assert rest.pop(name) == found and set(rest.values()) == {LOADED}
+        assert not transfer.arrived
+        return True
+
+    assert others_arrived(compare(backbone, tensors, 'backbone.'), LEFT)
+    tensors[f'backbone.{name}'] = given + 1e-6
+    assert others_arrived(compare(backbone, tensors, 'backbone.'), CHANGED)
+    tensors[f'backbone.{name}'] = given[1:]
+    assert others_arrived(compare(backbone, tensors, 'backbone.'), LEFT)
+    tensors[f'backbone.{name}'] = given.clone()
+    tensors[f'backbone.{name}'][0] = torch.inf
+    backbone = loaded(tensors)  # the infinity itself arrives
+    assert others_arrived(compare(backbone, tensors, 'backbone.'), NOT_FINITE)
+
+
+def test_half_precision():
+    tensors = {name: tensor.half() for name, tensor in trained().items()}
+    assert compare(loaded(tensors), tensors, 'backbone.').arrived
+
+
+@pytest.mark.parametrize('options, shape', [
+    (dict(img_size=64), (1, 65, 24)),
+    (dict(img_size=(64, 16)), (1, 17, 24)),
+    (dict(img_size=48, interpolate_mode='bilinear'), (1, 37, 24)),
+    (dict(with_cls_token=False, out_type='raw'), (1, 16, 24)),
+    (dict(type='WindowedViT'), (1, 4, 4, 24)),
+    (dict(type='WindowedViT', img_size=(64, 16)), (1, 8, 2, 24)),
+])
+def test_positions_are_resampled_here(options, shape):
+    tensors = trained()
+    backbone = loaded(tensors, **options)
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert backbone.pos_embed.shape == shape
+    resized, = (row for row in transfer.rows if row.name == 'pos_embed')
+    # Of 64 x 16 pixels, too, there are 16 patches: resampled in vain by hosts
+    # that look at the number alone, and loaded.
+    same = shape == (1, 17, 24)
+    assert resized.status == (LOADED if same else RESIZED)
+    assert resized.shape_in_file == (1, 17, 24) and transfer.arrived
+    if not same:
+        with torch.no_grad():
+            backbone.pos_embed.flatten()[7] += 1e-3
+        transfer = compare(backbone, tensors, 'backbone.')
+        assert transfer.names(LEFT) == ['pos_embed']
+
+
+def test_resampling_by_another_way():
+    """Against PyTorch's own function: CLS stays, the grid is resampled."""
+    given = torch.randn(1, 17, 24)
+    grid = given[0, 1:].T.reshape(1, 24, 4, 4)
+    wanted = F.interpolate(grid, (8, 8), mode='bicubic', align_corners=False)
+    found = resampled_positions(build(img_size=64), given, (1, 65, 24))
+    assert torch.equal(found[:, 0], given[:, 0])
+    torch.testing.assert_close(found[0, 1:].T.reshape(1, 24, 8, 8), wanted)
+    # To a network without CLS, and as a table of relative positions.
+    windowed = build(type='WindowedViT', img_size=64)
+    found = resampled_positions(windowed, given, (1, 8, 8, 24))
+    torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted)
+    found = resampled_positions(windowed, given[0, 1:], (64, 24))
+    torch.testing.assert_close(found.T.reshape(1, 24, 8, 8), wanted)
+
+
+@pytest.mark.parametrize('given, shape', [
+    ((1, 17, 24), (1, 65, 32)),  # another width
+    ((1, 18, 24), (1, 65, 24)),  # no square
+    ((1, 15, 24), (1, 8, 8, 24)),
+    ((24, ), (24, )),
+])
+def test_what_is_not_on_a_grid(given, shape):
+    assert resampled_positions(build(img_size=64), torch.randn(given),
+                               shape) is None
+
+
+def test_what_no_pretraining_has():
+    tensors = trained()
+    backbone = loaded(
+        tensors, out_type='avg_featmap', final_norm=False)
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert transfer.names(NEW) == ['ln2.weight', 'ln2.bias']
+    assert transfer.dropped == {'ln1.weight': (24, ), 'ln1.bias': (24, )}
+    assert transfer.arrived
+    tables = dict(type='WindowedViT', use_rel_pos=True)
+    backbone = loaded(tensors, **tables)
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert len(transfer.names(NEW)) == 8 and transfer.arrived
+    assert list(transfer.dropped) == ['cls_token', 'ln1.weight', 'ln1.bias']
+    with torch.no_grad():
+        backbone.layers[1].attn.rel_pos_h[2, 3] = 1.
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert transfer.names(LEFT) == ['layers.1.attn.rel_pos_h']
+
+
+@pytest.mark.parametrize('value, arrived', [(1., True), (.1, False)])
+def test_layer_scale_of_one_is_as_good_as_none(value, arrived):
+    tensors = trained()
+    backbone = loaded(tensors, layer_scale_init_value=value)
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert len(transfer.names(NEW if arrived else LEFT)) == 8
+    assert transfer.arrived is arrived
+    assert bool(file_misfits(backbone, tensors, 'backbone.')) is not arrived
+
+
+def test_what_the_file_has_and_the_backbone_has_not():
+    tensors = trained(arch=dict(STUDENT, num_layers=5))
+    tensors['backbone.pre_norm.weight'] = torch.ones(24)
+    tensors['backbone.mask_token'] = torch.ones(1, 1, 24)
+    backbone = loaded(tensors)
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert set(transfer.lost) == {'pre_norm.weight'} | {
+        f'layers.4.{name}' for name in BLOCK_NAMES
+    }
+    assert list(transfer.beside) == ['backbone.mask_token']
+    assert set(status(transfer).values()) == {LOADED}
+    assert not transfer.arrived
+    problems = file_misfits(backbone, tensors, 'backbone.')
+    assert problems[0] == 'the file has 5 blocks instead of 4'
+    assert 'pre_norm.weight has no place in it' in problems
+    assert len(problems) == 2 + len(BLOCK_NAMES)
+
+
+def test_computed_values_may_differ():
+    hivit = dict(
+        type='HiViT',
+        arch=dict(embed_dims=24, depths=[1, 1, 2], num_heads=2),
+        img_size=32,
+        patch_size=8,
+        rpe=True)
+    generator = torch.Generator().manual_seed(1)
+    source = MODELS.build(hivit).state_dict()
+    tensors = {
+        f'backbone.{name}': torch.randn(tensor.shape, generator=generator)
+        if tensor.is_floating_point() else tensor
+        for name, tensor in source.items()
+    }
+    index = tensors.pop('backbone.relative_position_index')
+    backbone = MODELS.build(hivit)
+    load_state_dict(backbone, {k[9:]: v for k, v in tensors.items()})
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert transfer.names(COMPUTED_ONLY) == ['relative_position_index']
+    assert len(transfer.names(LOADED)) == len(tensors) and transfer.arrived
+    tensors['backbone.relative_position_index'] = index + 1
+    transfer = compare(backbone, tensors, 'backbone.')
+    assert transfer.names(COMPUTED_ONLY) == ['relative_position_index']
