@@ -214,7 +214,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             self.init_weights()
         if next(self.parameters()).device != images.device:
             self.to(images.device)
-        images = self.images(images)
+        images = self.images(images).float()
         if self.dtype is torch.float32:
             outputs = function(images, *args)
         else:
