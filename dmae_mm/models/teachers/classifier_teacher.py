@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
 from dmae_mm.models import mmpretrain_vits as vits
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
 from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain

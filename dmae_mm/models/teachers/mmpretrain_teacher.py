@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.host import quietly
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
                                             projection)
 from dmae_mm.models.student_input import StudentInput

@@ -6,17 +6,15 @@ from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 
-from dmae_mm.models.block_features import resolve_block
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.visible_patches import (VisiblePatches,
-                                            VisiblePatchesWithIndices)
+from dmae_mm.models.tokens import VisiblePatches, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
 
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import take_weights
-from .timm_models import (convert_weights, create_model, fetch_from_hub,
-                          pretrained_source)
+from .timm_models import (VisiblePatchesWithIndices, convert_weights,
+                          create_model, fetch_from_hub, pretrained_source)
 
 
 @MODELS.register_module()
