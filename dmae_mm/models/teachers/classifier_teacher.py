@@ -56,6 +56,7 @@ class ClassifierTeacher(Teacher):
         std (Sequence[float], optional): By what it wants them divided.
             Defaults to the student's.
         dtype (str): See :class:`Teacher`. Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -74,6 +75,7 @@ class ClassifierTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         parts = _parts(model)
         with fixed_seed():
@@ -121,6 +123,7 @@ class ClassifierTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random,
             **features)

@@ -56,6 +56,7 @@ class MMPretrainTeacher(Teacher):
         mean (Sequence[float], optional): Defaults to the student's.
         std (Sequence[float], optional): Defaults to the student's.
         dtype (str): Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -73,6 +74,7 @@ class MMPretrainTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         backbone_cls = backbone.get('type')
         if isinstance(backbone_cls, str):
@@ -134,6 +136,7 @@ class MMPretrainTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random)
         # What a checkpoint must and may have.
