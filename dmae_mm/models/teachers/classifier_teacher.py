@@ -7,7 +7,7 @@ from mmpretrain.models import ImageClassifier, VisionTransformer
 from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
-from dmae_mm.weights.key_mapping import layout_of
+from dmae_mm.weights.names import layout_of
 from dmae_mm.models import backbones
 from dmae_mm.models.block_features import BlockFeatures, resolve_block
 from dmae_mm.models.checks import has_single_logits

@@ -1,6 +1,5 @@
 """The plain vision transformers of mmpretrain as truncated teachers."""
 import logging
-import re
 from typing import Tuple, Type, Union
 
 import torch.nn as nn
@@ -10,6 +9,7 @@ from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 
 from dmae_mm.models.backbones import (TOKEN_BACKBONES, patch_grid,
                                       patch_size, projection)
+from dmae_mm.weights.names import COMPUTED  # noqa: F401
 
 from .visible_patches import (VisiblePatches, VisiblePatchesOfBEiT,
                               VisiblePatchesOfEVA02)
@@ -17,9 +17,6 @@ from .visible_patches import (VisiblePatches, VisiblePatchesOfBEiT,
 # Exactly these: a subclass with a forward of its own would run, but not as
 # the code below assumes.
 SUPPORTED = (MAEViT, *TOKEN_BACKBONES, MAEHiViT)
-
-# In checkpoints, but computed from the grid of patches and never learnt.
-COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:

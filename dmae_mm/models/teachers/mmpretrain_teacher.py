@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.weights import TensorFile, backbone_state_dict
-from dmae_mm.weights.key_mapping import under_prefix
+from dmae_mm.weights.names import under_prefix
 from dmae_mm.models.backbones import blocks, img_size, patch_grid, projection
 from dmae_mm.models.block_features import BlockFeatures, resolve_block
 from dmae_mm.models.students import StudentInput

@@ -11,7 +11,7 @@ from timm.layers import PatchEmbed
 from timm.models import deit, eva, vision_transformer
 
 from dmae_mm.weights import TensorFile, backbone_state_dict
-from dmae_mm.weights.key_mapping import backbone_to_timm, layout_of
+from dmae_mm.weights.names import backbone_to_timm, layout_of
 
 # Exactly these: a subclass with a forward of its own would run, but not as
 # TimmTeacher assumes.

@@ -7,11 +7,10 @@ from mmpretrain.models import DeiT3, VisionTransformer
 
 from dmae_mm.host import build, quietly
 
-from .architecture import ViTArchitecture, refuse
-from .base_format import (SOME_LAYER_SCALE, ExportFormat, as_code,
+from .vit_architecture import ViTArchitecture, refuse
+from .export_format import (SOME_LAYER_SCALE, ExportFormat, as_code,
                           check_loaded, int_if_square, unlike_defaults)
-from .outputs import mmpretrain_outputs
-from .source import Source
+from .trained_model import TrainedModel, mmpretrain_outputs
 
 
 class MMPretrainFormat(ExportFormat):
@@ -22,13 +21,13 @@ class MMPretrainFormat(ExportFormat):
     ``MAEViT.init_weights`` would draw CLS token and patch embedding anew.
     """
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.cfg = backbone_cfg(source.arch)
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__(model)
+        self.cfg = mmpretrain_cfg(model.arch)
         self.loaded_by = f"mmpretrain's {self.cfg['type']}"
         self.tensors = {
             f'backbone.{name}': tensor
-            for name, tensor in source.tensors.items()
+            for name, tensor in model.tensors.items()
         }
 
     def usage(self, path: str) -> str:
@@ -61,7 +60,7 @@ class MMPretrainFormat(ExportFormat):
                 type='Pretrained', checkpoint=path, prefix='backbone.'))
 
 
-def backbone_cfg(arch: ViTArchitecture) -> Dict[str, Any]:
+def mmpretrain_cfg(arch: ViTArchitecture) -> Dict[str, Any]:
     """How mmpretrain builds it.
 
     Args:

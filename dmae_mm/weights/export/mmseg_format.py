@@ -7,13 +7,12 @@ import torch
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import one_line
 
-from ..key_mapping import backbone_to_mmseg
+from ..names import backbone_to_mmseg
 from ..tensor_file import read_tensor_file
-from .architecture import ViTArchitecture, refuse
-from .base_format import ExportFormat, as_code, check_loaded
-from .mmpretrain_format import backbone_cfg
-from .outputs import mmpretrain_outputs
-from .source import Source
+from .vit_architecture import ViTArchitecture, refuse
+from .export_format import ExportFormat, as_code, check_loaded
+from .mmpretrain_format import mmpretrain_cfg
+from .trained_model import TrainedModel, mmpretrain_outputs
 
 
 class MMSegFormat(ExportFormat):
@@ -26,17 +25,17 @@ class MMSegFormat(ExportFormat):
     """
     endings = ('.pth', )
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.arch = source.arch
-        self.cfg = _mae_cfg(source.arch)
-        self.tensors = backbone_to_mmseg(source.tensors)
-        if not source.arch.layer_scale:
-            for block in range(source.arch.num_layers):
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__(model)
+        self.arch = model.arch
+        self.cfg = _mae_cfg(model.arch)
+        self.tensors = backbone_to_mmseg(model.tensors)
+        if not model.arch.layer_scale:
+            for block in range(model.arch.num_layers):
                 for scale in ('gamma_1', 'gamma_2'):
                     self.tensors[f'layers.{block}.{scale}'] = torch.ones(
-                        source.arch.embed_dims)
-        if source.arch.pooled_norm:  # it has no place in mmseg
+                        model.arch.embed_dims)
+        if model.arch.pooled_norm:  # it has no place in mmseg
             for name in ('ln2.weight', 'ln2.bias'):
                 del self.tensors[name]
                 self.left_out.append(f'backbone.{name}')
@@ -83,7 +82,7 @@ class MMSegFormat(ExportFormat):
             self, path: str, images: torch.Tensor) -> Dict[str, torch.Tensor]:
         arch = dataclasses.replace(
             self.arch, layer_scale=True, pooled_norm=False)
-        backbone = build(backbone_cfg(arch), self.loaded_by)
+        backbone = build(mmpretrain_cfg(arch), self.loaded_by)
         backbone.load_state_dict({
             name.replace('gamma_1', 'attn.gamma1.weight').replace(
                 'gamma_2', 'ffn.gamma2.weight'): tensor

@@ -7,12 +7,11 @@ import torch
 import torch.nn as nn
 from timm.models.vision_transformer import VisionTransformer
 
-from ..key_mapping import backbone_to_timm
-from .architecture import ViTArchitecture, refuse
-from .base_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
+from ..names import backbone_to_timm
+from .vit_architecture import ViTArchitecture, refuse
+from .export_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
                           unlike_defaults)
-from .outputs import timm_outputs
-from .source import Source
+from .trained_model import TrainedModel, timm_outputs
 
 # The names that timm has for the usual shapes. Each is 224 px and 4 times as
 # wide in its MLPs.
@@ -34,7 +33,7 @@ class TimmFormat(ExportFormat):
     """A file for ``timm.create_model(..., checkpoint_path=...)``.
 
     Args:
-        source (Source): The model.
+        model (TrainedModel): The model.
         num_classes (int | None): Classes of the classifier, 0 for none. None
             takes those of the trained classifier, or else 1000. Where there
             is no trained classifier, it is filled with zeros, because timm
@@ -43,10 +42,10 @@ class TimmFormat(ExportFormat):
     loaded_by = f'timm {timm.__version__}'
 
     def __init__(self,
-                 source: Source,
+                 model: TrainedModel,
                  num_classes: Optional[int] = None) -> None:
-        super().__init__(source)
-        head = source.classifier_tensors
+        super().__init__(model)
+        head = model.classifier_tensors
         if head:
             trained = len(head['weight'])
             if num_classes not in (None, trained):
@@ -59,13 +58,13 @@ class TimmFormat(ExportFormat):
         elif num_classes != 0:
             num_classes = num_classes or 1000
             head = dict(
-                weight=torch.zeros(num_classes, source.arch.embed_dims),
+                weight=torch.zeros(num_classes, model.arch.embed_dims),
                 bias=torch.zeros(num_classes))
             self.notes.append(
                 f'head: zeros, not trained, {num_classes} classes')
         self.model_name, self.kwargs = _name_and_kwargs(
-            source.arch, num_classes)
-        self.tensors = backbone_to_timm(source.tensors)
+            model.arch, num_classes)
+        self.tensors = backbone_to_timm(model.tensors)
         self.tensors.update(
             {f'head.{name}': tensor for name, tensor in head.items()})
 

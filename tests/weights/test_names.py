@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import (backbone_from_timm, backbone_state_dict,
                                  backbone_to_timm, mae_to_mmpretrain)
-from dmae_mm.weights.key_mapping import layout_of
+from dmae_mm.weights.names import layout_of
 
 from tests.conftest import STUDENT
 from .files import META, encoder_only, golden_weights

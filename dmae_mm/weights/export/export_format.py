@@ -6,9 +6,10 @@ from typing import Any, Dict, List, Tuple, Union
 import torch
 import torch.nn as nn
 
-from ..key_mapping import Tensors
-from ..tensor_file import read_tensor_file
-from .source import Source
+from dmae_mm.messages import first_few
+
+from ..tensor_file import Tensors, read_tensor_file
+from .trained_model import TrainedModel
 
 # Any value but 0 and None builds layer scale; the file then fills it.
 SOME_LAYER_SCALE = 1e-5
@@ -18,7 +19,7 @@ class ExportFormat(metaclass=ABCMeta):
     """One model as others have it.
 
     Args:
-        source (Source): The model.
+        model (TrainedModel): The model.
 
     Attributes:
         endings (tuple[str, ...]): How the file's name may end.
@@ -34,7 +35,7 @@ class ExportFormat(metaclass=ABCMeta):
     tensors: Tensors
     loaded_by: str
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, model: TrainedModel) -> None:
         self.left_out: List[str] = []
         self.notes: List[str] = []
 
@@ -53,7 +54,7 @@ class ExportFormat(metaclass=ABCMeta):
 
         Returns:
             dict[str, torch.Tensor]: Some of the outputs of a
-            :class:`Source`, under the same names.
+            :class:`TrainedModel`, under the same names.
         """
 
 
@@ -86,7 +87,7 @@ def check_loaded(model: nn.Module,
     ]
     if wrong:
         raise ValueError(f'{type(model).__name__} did not load '
-                         f'{", ".join(sorted(wrong)[:5])}.')
+                         f'{first_few(sorted(wrong))}.')
 
 
 def as_code(cfg: Any) -> str:

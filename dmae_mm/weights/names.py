@@ -1,10 +1,12 @@
 """Names of weights: mmpretrain's, and those of timm and MAE's files."""
 import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
-import torch
+from dmae_mm.messages import first_few
+from dmae_mm.version import __version__
 
-Tensors = Dict[str, torch.Tensor]
+from .tensor_file import (TensorFile, Tensors, check_writable,
+                          read_tensor_file, write_tensor_file)
 
 
 def _weight_and_bias(modules: Dict[str, str]) -> Dict[str, str]:
@@ -14,19 +16,7 @@ def _weight_and_bias(modules: Dict[str, str]) -> Dict[str, str]:
     }
 
 
-# The encoder: timm's names, which are also those of MAE (and of DMAE's public
-# code, which extends it) -> mmpretrain's. Both directions are read from here.
-_ENCODER = {
-    'cls_token': 'cls_token',
-    'pos_embed': 'pos_embed',
-    **_weight_and_bias({
-        'patch_embed.proj': 'patch_embed.projection',
-        'norm_pre': 'pre_norm',
-        'norm': 'ln1',
-        # The norm behind average pooling.
-        'fc_norm': 'ln2',
-    })
-}
+# The number of a block is #.
 _IN_BLOCK = {
     **_weight_and_bias({
         'norm1': 'ln1',
@@ -39,8 +29,26 @@ _IN_BLOCK = {
     'ls1.gamma': 'attn.gamma1.weight',
     'ls2.gamma': 'ffn.gamma2.weight',
 }
-# What else is in MAE's files: the decoder, a fine-tuned model's classifier.
-_BESIDE_ENCODER = {
+# The encoder: timm's names, which are also those of MAE (and of DMAE's public
+# code, which extends it) -> mmpretrain's.
+_FROM_TIMM = {
+    'cls_token': 'cls_token',
+    'pos_embed': 'pos_embed',
+    **_weight_and_bias({
+        'patch_embed.proj': 'patch_embed.projection',
+        'norm_pre': 'pre_norm',
+        'norm': 'ln1',
+        # The norm behind average pooling.
+        'fc_norm': 'ln2',
+    }),
+    **{f'blocks.#.{old}': f'layers.#.{new}'
+       for old, new in _IN_BLOCK.items()}
+}
+_TO_TIMM = {new: old for old, new in _FROM_TIMM.items()}
+# All of MAE's files: also the decoder, and a fine-tuned model's classifier.
+_FROM_MAE = {
+    **{old: f'backbone.{new}'
+       for old, new in _FROM_TIMM.items()},
     'mask_token': 'neck.mask_token',
     'decoder_pos_embed': 'neck.decoder_pos_embed',
     **_weight_and_bias({
@@ -48,7 +56,9 @@ _BESIDE_ENCODER = {
         'decoder_norm': 'neck.ln1',
         'decoder_pred': 'neck.decoder_pred',
         'head': 'head.fc',
-    })
+    }),
+    **{f'decoder_blocks.#.{old}': f'neck.decoder_blocks.#.{new}'
+       for old, new in _IN_BLOCK.items()}
 }
 _PROJECTORS = 'aligned_feature_projection_heads'
 # Number of linear layers in a projector -> their names in
@@ -61,6 +71,9 @@ _LAYOUTS = {
     'mmpretrain backbone': ('layers.', 'patch_embed.projection.'),
     'timm/MAE': ('blocks.', 'patch_embed.proj.', 'decoder_'),
 }
+
+# In checkpoints, but computed from the grid of patches and never learnt.
+COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 
 def layout_of(tensors: Tensors) -> Optional[str]:
@@ -101,11 +114,8 @@ def backbone_to_timm(tensors: Tensors) -> Tensors:
     Raises:
         ValueError: If timm has no name for one of them.
     """
-    outside = {new: old for old, new in _ENCODER.items()}
-    inside = {new: old for old, new in _IN_BLOCK.items()}
-    return _rename_all(
-        tensors, lambda name: outside.get(name) or _in_block(
-            name, 'layers', 'blocks', inside),
+    return _renamed(
+        tensors, _TO_TIMM,
         "These tensors are not among mmpretrain's names for a plain vision "
         'transformer', 'cls_token, pos_embed, patch_embed.projection.*, '
         'pre_norm.*, layers.*, ln1.* and ln2.*')
@@ -124,8 +134,8 @@ def backbone_from_timm(tensors: Tensors) -> Tensors:
     Raises:
         ValueError: If mmpretrain has no name for one of them.
     """
-    return _rename_all(
-        tensors, _encoder_to_mmpretrain,
+    return _renamed(
+        tensors, _FROM_TIMM,
         "These tensors are not among timm's names for a plain vision "
         'transformer', 'cls_token, pos_embed, patch_embed.proj.*, '
         'norm_pre.*, blocks.*, norm.* and fc_norm.*')
@@ -165,18 +175,9 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
     Raises:
         ValueError: If a name belongs to neither.
     """
-    projectors = _projector_names(tensors)
-
-    def rename(name: str) -> Optional[str]:
-        in_backbone = _encoder_to_mmpretrain(name)
-        if in_backbone:
-            return f'backbone.{in_backbone}'
-        return (_BESIDE_ENCODER.get(name) or projectors.get(name)
-                or _in_block(name, 'decoder_blocks', 'neck.decoder_blocks',
-                             _IN_BLOCK))
-
-    return _rename_all(
-        tensors, rename, 'These tensors belong neither to MAE nor to DMAE',
+    return _renamed(
+        tensors, dict(_FROM_MAE, **_projector_names(tensors)),
+        'These tensors belong neither to MAE nor to DMAE',
         'those of a plain vision transformer with MAE decoder (cls_token, '
         'pos_embed, patch_embed.proj.*, blocks.*, norm.*, mask_token, '
         f'decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*')
@@ -214,29 +215,65 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
     return backbone, layout
 
 
-def _rename_all(tensors: Tensors, rename: Callable[[str], Optional[str]],
-                complaint: str, expected: str) -> Tensors:
-    """Apply ``rename``, which returns None for names that it does not know."""
-    new_names = {name: rename(name) for name in tensors}
-    unknown = [name for name, new_name in new_names.items() if not new_name]
+def convert_mae_file(source: str,
+                     destination: str,
+                     overwrite: bool = False) -> Tuple[TensorFile, Tensors]:
+    """Write a file of MAE or of DMAE's public code under mmpretrain's names.
+
+    Args:
+        source (str): Path or http(s) URL of a file with an encoder alone, a
+            whole model, or a fine-tuned model.
+        destination (str): Path that ends in ``.pth`` or ``.safetensors``.
+        overwrite (bool): Whether ``destination`` may exist.
+
+    Returns:
+        tuple[TensorFile, dict[str, torch.Tensor]]: What was read, and what
+        was written.
+
+    Raises:
+        FileNotFoundError: If there is no such source.
+        FileExistsError: If ``destination`` is the source, or exists without
+            ``overwrite``.
+        ValueError: If the source is damaged, refused, or not a file of MAE
+            or DMAE. Nothing is written then.
+        OSError: If reading or writing fails.
+    """
+    check_writable(destination, overwrite, source)
+    file = read_tensor_file(source)
+    if layout_of(file.tensors) in ('mmpretrain', 'mmpretrain backbone'):
+        raise ValueError(
+            f"{source} already has mmpretrain's names "
+            f'({next(iter(file.tensors))}, ...). Use it as it is.')
+    try:
+        tensors = mae_to_mmpretrain(file.tensors)
+    except ValueError as error:
+        raise ValueError(f'{source} cannot be converted. {error}') from None
+    meta = dict(
+        source=source,
+        sha256=file.sha256,
+        converter=f'dmae_mm {__version__}',
+        not_carried_over=file.ignored)
+    write_tensor_file(destination, tensors, meta, overwrite)
+    return file, tensors
+
+
+def _renamed(tensors: Tensors, new_names: Dict[str, str], complaint: str,
+             expected: str) -> Tensors:
+    """Rename by a table that has a # for the number of a block."""
+    renamed, unknown = {}, []
+    for name, tensor in tensors.items():
+        block = re.fullmatch(r'(layers|(?:decoder_)?blocks)\.(\d+)\.(.+)',
+                             name)
+        key = f'{block[1]}.#.{block[3]}' if block else name
+        if key in new_names and '#' not in name:
+            number = block[2] if block else ''
+            renamed[new_names[key].replace('#', number)] = tensor
+        else:
+            unknown.append(name)
     if unknown:
-        more = f' and {len(unknown) - 5} more' * (len(unknown) > 5)
-        raise ValueError(f'{complaint}: {", ".join(unknown[:5])}{more}. '
+        raise ValueError(f'{complaint}: {first_few(unknown)}. '
                          f'Expected names are {expected}.')
-    return {new_names[name]: tensor for name, tensor in tensors.items()}
-
-
-def _encoder_to_mmpretrain(name: str) -> Optional[str]:
-    return _ENCODER.get(name) or _in_block(name, 'blocks', 'layers', _IN_BLOCK)
-
-
-def _in_block(name: str, old_blocks: str, new_blocks: str,
-              names: Dict[str, str]) -> Optional[str]:
-    """Rename what lies in a block: 'blocks.3.norm1.bias'."""
-    block = re.fullmatch(rf'{old_blocks}\.(\d+)\.(.+)', name)
-    if block is None or block[2] not in names:
-        return None
-    return f'{new_blocks}.{block[1]}.{names[block[2]]}'
+    return renamed
 
 
 def _projector_names(tensors: Tensors) -> Dict[str, str]:
