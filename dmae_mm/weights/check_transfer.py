@@ -92,17 +92,8 @@ def check_transfer(config: str,
 def read_toolbox_config(path: str, cfg_options: dict) -> Config:
     """Read a config of a package that is known and installed.
 
-    Args:
-        path (str): The file.
-        cfg_options (dict): Changes to it.
-
-    Returns:
-        Config: As of :func:`read_model_config`.
-
-    Raises:
-        FileNotFoundError: If there is no such config.
-        ImportError: If its package cannot be imported.
-        ValueError: If it cannot be read, or is of another package.
+    As :func:`read_model_config`, and raises ImportError if the package cannot
+    be imported, ValueError if it is another.
     """
     cfg = read_model_config(path, cfg_options)
     scope = cfg.get('default_scope')

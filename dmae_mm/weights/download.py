@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from mmengine.logging import print_log
 
-from dmae_mm.files import CannotWrite, write_whole
+from dmae_mm.files import CannotWrite, remove_leftovers, write_whole
 
 TIMEOUT_SECONDS = 60
 
@@ -55,6 +55,7 @@ def local_path(source: str) -> str:
         os.makedirs(folder, exist_ok=True)
         with FileLock(osp.join(folder, '.lock')):
             if not osp.exists(path):
+                remove_leftovers(folder)
                 _download(source, path)
     return path
 

@@ -46,12 +46,7 @@ def strict_misfits(weights: Dict[str, torch.Tensor],
                    network: nn.Module) -> List[str]:
     """What keeps weights from being exactly those of a network.
 
-    Args:
-        weights (dict[str, torch.Tensor]): Tensors by their names.
-        network (nn.Module): The network.
-
-    Returns:
-        list[str]: As of :func:`misfits`, and names that it does not have.
+    As :func:`misfits`, and names that it does not have.
     """
     own = network.state_dict()
     problems = []
@@ -69,7 +64,7 @@ def load_exactly(network: nn.Module,
 
     Args:
         network (nn.Module): The network.
-        weights (dict[str, torch.Tensor]): Tensors by their names.
+        weights (dict[str, torch.Tensor]): Its weights, by their names.
         complaint (str): How the error begins: whose weights do not fit what.
         cure (str): How it ends: what to do. Defaults to ''.
 

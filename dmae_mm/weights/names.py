@@ -9,57 +9,51 @@ from .tensor_file import (TensorFile, Tensors, check_writable,
                           read_tensor_file, write_tensor_file)
 
 
-def _weight_and_bias(modules: Dict[str, str]) -> Dict[str, str]:
+def _table(text: str) -> Dict[str, str]:
+    """Old and new names in lines; * stands for weight and bias."""
+    lines = (line.split() for line in text.strip().splitlines())
     return {
-        f'{old}.{kind}': f'{new}.{kind}'
-        for old, new in modules.items() for kind in ('weight', 'bias')
+        old.replace('*', kind): new.replace('*', kind)
+        for old, new in lines for kind in ('weight', 'bias')
     }
 
 
-# The number of a block is #.
-_IN_BLOCK = {
-    **_weight_and_bias({
-        'norm1': 'ln1',
-        'attn.qkv': 'attn.qkv',
-        'attn.proj': 'attn.proj',
-        'norm2': 'ln2',
-        'mlp.fc1': 'ffn.layers.0.0',
-        'mlp.fc2': 'ffn.layers.1',
-    }),
-    'ls1.gamma': 'attn.gamma1.weight',
-    'ls2.gamma': 'ffn.gamma2.weight',
-}
 # The encoder: timm's names, which are also those of MAE (and of DMAE's public
-# code, which extends it) -> mmpretrain's.
-_FROM_TIMM = {
-    'cls_token': 'cls_token',
-    'pos_embed': 'pos_embed',
-    **_weight_and_bias({
-        'patch_embed.proj': 'patch_embed.projection',
-        'norm_pre': 'pre_norm',
-        'norm': 'ln1',
-        # The norm behind average pooling.
-        'fc_norm': 'ln2',
-    }),
-    **{f'blocks.#.{old}': f'layers.#.{new}'
-       for old, new in _IN_BLOCK.items()}
-}
+# code, which extends it), and mmpretrain's. # is the number of a block.
+_FROM_TIMM = _table('''
+    cls_token               cls_token
+    pos_embed               pos_embed
+    patch_embed.proj.*      patch_embed.projection.*
+    norm_pre.*              pre_norm.*
+    blocks.#.norm1.*        layers.#.ln1.*
+    blocks.#.attn.qkv.*     layers.#.attn.qkv.*
+    blocks.#.attn.proj.*    layers.#.attn.proj.*
+    blocks.#.ls1.gamma      layers.#.attn.gamma1.weight
+    blocks.#.norm2.*        layers.#.ln2.*
+    blocks.#.mlp.fc1.*      layers.#.ffn.layers.0.0.*
+    blocks.#.mlp.fc2.*      layers.#.ffn.layers.1.*
+    blocks.#.ls2.gamma      layers.#.ffn.gamma2.weight
+    norm.*                  ln1.*
+    fc_norm.*               ln2.*
+''')  # the last one is behind average pooling
 _TO_TIMM = {new: old for old, new in _FROM_TIMM.items()}
-# All of MAE's files: also the decoder, and a fine-tuned model's classifier.
-_FROM_MAE = {
-    **{old: f'backbone.{new}'
-       for old, new in _FROM_TIMM.items()},
-    'mask_token': 'neck.mask_token',
-    'decoder_pos_embed': 'neck.decoder_pos_embed',
-    **_weight_and_bias({
-        'decoder_embed': 'neck.decoder_embed',
-        'decoder_norm': 'neck.ln1',
-        'decoder_pred': 'neck.decoder_pred',
-        'head': 'head.fc',
-    }),
-    **{f'decoder_blocks.#.{old}': f'neck.decoder_blocks.#.{new}'
-       for old, new in _IN_BLOCK.items()}
-}
+# What else is in MAE's files: the decoder, a fine-tuned model's classifier.
+_BESIDE_ENCODER = _table('''
+    mask_token                    neck.mask_token
+    decoder_pos_embed             neck.decoder_pos_embed
+    decoder_embed.*               neck.decoder_embed.*
+    decoder_blocks.#.norm1.*      neck.decoder_blocks.#.ln1.*
+    decoder_blocks.#.attn.qkv.*   neck.decoder_blocks.#.attn.qkv.*
+    decoder_blocks.#.attn.proj.*  neck.decoder_blocks.#.attn.proj.*
+    decoder_blocks.#.ls1.gamma    neck.decoder_blocks.#.attn.gamma1.weight
+    decoder_blocks.#.norm2.*      neck.decoder_blocks.#.ln2.*
+    decoder_blocks.#.mlp.fc1.*    neck.decoder_blocks.#.ffn.layers.0.0.*
+    decoder_blocks.#.mlp.fc2.*    neck.decoder_blocks.#.ffn.layers.1.*
+    decoder_blocks.#.ls2.gamma    neck.decoder_blocks.#.ffn.gamma2.weight
+    decoder_norm.*                neck.ln1.*
+    decoder_pred.*                neck.decoder_pred.*
+    head.*                        head.fc.*
+''')
 _PROJECTORS = 'aligned_feature_projection_heads'
 # Number of linear layers in a projector -> their names in
 # FeatureProjectionNeck ('linear', 'mlp' and 'mlp2').
@@ -78,9 +72,6 @@ COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 def layout_of(tensors: Tensors) -> Optional[str]:
     """Whose names a checkpoint uses.
-
-    Args:
-        tensors (dict[str, torch.Tensor]): All weights of a checkpoint.
 
     Returns:
         str | None: 'mmpretrain' for a whole model, 'mmpretrain backbone' for
@@ -124,15 +115,7 @@ def backbone_to_timm(tensors: Tensors) -> Tensors:
 def backbone_from_timm(tensors: Tensors) -> Tensors:
     """Rename the weights of timm's VisionTransformer for mmpretrain.
 
-    Args:
-        tensors (dict[str, torch.Tensor]): Weights without ``head.*``.
-
-    Returns:
-        dict[str, torch.Tensor]: The same tensors under the names of
-        mmpretrain's plain vision transformers, without ``backbone.``.
-
-    Raises:
-        ValueError: If mmpretrain has no name for one of them.
+    The reverse of :func:`backbone_to_timm`, without ``head.*``.
     """
     return _renamed(
         tensors, _FROM_TIMM,
@@ -144,13 +127,8 @@ def backbone_from_timm(tensors: Tensors) -> Tensors:
 def backbone_to_mmseg(tensors: Tensors) -> Tensors:
     """Rename the weights of a plain vision transformer for mmseg's MAE.
 
-    Args:
-        tensors (dict[str, torch.Tensor]): Weights of mmpretrain's MAEViT or
-            VisionTransformer, without ``backbone.``.
-
-    Returns:
-        dict[str, torch.Tensor]: The same tensors; only layer scale has
-        another name in mmseg.
+    Those of mmpretrain's MAEViT or VisionTransformer, without ``backbone.``;
+    only layer scale has another name in mmseg.
     """
     return {
         name.replace('attn.gamma1.weight', 'gamma_1').replace(
@@ -175,9 +153,13 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
     Raises:
         ValueError: If a name belongs to neither.
     """
+    backbone = {old: f'backbone.{new}' for old, new in _FROM_TIMM.items()}
     return _renamed(
-        tensors, dict(_FROM_MAE, **_projector_names(tensors)),
-        'These tensors belong neither to MAE nor to DMAE',
+        tensors, {
+            **backbone,
+            **_BESIDE_ENCODER,
+            **_projector_names(tensors)
+        }, 'These tensors belong neither to MAE nor to DMAE',
         'those of a plain vision transformer with MAE decoder (cls_token, '
         'pos_embed, patch_embed.proj.*, blocks.*, norm.*, mask_token, '
         f'decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*')
@@ -202,17 +184,17 @@ def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
     if layout == 'timm/MAE':
         tensors = mae_to_mmpretrain(tensors)
     backbone = under_prefix(tensors, 'backbone.')
-    if not backbone:
-        found = ('only a decoder' if any(
-            name.startswith('neck.') for name in tensors) else
-                 f'{len(tensors)} other tensors, the first named '
+    if backbone:
+        return backbone, layout
+    found = 'only a decoder'
+    if not any(name.startswith('neck.') for name in tensors):
+        found = (f'{len(tensors)} other tensors, the first named '
                  f'{next(iter(tensors), None)!r}')
-        raise ValueError(
-            f'there is no encoder in it, but {found}. Expected are '
-            "mmpretrain's names (backbone.patch_embed.projection.weight, "
-            '..., with or without backbone.) or those of timm and MAE '
-            '(patch_embed.proj.weight, ...).')
-    return backbone, layout
+    raise ValueError(
+        f'there is no encoder in it, but {found}. Expected are '
+        "mmpretrain's names (backbone.patch_embed.projection.weight, "
+        '..., with or without backbone.) or those of timm and MAE '
+        '(patch_embed.proj.weight, ...).')
 
 
 def convert_mae_file(source: str,
@@ -259,7 +241,6 @@ def convert_mae_file(source: str,
 
 def _renamed(tensors: Tensors, new_names: Dict[str, str], complaint: str,
              expected: str) -> Tensors:
-    """Rename by a table that has a # for the number of a block."""
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
         block = re.fullmatch(r'(layers|(?:decoder_)?blocks)\.(\d+)\.(.+)',
@@ -287,17 +268,18 @@ def _projector_names(tensors: Tensors) -> Dict[str, str]:
         match = re.fullmatch(rf'({_PROJECTORS}\.(\d+)(?:\..+)?)\.weight', name)
         if match and tensor.dim() != 1:  # a norm's weight is no layer
             layers.setdefault(match[2], []).append(match[1])
-    modules = {}
+    names = {}
     for index, found in layers.items():
         if len(found) not in _PROJECTOR_LAYERS:
             raise ValueError(
                 f'{_PROJECTORS}.{index} has {len(found)} linear layers. A '
                 'projector has 1 (linear), 2 (mlp) or 4 (mlp2).')
-        for old, new in zip(
-                sorted(found, key=_natural_order),
-                _PROJECTOR_LAYERS[len(found)]):
-            modules[old] = f'distill_neck.projectors.{index}{new}'
-    return _weight_and_bias(modules)
+        found.sort(key=_natural_order)
+        for old, new in zip(found, _PROJECTOR_LAYERS[len(found)]):
+            for kind in ('weight', 'bias'):
+                names[f'{old}.{kind}'] = (
+                    f'distill_neck.projectors.{index}{new}.{kind}')
+    return names
 
 
 def _natural_order(name: str) -> List:

@@ -42,11 +42,7 @@ class PretrainedOption:
     in_list: bool = False
 
     def misfit(self, backbone: nn.Module, file: TensorFile) -> str:
-        """Why a file cannot fill a backbone, before it is loaded.
-
-        Args:
-            backbone (nn.Module): The backbone, built.
-            file (TensorFile): The file.
+        """Why a file cannot fill a built backbone, before it is loaded.
 
         Returns:
             str: The problems, as of :func:`file_misfits`, their likely cause
@@ -63,13 +59,8 @@ class PretrainedOption:
 def pretrained_options(model: nn.Module) -> List[PretrainedOption]:
     """What fills the backbone of a built model in ``init_weights()``.
 
-    Args:
-        model (nn.Module): A model of mmpretrain, mmdet or mmseg, which turn
-            an option ``pretrained`` into an ``init_cfg``.
-
-    Returns:
-        list[PretrainedOption]: Of the backbone's and the model's own
-        ``init_cfg``.
+    mmpretrain, mmdet and mmseg have turned an option ``pretrained`` into an
+    ``init_cfg`` by then.
     """
     options = []
     for owner, name, cfg, in_list in _pretrained_inits(model):
@@ -84,11 +75,7 @@ def pretrained_options(model: nn.Module) -> List[PretrainedOption]:
 
 
 def name_checkpoint(cfg: Config, checkpoint: str) -> str:
-    """Put a checkpoint where a config has its own.
-
-    Args:
-        cfg (Config): With ``model.backbone``; it is changed.
-        checkpoint (str): The file.
+    """Put a checkpoint where a config with a backbone has its own.
 
     Returns:
         str: The option.
@@ -118,12 +105,9 @@ def name_checkpoint(cfg: Config, checkpoint: str) -> str:
 def _pretrained_inits(model: Any) -> Iterator[Tuple[Any, str, dict, bool]]:
     """The ``Pretrained`` among the ``init_cfg`` of a backbone and a model.
 
-    Args:
-        model (nn.Module | dict): The model, built or its config.
-
     Yields:
         tuple: Whose it is, the option that names its file, it, and whether
-        it stands in a list.
+        it stands in a list; of a built model or of its config.
     """
 
     def part(owner: Any, name: str) -> Any:

@@ -129,14 +129,11 @@ def write_tensor_file(path: str,
     """
     check_writable(path, overwrite)
     with write_whole(path) as unfinished:
-        save(unfinished, tensors, meta)
+        save_tensors(unfinished, tensors, meta)
 
 
-def save(path: str, tensors: Tensors, meta: Dict[str, Any]) -> None:
-    """Write weights to where nothing is to be protected.
-
-    Args: As of :func:`write_tensor_file`.
-    """
+def save_tensors(path: str, tensors: Tensors, meta: Dict[str, Any]) -> None:
+    """Write to ``path`` what :func:`write_tensor_file` would write."""
     # Memory of their own: a view would be saved with all that it views.
     tensors = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -44,20 +44,11 @@ MAX_LINES, MAX_UNUSED = 20, 6
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor of the backbone and what became of it.
-
-    Attributes:
-        name (str): Its name in the backbone.
-        status (str): ``LOADED``, ``RESIZED``, ``LEFT``, ``CHANGED``,
-            ``NOT_FINITE``, ``NEW`` or ``COMPUTED_ONLY``.
-        shape (tuple[int, ...]): Its shape in the backbone.
-        shape_in_file (tuple[int, ...] | None): That in the file, if it is
-            there.
-    """
+    """A tensor of the backbone and what became of it."""
     name: str
-    status: str
+    status: str  # LOADED, RESIZED, LEFT and so on
     shape: Tuple[int, ...]
-    shape_in_file: Optional[Tuple[int, ...]] = None
+    shape_in_file: Optional[Tuple[int, ...]] = None  # None: it is not there
 
 
 @dataclass(frozen=True)
@@ -89,15 +80,12 @@ class Transfer:
         return not (self.names(LEFT, CHANGED, NOT_FINITE) or self.lost)
 
     def lines(self, ignored: Sequence[str], verbose: bool) -> List[str]:
-        """What became of the backbone's tensors and of the file's.
+        """A table of what became of the backbone's tensors and the file's.
 
         Args:
             ignored (Sequence[str]): What is in the file beside its tensors.
             verbose (bool): Whether each tensor has a line of its own, or
                 equals of several blocks one together.
-
-        Returns:
-            list[str]: Lines of a table.
         """
         lines = []
         for status in (LOADED, RESIZED, LEFT, CHANGED, NOT_FINITE, NEW,
@@ -129,15 +117,10 @@ class Transfer:
 
 def needed_shapes(backbone: nn.Module,
                   weights: Tensors) -> Dict[str, Tuple[int, ...]]:
-    """What a checkpoint must hold for a backbone.
+    """Names and shapes of what a checkpoint must hold for a built backbone.
 
-    Args:
-        backbone (nn.Module): The backbone, built.
-        weights (dict[str, torch.Tensor]): The file's tensors, without prefix.
-
-    Returns:
-        dict[str, tuple[int, ...]]: Names and shapes, without what is new or
-        computed. Of positions, the file's number of them is as good.
+    Without what is new or computed. Of positions, the number that the file
+    has in ``weights``, tensors without prefix, is as good.
     """
     needed = {}
     for name, tensor in backbone.state_dict().items():
@@ -156,14 +139,8 @@ def file_misfits(backbone: nn.Module, tensors: Tensors,
                  prefix: str) -> List[str]:
     """What keeps a checkpoint from being a backbone's, before it is loaded.
 
-    Args:
-        backbone (nn.Module): The backbone, built.
-        tensors (dict[str, torch.Tensor]): All tensors of the file.
-        prefix (str): What the names of the backbone's begin with.
-
-    Returns:
-        list[str]: The problems, as of :func:`misfits`, and tensors of the
-        file that would be lost.
+    The problems are those of :func:`misfits`, and tensors of the file's
+    backbone, under ``prefix``, that would be lost.
     """
     weights = under_prefix(tensors, prefix)
     own = backbone.state_dict()

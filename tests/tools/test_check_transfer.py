@@ -76,7 +76,7 @@ def test_every_line(toy, capsys):
     (dict(arch=dict(STUDENT, embed_dims=20)), '4 of 52',
      "If it is the teacher's, give the student's, which pre-training left "),
     (dict(arch=dict(STUDENT, feedforward_channels=48)), '40 of 52',
-     'layers.1.ffn.layers.0.0.weight has shape (96, 24) instead of (48, 24) '
+     'bias has shape (96,) instead of (48,) '
      'and 7 more. Give a checkpoint of this architecture'),
     (dict(type='MAEViT', out_type='raw', final_norm=True), '51 of 54',
      'MAEViT does not have its cls_token, pos_embed, patch_embed.projection.'

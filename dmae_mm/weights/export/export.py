@@ -10,7 +10,8 @@ from dmae_mm.files import write_whole
 from dmae_mm.messages import one_line
 from dmae_mm.version import __version__
 
-from ..tensor_file import TensorFile, check_writable, read_tensor_file, save
+from ..tensor_file import (TensorFile, check_writable, read_tensor_file,
+                           save_tensors)
 from .export_format import ExportFormat
 from .mmpretrain_format import MMPretrainFormat
 from .mmseg_format import MMSegFormat
@@ -119,8 +120,8 @@ def export_checkpoint(model: str,
     with write_whole(destination) as unfinished:
         # Twice, so that the file which is tried can tell what was found.
         for _ in range(2):
-            save(unfinished, target.tensors,
-                 dict(meta, max_differences=differences))
+            save_tensors(unfinished, target.tensors,
+                         dict(meta, max_differences=differences))
             differences = _differences(trained, target, unfinished)
         check_writable(destination, overwrite)
     return Exported(

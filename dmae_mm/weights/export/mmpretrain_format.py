@@ -7,10 +7,12 @@ from mmpretrain.models import DeiT3, VisionTransformer
 
 from dmae_mm.host import build, quietly
 
-from .vit_architecture import ViTArchitecture, refuse
+from ..names import under_prefix
+from ..tensor_file import Tensors
 from .export_format import (SOME_LAYER_SCALE, ExportFormat, as_code,
-                          check_loaded, int_if_square, unlike_defaults)
+                            check_loaded, int_if_square, unlike_defaults)
 from .trained_model import TrainedModel, mmpretrain_outputs
+from .vit_architecture import ViTArchitecture, refuse
 
 
 class MMPretrainFormat(ExportFormat):
@@ -39,8 +41,7 @@ class MMPretrainFormat(ExportFormat):
                 f'for k, v in safetensors.torch.load_file({path!r}).items()'
                 '})')
 
-    def outputs(self, path: str,
-                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         if path.endswith('.pth'):
             backbone = build(self._with_checkpoint(path), self.loaded_by)
             with quietly():
@@ -48,8 +49,7 @@ class MMPretrainFormat(ExportFormat):
         else:
             backbone = build(self.cfg, self.loaded_by)
             tensors = safetensors.torch.load_file(path)
-            backbone.load_state_dict(
-                {k[len('backbone.'):]: v for k, v in tensors.items()})
+            backbone.load_state_dict(under_prefix(tensors, 'backbone.'))
         check_loaded(backbone, path, 'backbone.')
         return mmpretrain_outputs(backbone, images)
 
@@ -61,14 +61,8 @@ class MMPretrainFormat(ExportFormat):
 
 
 def mmpretrain_cfg(arch: ViTArchitecture) -> Dict[str, Any]:
-    """How mmpretrain builds it.
-
-    Args:
-        arch (ViTArchitecture): A plain vision transformer.
-
-    Returns:
-        dict: Config of a ``VisionTransformer``, or of a ``DeiT3`` where CLS
-        has no position; what equals the defaults is left out.
+    """Config of a ``VisionTransformer``, or of a ``DeiT3`` where CLS has no
+    position; what equals the defaults is left out.
 
     Raises:
         ValueError: If mmpretrain cannot express it.

@@ -8,24 +8,22 @@ import torch.nn as nn
 from timm.models.vision_transformer import VisionTransformer
 
 from ..names import backbone_to_timm
-from .vit_architecture import ViTArchitecture, refuse
+from ..tensor_file import Tensors
 from .export_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
-                          unlike_defaults)
+                            unlike_defaults)
 from .trained_model import TrainedModel, timm_outputs
+from .vit_architecture import ViTArchitecture, refuse
 
 # The names that timm has for the usual shapes. Each is 224 px and 4 times as
 # wide in its MLPs.
 _MODELS = {
-    'vit_tiny_patch16_224':
-    dict(patch_size=16, embed_dim=192, depth=12, num_heads=3),
-    'vit_small_patch16_224':
-    dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
-    'vit_base_patch16_224':
-    dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
-    'vit_large_patch16_224':
-    dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
-    'vit_huge_patch14_224':
-    dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
+    name: dict(patch_size=patch, embed_dim=width, depth=depth, num_heads=heads)
+    for name, patch, width, depth, heads in (
+        ('vit_tiny_patch16_224', 16, 192, 12, 3),
+        ('vit_small_patch16_224', 16, 384, 12, 6),
+        ('vit_base_patch16_224', 16, 768, 12, 12),
+        ('vit_large_patch16_224', 16, 1024, 24, 16),
+        ('vit_huge_patch14_224', 14, 1280, 32, 16))
 }
 
 
@@ -79,8 +77,7 @@ class TimmFormat(ExportFormat):
         arguments.append(f'checkpoint_path={path!r}')
         return f'timm.create_model({", ".join(arguments)})'
 
-    def outputs(self, path: str,
-                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         model = timm.create_model(
             self.model_name, checkpoint_path=path, **self.kwargs)
         return timm_outputs(model, images)

@@ -1,6 +1,6 @@
 """What is exported: a model of mmpretrain or timm with a checkpoint in it."""
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 import timm
 import torch
@@ -20,39 +20,25 @@ from .vit_architecture import BACKBONES, ViTArchitecture
 
 @dataclass
 class TrainedModel:
-    """A model that is exported.
+    """A model that is exported."""
 
-    Attributes:
-        file (TensorFile): Its checkpoint.
-        backbone (nn.Module): A backbone of mmpretrain or a model of timm,
-            with the checkpoint's weights.
-        arch (ViTArchitecture): What the backbone computes.
-        tensors (dict[str, torch.Tensor]): The backbone's weights under
-            mmpretrain's names, without prefix.
-        classifier (nn.Module | None): The trained head, if it is wanted and
-            the checkpoint has one.
-        classifier_tensors (dict[str, torch.Tensor]): Its ``weight`` and
-            ``bias``.
-        left_out (list[str]): What else the checkpoint holds, but for what
-            it says about itself.
-    """
-    file: TensorFile
-    backbone: nn.Module
-    arch: ViTArchitecture
+    file: TensorFile  # its checkpoint
+    backbone: nn.Module  # of mmpretrain or timm, with the file's weights
+    arch: ViTArchitecture  # what the backbone computes
+    # The backbone's weights under mmpretrain's names, without prefix.
     tensors: Tensors
+    # The trained head, if it is wanted and in the file: weight and bias.
     classifier: Optional[nn.Module] = None
     classifier_tensors: Tensors = field(default_factory=dict)
+    # What else is in the file, but for what it says about itself.
     left_out: List[str] = field(default_factory=list)
 
     @torch.no_grad()
-    def outputs(self, images: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """What the model computes.
-
-        Args:
-            images (torch.Tensor): (B, C, H, W).
+    def outputs(self, images: torch.Tensor) -> Tensors:
+        """What the model computes of images, (B, C, H, W).
 
         Returns:
-            dict[str, torch.Tensor]: See :func:`mmpretrain_outputs`; with a
+            dict[str, torch.Tensor]: As of :func:`mmpretrain_outputs`; with a
             classifier also ``logits``, (B, number of classes).
         """
         if not isinstance(self.backbone, BACKBONES):
@@ -74,9 +60,6 @@ def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
         file (TensorFile): Its checkpoint, whole or the backbone alone.
         cfg_options (dict): Changes to the config.
         with_classifier (bool): Whether a trained classifier is wanted.
-
-    Returns:
-        TrainedModel: The model with the checkpoint's weights.
 
     Raises:
         ValueError: If the config cannot be built, or if checkpoint and
@@ -117,9 +100,6 @@ def trained_in_timm(name: str, file: TensorFile,
         name (str): Its name in timm.
         file (TensorFile): Its checkpoint.
         timm_kwargs (dict): Further arguments for ``timm.create_model``.
-
-    Returns:
-        TrainedModel: The model with the checkpoint's weights.
 
     Raises:
         ValueError: If there is no such model, it is no plain vision
@@ -182,13 +162,8 @@ def _add_classifier(model: TrainedModel, cfg: dict, path: str) -> None:
     }
 
 
-def mmpretrain_outputs(backbone: nn.Module,
-                       images: torch.Tensor) -> Dict[str, torch.Tensor]:
-    """Features of a backbone of mmpretrain.
-
-    Args:
-        backbone (nn.Module): One of ``BACKBONES``.
-        images (torch.Tensor): (B, C, H, W).
+def mmpretrain_outputs(backbone: nn.Module, images: torch.Tensor) -> Tensors:
+    """Features that one of ``BACKBONES`` makes of images, (B, C, H, W).
 
     Returns:
         dict[str, torch.Tensor]: ``tokens`` after the last block and the
@@ -209,17 +184,8 @@ def mmpretrain_outputs(backbone: nn.Module,
     return outputs
 
 
-def timm_outputs(model: nn.Module,
-                 images: torch.Tensor) -> Dict[str, torch.Tensor]:
-    """Features of timm's VisionTransformer, as :func:`mmpretrain_outputs`.
-
-    Args:
-        model (nn.Module): Built by ``timm.create_model``.
-        images (torch.Tensor): (B, C, H, W).
-
-    Returns:
-        dict[str, torch.Tensor]: Also ``logits``, (B, num_classes).
-    """
+def timm_outputs(model: nn.Module, images: torch.Tensor) -> Tensors:
+    """The same of timm's VisionTransformer; also ``logits``."""
     model.eval()
     tokens = model.forward_features(images)
     return dict(
