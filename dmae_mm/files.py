@@ -27,8 +27,9 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
             image.save(unfinished)
 
     What the body of the ``with`` writes lies on the disk before it gets its
-    name. A body that raises leaves nothing behind; a process that is killed
-    leaves a hidden folder, which :func:`remove_leftovers` removes.
+    name. A body that raises leaves nothing behind, no new folders either; a
+    process that is killed leaves a hidden folder, which
+    :func:`remove_leftovers` removes.
 
     Args:
         path (str): The file or folder. Folders above it are made. A file
@@ -46,8 +47,8 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
     """
     folder, name = osp.split(osp.abspath(path))
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=WRITING, dir=folder) as own:
+        with _folder_for(folder), tempfile.TemporaryDirectory(
+                prefix=WRITING, dir=folder) as own:
             unfinished = osp.join(own, name)
             yield unfinished
             for parent, _, files in os.walk(own):
@@ -60,6 +61,23 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
                                               NO_ACCESS):
             raise
         raise explained(error, path, advice) from error
+
+
+@contextlib.contextmanager
+def _folder_for(path: str) -> Iterator[None]:
+    """Make a folder and those above it, but keep none if the body raises."""
+    missing, above = [], path
+    while not osp.isdir(above):
+        missing.append(above)
+        above = osp.dirname(above)
+    try:
+        os.makedirs(path, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # others have written there
+            for folder in missing:
+                os.rmdir(folder)
+        raise
 
 
 def _sync(path: str) -> None:

@@ -35,6 +35,8 @@ def test_what_fails_changes_nothing(tmp_path):
             file.write('new')
         raise KeyError
     assert path.read_text() == 'old'
+    with pytest.raises(KeyError), write_whole(str(tmp_path / 'b' / 'c' / 'd')):
+        raise KeyError
     assert os.listdir(tmp_path) == ['a.txt']
 
 

@@ -8,8 +8,8 @@ from dmae_mm.weights import TensorFile, mae_to_mmpretrain, read_tensor_file
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import first_few
 from dmae_mm.weights.misfits import strict_misfits
-from dmae_mm.weights.host_model import read_config
-from dmae_mm.weights.key_mapping import Tensors, layout_of
+from dmae_mm.weights.check_transfer import read_toolbox_config
+from dmae_mm.weights.names import Tensors, layout_of
 
 from .feature_model import load_strictly
 
@@ -28,7 +28,7 @@ def read_model_config(path: str, cfg_options: dict) -> Config:
         FileNotFoundError: If there is no such config.
         ValueError: If it cannot be read or has no model.
     """
-    cfg = read_config(path, cfg_options)
+    cfg = read_toolbox_config(path, cfg_options)
     if cfg.get('data_preprocessor') is not None:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg.model

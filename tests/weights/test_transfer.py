@@ -6,10 +6,9 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
-from dmae_mm.weights.positions import resampled_positions
 from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY, LEFT, LOADED,
-                                          NEW, NOT_FINITE, RESIZED, compare,
-                                          file_misfits)
+                                      NEW, NOT_FINITE, RESIZED, compare,
+                                      file_misfits, resampled_positions)
 
 from tests.conftest import STUDENT
 

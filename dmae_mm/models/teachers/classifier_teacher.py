@@ -13,9 +13,8 @@ from dmae_mm.models.tokens import BlockFeatures, resolve_block
 from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
-from dmae_mm.weights.key_mapping import layout_of
+from dmae_mm.weights.names import COMPUTED, layout_of
 
-from .mmpretrain_backbones import COMPUTED
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import take_weights
 

@@ -13,10 +13,10 @@ from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, backbone_state_dict
-from dmae_mm.weights.key_mapping import under_prefix
+from dmae_mm.weights.names import COMPUTED, under_prefix
 
-from .mmpretrain_backbones import (COMPUTED, SUPPORTED, arch_settings,
-                                   backbone_cfg, check_patches, check_regrid,
+from .mmpretrain_backbones import (SUPPORTED, arch_settings, backbone_cfg,
+                                   check_patches, check_regrid,
                                    show_only_visible)
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import take_weights

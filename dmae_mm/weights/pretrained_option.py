@@ -4,14 +4,17 @@ Shared by the hook that refuses a run and by ``tools/check_transfer.py``.
 """
 from collections import Counter
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import torch.nn as nn
+from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
+from dmae_mm.messages import first_few
+
 from .misfits import num_blocks
-from .key_mapping import Tensors, layout_of, under_prefix
-from .tensor_file import TensorFile, read_tensor_file
+from .names import layout_of, under_prefix
+from .tensor_file import TensorFile, Tensors, read_tensor_file
 from .transfer import file_misfits, needed_shapes
 
 EXPORT = 'tools/model_converters/export.py'
@@ -38,34 +41,89 @@ class PretrainedOption:
     prefix: str
     in_list: bool = False
 
+    def misfit(self, backbone: nn.Module, file: TensorFile) -> str:
+        """Why a file cannot fill a built backbone, before it is loaded.
 
-def pretrained_options(model: nn.Module) -> Iterator[PretrainedOption]:
+        Returns:
+            str: The problems, as of :func:`file_misfits`, their likely cause
+            and the cure, in sentences; '' if the file fits.
+        """
+        problems = file_misfits(backbone, file.tensors, self.prefix)
+        if not problems:
+            return ''
+        return (f'Under the prefix {self.prefix!r}, '
+                f'{first_few(problems, 5, "; ")}. '
+                f'{_cause(backbone, file, self.prefix)}')
+
+
+def pretrained_options(model: nn.Module) -> List[PretrainedOption]:
     """What fills the backbone of a built model in ``init_weights()``.
 
-    Args:
-        model (nn.Module): A model of mmpretrain, mmdet or mmseg, which turn
-            an option ``pretrained`` into an ``init_cfg``.
+    mmpretrain, mmdet and mmseg have turned an option ``pretrained`` into an
+    ``init_cfg`` by then.
+    """
+    options = []
+    for owner, name, cfg, in_list in _pretrained_inits(model):
+        prefix = cfg.get('prefix') or ''
+        if owner is not model and ignores_prefix(owner):
+            prefix = ''
+        prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+        prefix += 'backbone.' * (owner is model)
+        options.append(
+            PretrainedOption(name, cfg['checkpoint'], prefix, in_list))
+    return options
+
+
+def name_checkpoint(cfg: Config, checkpoint: str) -> str:
+    """Put a checkpoint where a config with a backbone has its own.
+
+    Returns:
+        str: The option.
+
+    Raises:
+        ValueError: If the config names two files, one after the other.
+    """
+    found = [(init, 'checkpoint', name)
+             for _, name, init, _ in _pretrained_inits(cfg.model)]
+    found += [(owner, 'pretrained', f'{path}.pretrained')
+              for owner, path in ((cfg.model.backbone, 'model.backbone'),
+                                  (cfg.model, 'model'))
+              if owner.get('pretrained')]
+    if not found:
+        cfg.load_from = checkpoint
+        return 'load_from'
+    owner, key, name = found[0]
+    if cfg.get('load_from'):
+        raise ValueError(
+            f'The config has {name} and load_from={cfg.load_from!r}, which '
+            'is loaded last and replaces it. Leave out one of them: '
+            '--cfg-options load_from=None')
+    owner[key] = checkpoint
+    return name
+
+
+def _pretrained_inits(model: Any) -> Iterator[Tuple[Any, str, dict, bool]]:
+    """The ``Pretrained`` among the ``init_cfg`` of a backbone and a model.
 
     Yields:
-        PretrainedOption: The ``Pretrained`` among the ``init_cfg`` of the
-        backbone and of the model.
+        tuple: Whose it is, the option that names its file, it, and whether
+        it stands in a list; of a built model or of its config.
     """
-    backbone = getattr(model, 'backbone', None)
+
+    def part(owner: Any, name: str) -> Any:
+        if isinstance(owner, dict):
+            return owner.get(name)
+        return getattr(owner, name, None)
+
+    backbone = part(model, 'backbone')
     if backbone is None:
         return
     for owner, path in ((backbone, 'model.backbone'), (model, 'model')):
-        cfgs = getattr(owner, 'init_cfg', None) or []
+        cfgs = part(owner, 'init_cfg') or []
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
-            if cfg['type'] not in ('Pretrained', PretrainedInit):
-                continue
-            prefix = cfg.get('prefix') or ''
-            if owner is backbone and ignores_prefix(backbone):
-                prefix = ''
-            prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-            if owner is model:
-                prefix += 'backbone.'
-            yield PretrainedOption(f'{path}.init_cfg.checkpoint',
-                                   cfg['checkpoint'], prefix, cfgs is not cfg)
+            if cfg.get('type') in ('Pretrained', PretrainedInit):
+                name = f'{path}.init_cfg.checkpoint'
+                yield owner, name, cfg, cfgs is not cfg
 
 
 def ignores_prefix(backbone: nn.Module) -> bool:
@@ -96,35 +154,16 @@ def read_for_host(checkpoint: str) -> TensorFile:
     return file
 
 
-def misfit(backbone: nn.Module, file: TensorFile,
-           option: PretrainedOption) -> Tuple[List[str], str]:
-    """Why a file cannot fill a backbone, before it is loaded.
-
-    Args:
-        backbone (nn.Module): The backbone, built.
-        file (TensorFile): The file.
-        option (PretrainedOption): How the file is loaded.
-
-    Returns:
-        tuple[list[str], str]: The problems, as of :func:`file_misfits`, and
-        in sentences their likely cause and the cure. Nothing of both if the
-        file fits.
-    """
-    problems = file_misfits(backbone, file.tensors, option.prefix)
-    return problems, _cause(backbone, file, option) if problems else ''
-
-
-def _cause(backbone: nn.Module, file: TensorFile,
-           option: PretrainedOption) -> str:
+def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
     """The likely cause of a misfit, and its cure."""
     names = needed_shapes(backbone, {}).keys()
-    weights = under_prefix(file.tensors, option.prefix)
+    weights = under_prefix(file.tensors, own_prefix)
     begins = ', '.join(list(file.tensors)[:3])
     if 'layers.0.gamma_1' in file.tensors and not ignores_prefix(backbone):
         return ("It seems to have been exported for mmseg's MAE. Give the "
                 'checkpoint that it was exported from.')
     fits, prefix = _best_prefix(names, file.tensors)
-    if prefix != option.prefix and fits > max(
+    if prefix != own_prefix and fits > max(
             len(names & weights.keys()), len(names) / 2):
         cause = (f'Its names begin with {begins}: they fit under the prefix '
                  f'{prefix!r} ({fits} of {len(names)}).')

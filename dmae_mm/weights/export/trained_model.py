@@ -1,58 +1,44 @@
 """What is exported: a model of mmpretrain or timm with a checkpoint in it."""
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 import timm
 import torch
 import torch.nn as nn
 from mmpretrain.models import LinearClsHead, VisionTransformerClsHead
+from mmpretrain.models.selfsup import MAEViT
 
-from dmae_mm.host import build, read_config
-from dmae_mm.messages import first_few, one_line
+from dmae_mm.host import build, read_model_config
+from dmae_mm.messages import one_line
 
-from ..key_mapping import (Tensors, backbone_from_timm, backbone_state_dict,
-                           layout_of, under_prefix)
-from ..misfits import strict_misfits
-from ..tensor_file import TensorFile
-from .architecture import BACKBONES, ViTArchitecture
-from .outputs import mmpretrain_outputs, timm_outputs
+from ..misfits import load_exactly
+from ..names import (backbone_from_timm, backbone_state_dict, layout_of,
+                     under_prefix)
+from ..tensor_file import TensorFile, Tensors
+from .vit_architecture import BACKBONES, ViTArchitecture
 
 
 @dataclass
-class Source:
-    """A model that is exported.
+class TrainedModel:
+    """A model that is exported."""
 
-    Attributes:
-        file (TensorFile): Its checkpoint.
-        backbone (nn.Module): A backbone of mmpretrain or a model of timm,
-            with the checkpoint's weights.
-        arch (ViTArchitecture): What the backbone computes.
-        tensors (dict[str, torch.Tensor]): The backbone's weights under
-            mmpretrain's names, without prefix.
-        classifier (nn.Module | None): The trained head, if it is wanted and
-            the checkpoint has one.
-        classifier_tensors (dict[str, torch.Tensor]): Its ``weight`` and
-            ``bias``.
-        left_out (list[str]): What else the checkpoint holds, but for what
-            it says about itself.
-    """
-    file: TensorFile
-    backbone: nn.Module
-    arch: ViTArchitecture
+    file: TensorFile  # its checkpoint
+    backbone: nn.Module  # of mmpretrain or timm, with the file's weights
+    arch: ViTArchitecture  # what the backbone computes
+    # The backbone's weights under mmpretrain's names, without prefix.
     tensors: Tensors
+    # The trained head, if it is wanted and in the file: weight and bias.
     classifier: Optional[nn.Module] = None
     classifier_tensors: Tensors = field(default_factory=dict)
+    # What else is in the file, but for what it says about itself.
     left_out: List[str] = field(default_factory=list)
 
     @torch.no_grad()
-    def outputs(self, images: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """What the model computes.
-
-        Args:
-            images (torch.Tensor): (B, C, H, W).
+    def outputs(self, images: torch.Tensor) -> Tensors:
+        """What the model computes of images, (B, C, H, W).
 
         Returns:
-            dict[str, torch.Tensor]: See :func:`mmpretrain_outputs`; with a
+            dict[str, torch.Tensor]: As of :func:`mmpretrain_outputs`; with a
             classifier also ``logits``, (B, number of classes).
         """
         if not isinstance(self.backbone, BACKBONES):
@@ -64,8 +50,8 @@ class Source:
         return outputs
 
 
-def source_of_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
-                         with_classifier: bool) -> Source:
+def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
+                         with_classifier: bool) -> TrainedModel:
     """Build the backbone of a config and fill it, strictly.
 
     Args:
@@ -75,14 +61,11 @@ def source_of_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
         cfg_options (dict): Changes to the config.
         with_classifier (bool): Whether a trained classifier is wanted.
 
-    Returns:
-        Source: The model with the checkpoint's weights.
-
     Raises:
         ValueError: If the config cannot be built, or if checkpoint and
             config do not fit exactly.
     """
-    cfg = _model_section(path, cfg_options)
+    cfg = read_model_config(path, cfg_options).model
     if layout_of(file.tensors) not in ('mmpretrain', 'mmpretrain backbone'):
         raise ValueError(
             f"{file.source} does not have mmpretrain's names, which the "
@@ -95,29 +78,28 @@ def source_of_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
         tensors, layout = backbone_state_dict(file.tensors)
     except ValueError as error:
         raise ValueError(f'{file.source}: {error}') from None
-    _load(backbone, tensors, f'{file.source} as model.backbone of {path}')
-    source = Source(file, backbone, arch, tensors)
+    load_exactly(backbone, tensors,
+                 f'{file.source} as model.backbone of {path} does not fit')
+    model = TrainedModel(file, backbone, arch, tensors)
     beside = set()
     if layout == 'mmpretrain':
         beside = {f'{name.split(".")[0]}.*' for name in file.tensors}
         beside.remove('backbone.*')
     if with_classifier and 'head.*' in beside:
-        _add_classifier(source, cfg, path)
+        _add_classifier(model, cfg, path)
         beside.remove('head.*')
-    source.left_out = sorted(beside) + _no_weights(file)
-    return source
+    model.left_out = sorted(beside) + _no_weights(file)
+    return model
 
 
-def source_of_timm(name: str, file: TensorFile, timm_kwargs: dict) -> Source:
+def trained_in_timm(name: str, file: TensorFile,
+                    timm_kwargs: dict) -> TrainedModel:
     """Build a model of timm and fill it, strictly.
 
     Args:
         name (str): Its name in timm.
         file (TensorFile): Its checkpoint.
         timm_kwargs (dict): Further arguments for ``timm.create_model``.
-
-    Returns:
-        Source: The model with the checkpoint's weights.
 
     Raises:
         ValueError: If there is no such model, it is no plain vision
@@ -132,11 +114,12 @@ def source_of_timm(name: str, file: TensorFile, timm_kwargs: dict) -> Source:
         raise ValueError(f'timm.create_model({name!r}, **{timm_kwargs}) '
                          f'fails: {one_line(error)}') from None
     arch = ViTArchitecture.of_timm(model)
-    _load(model, file.tensors, f"{file.source} as timm's {name}")
+    load_exactly(model, file.tensors,
+                 f"{file.source} as timm's {name} does not fit")
     head = {'head.weight', 'head.bias'} & file.tensors.keys()
     tensors = backbone_from_timm(
         {k: v for k, v in file.tensors.items() if k not in head})
-    return Source(
+    return TrainedModel(
         file,
         model,
         arch,
@@ -150,24 +133,7 @@ def _no_weights(file: TensorFile) -> List[str]:
     return [name for name in file.ignored if name not in described]
 
 
-def _model_section(path: str, cfg_options: dict) -> dict:
-    model = read_config(path, cfg_options).get('model')
-    if not isinstance(model, dict) or not isinstance(
-            model.get('backbone'), dict):
-        raise ValueError(f'The config {path} has no model.backbone.')
-    return model
-
-
-def _load(model: nn.Module, tensors: Tensors, what: str) -> None:
-    """Fill all weights of a model, and refuse whatever does not fit."""
-    problems = strict_misfits(tensors, model)
-    if problems:
-        raise ValueError(
-            f'{what} does not fit: {first_few(problems, 5, "; ")}.')
-    model.load_state_dict(tensors)
-
-
-def _add_classifier(source: Source, cfg: dict, path: str) -> None:
+def _add_classifier(model: TrainedModel, cfg: dict, path: str) -> None:
     """Fill the trained head, if nothing but a linear layer is in it."""
     leave_out = '--num-classes 0 (num_classes=0) leaves the classifier out'
     if cfg.get('neck') is not None:
@@ -175,10 +141,10 @@ def _add_classifier(source: Source, cfg: dict, path: str) -> None:
             f'In {path}, a {cfg["neck"].get("type")} (model.neck) comes '
             'between backbone and classifier, for which timm has no place. '
             f'{leave_out}.')
-    if source.backbone.out_type not in ('cls_token', 'avg_featmap'):
+    if model.backbone.out_type not in ('cls_token', 'avg_featmap'):
         raise ValueError(
             f'In {path}, the classifier gets out_type='
-            f'{source.backbone.out_type!r}; timm has "cls_token" and '
+            f'{model.backbone.out_type!r}; timm has "cls_token" and '
             f'"avg_featmap". {leave_out}.')
     head = build(cfg.get('head') or {}, f'model.head of {path}')
     if type(head) not in (LinearClsHead, VisionTransformerClsHead) or len(
@@ -186,10 +152,44 @@ def _add_classifier(source: Source, cfg: dict, path: str) -> None:
         raise ValueError(
             f'In {path}, model.head is a {type(head).__name__} that is more '
             f'than a linear layer; timm has nothing else. {leave_out}.')
-    tensors = under_prefix(source.file.tensors, 'head.')
-    _load(head, tensors, f'{source.file.source} as model.head of {path}')
-    source.classifier = head.eval()
-    source.classifier_tensors = {
+    tensors = under_prefix(model.file.tensors, 'head.')
+    load_exactly(head, tensors,
+                 f'{model.file.source} as model.head of {path} does not fit')
+    model.classifier = head.eval()
+    model.classifier_tensors = {
         name.rsplit('.')[-1]: tensor
         for name, tensor in tensors.items()
     }
+
+
+def mmpretrain_outputs(backbone: nn.Module, images: torch.Tensor) -> Tensors:
+    """Features that one of ``BACKBONES`` makes of images, (B, C, H, W).
+
+    Returns:
+        dict[str, torch.Tensor]: ``tokens`` after the last block and the
+        final norm, if there is one, (B, P + L, C); of these the ``patches``,
+        (B, L, C); and, if there is a norm for it, their ``pooled`` average,
+        (B, C).
+    """
+    backbone.eval()
+    whole = dict(mask=None) if isinstance(backbone, MAEViT) else {}
+    backbone.out_indices = [backbone.num_layers - 1]
+    backbone.out_type = 'raw'
+    tokens, = backbone(images, **whole)
+    outputs = dict(
+        tokens=tokens, patches=tokens[:, int(backbone.cls_token is not None):])
+    if hasattr(backbone, 'ln2'):
+        backbone.out_type = 'avg_featmap'
+        outputs['pooled'], = backbone(images, **whole)
+    return outputs
+
+
+def timm_outputs(model: nn.Module, images: torch.Tensor) -> Tensors:
+    """The same of timm's VisionTransformer; also ``logits``."""
+    model.eval()
+    tokens = model.forward_features(images)
+    return dict(
+        tokens=tokens,
+        patches=tokens[:, model.num_prefix_tokens:],
+        pooled=model.forward_head(tokens, pre_logits=True),
+        logits=model(images))

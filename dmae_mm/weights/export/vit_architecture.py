@@ -13,54 +13,29 @@ BACKBONES = (MAEViT, VisionTransformer, DeiT3)
 
 @dataclass(frozen=True)
 class ViTArchitecture:
-    """What has to be equal for two models to compute the same.
+    """What has to be equal for two models to compute the same."""
 
-    Attributes:
-        img_size (tuple[int, int]): Height and width in pixels.
-        patch_size (tuple[int, int]): Height and width in pixels.
-        in_channels (int): Channels of an image.
-        embed_dims (int): Width.
-        num_layers (int): Number of blocks.
-        num_heads (int): Attention heads of a block.
-        feedforward_channels (int): Hidden width of a block's MLP.
-        qkv_bias (bool): Whether queries, keys and values have a bias.
-        layer_scale (bool): Whether blocks scale what they add.
-        pre_norm (bool): Whether a norm comes before the blocks; the patch
-            embedding has no bias then.
-        cls_token (bool): Whether there is a CLS token.
-        deit3 (bool): Whether there is a CLS token without position
-            embedding, as in DeiT III.
-        final_norm (bool): Whether a norm of each token follows the blocks.
-        pooled_norm (bool): Whether a norm of the average of all patches
-            follows the blocks.
-        norm_eps (float): Epsilon of all norms.
-    """
-    img_size: Tuple[int, int]
+    img_size: Tuple[int, int]  # height and width in pixels, as of patches
     patch_size: Tuple[int, int]
     in_channels: int
     embed_dims: int
     num_layers: int
     num_heads: int
-    feedforward_channels: int
+    feedforward_channels: int  # hidden width of a block's MLP
     qkv_bias: bool
-    layer_scale: bool
+    layer_scale: bool  # whether blocks scale what they add
+    # Whether a norm comes before the blocks; the patch embedding has no bias
+    # then.
     pre_norm: bool
     cls_token: bool
-    deit3: bool
-    final_norm: bool
-    pooled_norm: bool
-    norm_eps: float
+    deit3: bool  # whether there is a CLS token without position
+    final_norm: bool  # whether a norm of each token follows the blocks
+    pooled_norm: bool  # or one of the average of all patches
+    norm_eps: float  # of all norms
 
     @classmethod
     def of_mmpretrain(cls, backbone: nn.Module) -> 'ViTArchitecture':
-        """Describe a backbone of mmpretrain.
-
-        Args:
-            backbone (nn.Module): A ``MAEViT``, ``VisionTransformer`` or
-                ``DeiT3``.
-
-        Returns:
-            ViTArchitecture: What it computes.
+        """Describe a ``MAEViT``, ``VisionTransformer`` or ``DeiT3``.
 
         Raises:
             ValueError: If it is another class, or is built in a way that is
@@ -107,15 +82,10 @@ class ViTArchitecture:
 
     @classmethod
     def of_timm(cls, model: nn.Module) -> 'ViTArchitecture':
-        """Describe a model of timm.
+        """Describe a model of timm, up to its classifier.
 
-        Args:
-            model (nn.Module): Built by ``timm.create_model``.
-
-        Returns:
-            ViTArchitecture: What it computes up to its classifier. Parts
-            with weights of their own that are not described here are left
-            for the names of these weights to tell.
+        Parts with weights of their own that are not described here are left
+        for the names of these weights to tell.
 
         Raises:
             ValueError: If it is not timm's plain ``VisionTransformer``, or
@@ -160,18 +130,18 @@ class ViTArchitecture:
 def _unusual_parts(model: nn.Module, img_size: Tuple[int, int],
                    patch_size: Tuple[int, int]) -> List[str]:
     """What would make a difference without changing names and shapes."""
-    problems = []
     norms, activations = set(), set()
     for name, module in model.named_modules():
         kind = name.rsplit('.', 1)[-1]
-        if 'norm' in kind or kind in ('ln1', 'ln2'):
-            if isinstance(module, nn.LayerNorm):
-                norms.add(f'LayerNorm(eps={module.eps})')
-            elif not isinstance(module, nn.Identity):
-                norms.add(type(module).__name__)
+        if isinstance(module, nn.LayerNorm):
+            norms.add(f'LayerNorm(eps={module.eps})')
+        elif ('norm' in kind or kind in ('ln1', 'ln2')) and not isinstance(
+                module, nn.Identity):
+            norms.add(type(module).__name__)
         elif 'activation' in type(module).__module__ or isinstance(
                 module, nn.GELU):
             activations.add(repr(module))
+    problems = []
     if len(norms) != 1 or 'LayerNorm' not in min(norms):
         problems.append(f'norms {", ".join(sorted(norms))} (possible is one '
                         'and the same LayerNorm everywhere)')

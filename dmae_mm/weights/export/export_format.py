@@ -6,9 +6,11 @@ from typing import Any, Dict, List, Tuple, Union
 import torch
 import torch.nn as nn
 
-from ..key_mapping import Tensors
-from ..tensor_file import read_tensor_file
-from .source import Source
+from dmae_mm.messages import first_few
+
+from ..tensor_file import Tensors, read_tensor_file
+from ..transfer import CHANGED, LEFT, NOT_FINITE, compare
+from .trained_model import TrainedModel
 
 # Any value but 0 and None builds layer scale; the file then fills it.
 SOME_LAYER_SCALE = 1e-5
@@ -18,7 +20,7 @@ class ExportFormat(metaclass=ABCMeta):
     """One model as others have it.
 
     Args:
-        source (Source): The model.
+        model (TrainedModel): The model.
 
     Attributes:
         endings (tuple[str, ...]): How the file's name may end.
@@ -34,7 +36,7 @@ class ExportFormat(metaclass=ABCMeta):
     tensors: Tensors
     loaded_by: str
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, model: TrainedModel) -> None:
         self.left_out: List[str] = []
         self.notes: List[str] = []
 
@@ -43,50 +45,35 @@ class ExportFormat(metaclass=ABCMeta):
         """The code that loads the file at ``path``."""
 
     @abstractmethod
-    def outputs(self, path: str,
-                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         """Load the file at ``path`` as in :meth:`usage`, and run the model.
 
-        Args:
-            path (str): The file.
-            images (torch.Tensor): (B, C, H, W).
-
         Returns:
-            dict[str, torch.Tensor]: Some of the outputs of a
-            :class:`Source`, under the same names.
+            dict[str, torch.Tensor]: For images, (B, C, H, W), some of the
+            outputs of a :class:`TrainedModel`, under the same names.
         """
 
 
-def check_loaded(model: nn.Module,
-                 path: str,
-                 prefix: str = '',
-                 may_lack: Tuple[str, ...] = ()) -> None:
+def check_loaded(model: nn.Module, path: str, prefix: str = '') -> None:
     """MMEngine loads non-strictly: find what it did not load.
 
     Args:
         model (nn.Module): What was to be filled.
         path (str): The file.
         prefix (str): What the file's names begin with.
-        may_lack (tuple[str, ...]): Ends of names that need not be in the
-            file.
 
     Raises:
         ValueError: If not all of the file is in the model, or not all of the
-            model in the file.
+            model in the file, but for what no file has to have.
     """
-    state = {prefix + k: value for k, value in model.state_dict().items()}
-    tensors = read_tensor_file(path).tensors
+    transfer = compare(model, read_tensor_file(path).tensors, prefix)
     wrong = [
-        name for name, tensor in tensors.items()
-        if name not in state or not torch.equal(state[name], tensor.float())
-    ]
-    wrong += [
-        name for name in state.keys() - tensors.keys()
-        if not name.endswith(may_lack)
+        *transfer.names(LEFT, CHANGED, NOT_FINITE), *transfer.lost,
+        *transfer.dropped, *transfer.beside
     ]
     if wrong:
         raise ValueError(f'{type(model).__name__} did not load '
-                         f'{", ".join(sorted(wrong)[:5])}.')
+                         f'{first_few(sorted(wrong))}.')
 
 
 def as_code(cfg: Any) -> str:
@@ -100,15 +87,15 @@ def as_code(cfg: Any) -> str:
 def unlike_defaults(settings: Dict[str, Any], cls: type,
                     **other_defaults: Any) -> Dict[str, Any]:
     """The arguments of ``cls`` that have to be given."""
-    known = {
-        parameter.name: parameter.default
-        for parameter in inspect.signature(cls).parameters.values()
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
     }
-    known.update(other_defaults)
+    defaults.update(other_defaults)
     return {
         name: value
         for name, value in settings.items()
-        if name not in known or value != known[name]
+        if name not in defaults or value != defaults[name]
     }
 
 
