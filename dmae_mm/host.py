@@ -10,6 +10,7 @@ from typing import Iterator
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.apis.model import ModelHub
 from mmpretrain.registry import MODELS
@@ -78,6 +79,12 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def unwrapped_model(runner) -> nn.Module:
+    """The model that a runner trains, without what wraps it, such as DDP."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def register_configs() -> None:

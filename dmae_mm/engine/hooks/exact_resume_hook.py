@@ -8,7 +8,7 @@ from mmpretrain.registry import HOOKS
 from dmae_mm.datasets.seeds import derive_seed, seed_step
 from dmae_mm.options import reject_unknown_options
 
-from ..resumability import check_seeding, why_not_inside_epoch
+from ..resuming import check_seeding, why_not_inside_epoch
 
 
 @HOOKS.register_module()

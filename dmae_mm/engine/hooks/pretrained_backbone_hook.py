@@ -8,9 +8,8 @@ from mmpretrain.registry import HOOKS
 from dmae_mm.messages import first_few
 from dmae_mm.weights.pretrained import (PretrainedOption, misfit,
                                             pretrained_options, read_for_host)
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()

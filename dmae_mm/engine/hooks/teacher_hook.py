@@ -3,9 +3,9 @@ from typing import Optional
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
+from dmae_mm.host import unwrapped_model
 from dmae_mm.models.teachers import FrozenTeacher
 from dmae_mm.options import reject_unknown_options
-from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()

@@ -2,7 +2,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 
 from dmae_mm.options import reject_unknown_options
 
@@ -47,28 +47,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         done, self.batches_done = self.batches_done, 0
         if done:
-            what_skips(self.dataloader).skip(
-                done * self.dataloader.batch_size)
+            self.dataloader.sampler.skip(done * self.dataloader.batch_size)
         for idx, data_batch in enumerate(self.dataloader, start=done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-
-
-def what_skips(dataloader: DataLoader) -> Optional[Any]:
-    """The part of a data loader that leaves out samples already used.
-
-    Args:
-        dataloader (DataLoader): Its next iterator is to begin later.
-
-    Returns:
-        object: Data set or sampler, with a method ``skip(num_samples)``; None
-        if neither has one.
-    """
-    if hasattr(dataloader.dataset, 'skip'):
-        return dataloader.dataset
-    # Another batch sampler may use its samples in another order.
-    if (type(dataloader.batch_sampler) is BatchSampler
-            and hasattr(dataloader.sampler, 'skip')):
-        return dataloader.sampler
-    return None
