@@ -34,7 +34,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 from _machine import name_of, write_json  # noqa: E402
 from _variants import num_bytes as bytes_of  # noqa: E402
 
-from dmae_mm.models import (BaseTeacher, MMPretrainTeacher,  # noqa: E402
+from dmae_mm.models import (Teacher, MMPretrainTeacher,  # noqa: E402
                             TimmTeacher)
 
 # Architecture in mmpretrain, model in timm. All have 14 x 14 patches.
@@ -46,7 +46,7 @@ ARCHITECTURES = dict(
 DEPTHS = {'whole': -1, '3/4': 0.75}
 
 
-def build(library: str, model: str, depth: str, dtype: str) -> BaseTeacher:
+def build(library: str, model: str, depth: str, dtype: str) -> Teacher:
     """A teacher with random weights."""
     arch, model_name = ARCHITECTURES[model]
     options = dict(
@@ -57,12 +57,12 @@ def build(library: str, model: str, depth: str, dtype: str) -> BaseTeacher:
         dict(type='MAEViT', arch=arch, patch_size=16), **options)
 
 
-def num_bytes(teacher: BaseTeacher) -> int:
+def num_bytes(teacher: Teacher) -> int:
     """Memory of parameters and buffers."""
     return bytes_of([*teacher.parameters(), *teacher.buffers()])
 
 
-def forward(teacher: BaseTeacher, images: torch.Tensor,
+def forward(teacher: Teacher, images: torch.Tensor,
             ids_keep: torch.Tensor) -> Tuple[float, int]:
     """Seconds of a forward pass and, on a GPU, bytes beside the weights."""
     if not images.is_cuda:

@@ -1,18 +1,16 @@
 """The plain vision transformers of mmpretrain as truncated teachers."""
-import logging
 import re
 from typing import Tuple, Type, Union
 
 import torch.nn as nn
-from mmengine.logging import MMLogger
-from mmpretrain.models import BEiTViT, HiViT, ViTEVA02
+from mmpretrain.models import BEiTViT, DeiT3, HiViT, ViTEVA02
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 
-from dmae_mm.models.backbones import (TOKEN_BACKBONES, patch_grid,
-                                      patch_size, projection)
-
-from .visible_patches import (VisiblePatches, VisiblePatchesOfBEiT,
-                              VisiblePatchesOfEVA02)
+from dmae_mm.models.mmpretrain_vits import TOKEN_BACKBONES, projection
+from dmae_mm.models.visible_patches import (VisiblePatches,
+                                            VisiblePatchesOfBEiT,
+                                            VisiblePatchesOfEVA02,
+                                            VisiblePatchesOfHiViT)
 
 # Exactly these: a subclass with a forward of its own would run, but not as
 # the code below assumes.
@@ -24,14 +22,18 @@ COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:
     """Put a :class:`VisiblePatches` in front of the blocks."""
-    visible_cls = VisiblePatches
+    if isinstance(network, HiViT):
+        network.pos_drop = visible = VisiblePatchesOfHiViT(network)
+        return visible
     if isinstance(network, BEiTViT):
-        visible_cls = VisiblePatchesOfBEiT
+        visible = VisiblePatchesOfBEiT(network)
     elif isinstance(network, ViTEVA02):
-        visible_cls = VisiblePatchesOfEVA02
-    visible = visible_cls(network, patch_grid(network), patch_size(network))
-    name = 'pos_drop' if isinstance(network, HiViT) else 'drop_after_pos'
-    setattr(network, name, visible)
+        visible = VisiblePatchesOfEVA02(network)
+    elif isinstance(network, DeiT3):  # puts CLS in front later
+        visible = VisiblePatches(num_prefix_tokens=0)
+    else:
+        visible = VisiblePatches(network.num_extra_tokens)
+    network.drop_after_pos = visible
     return visible
 
 
@@ -69,17 +71,6 @@ def check_regrid(backbone_cls: Type, own: Tuple[int, int],
             f'{own[0]} x {own[1]} patches, the student of {grid[0]} x '
             f'{grid[1]}, and {reason}. Give both the same number of patches '
             'with img_size and patch_size.')
-
-
-def init_quietly(network: nn.Module) -> None:
-    """Initialise without the two log lines for each tensor."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        network.init_weights()
-    finally:
-        logger.setLevel(level)
 
 
 def arch_settings(backbone_cls: Type, arch: Union[str, dict]) -> dict:
