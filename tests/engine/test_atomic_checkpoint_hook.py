@@ -1,4 +1,5 @@
 """What is removed goes after what replaces it is there."""
+import contextlib
 import errno
 import logging
 import os
@@ -11,9 +12,11 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner, save_checkpoint
 
+from dmae_mm.engine import checkpointing
 from dmae_mm.engine.checkpointing import (AtomicLocalBackend, damage,
                                           whole_files)
 from dmae_mm.engine.hooks import AtomicCheckpointHook
+from dmae_mm.engine.work_dir import sole_run
 from dmae_mm.files import CannotWrite, remove_leftovers
 from tests.engine.test_checkpointing import small_disk
 from tests.engine.resumable_runs import contents
@@ -243,6 +246,25 @@ def test_other_backends_are_left_to_the_config(tmp_path):
     assert type(hook.file_backend) is LocalBackend
     assert hook.backend_args == dict(backend='local')
     assert whole_files('s3://bucket/run') is None
+
+
+def test_a_resumed_run_reads_its_checkpoint_once_to_check_it(
+        photos, tmp_path, monkeypatch):  # noqa: F811
+    """Started by tools/train.py (and mim), and by a plain Runner."""
+    checked = []
+
+    def check(path):
+        checked.append(os.path.basename(path))
+        return damage(path)
+
+    monkeypatch.setattr(checkpointing, 'damage', check)
+    for epochs, around in ((1, sole_run), (2, sole_run),
+                           (3, lambda cfg: contextlib.nullcontext())):
+        cfg = config(photos, tmp_path, epochs)
+        cfg.update(resume=epochs > 1, experiment_name=f'{tmp_path}{epochs}')
+        with around(cfg):
+            Runner.from_cfg(cfg).train()
+    assert checked == ['epoch_1.pth', 'epoch_2.pth']
 
 
 @pytest.mark.parametrize('options, error, message', [
