@@ -1,8 +1,5 @@
-from typing import Any, Dict, List, Optional, Tuple, Union
-
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
-from torch.utils.data import DataLoader
 
 from dmae_mm.options import reject_unknown_options
 
@@ -28,18 +25,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             other intervals, and these. Defaults to None.
     """
 
-    def __init__(
-            self,
-            runner: Any,
-            dataloader: Union[DataLoader, Dict],
-            max_epochs: int,
-            val_begin: int = 1,
-            val_interval: int = 1,
-            dynamic_intervals: Optional[List[Tuple[int, int]]] = None) -> None:
-        super().__init__(runner, dataloader, max_epochs, val_begin,
-                         val_interval, dynamic_intervals)
-        # Batches of the current epoch that were used before a resumption.
-        self.batches_done = 0
+    # Batches of the current epoch that were used before a resumption.
+    batches_done = 0
 
     def run_epoch(self) -> None:
         """Iterate over what is left of an epoch, usually all of it."""

@@ -15,6 +15,7 @@ from dmae_mm.files import WRITING, write_whole
 
 from ..class_folders import read_class_folders
 from ..list_images import list_images
+from .shard_cache import webdataset
 from .shard_folder import FORMAT, INDEX_FILE, SAMPLES_FILE, ShardFolder
 
 
@@ -61,7 +62,7 @@ def write_shards(
     """
     if shard_bytes < 1:
         raise ValueError(f'shard_bytes={shard_bytes} is not positive.')
-    _tar_writer()
+    webdataset()  # refuse at once
     destination = osp.abspath(destination)
     if osp.lexists(destination):
         raise FileExistsError(
@@ -124,7 +125,7 @@ def _write(root: str, paths: Sequence[str], labels: Sequence[int],
         name = f'{len(shards):06d}.tar'
         path = osp.join(folder, name)
         written, first = {}, size
-        with open(path, 'wb') as file, _tar_writer()(
+        with open(path, 'wb') as file, webdataset().TarWriter(
                 file, encoder=False, mtime=0, format='PAX_FORMAT') as shard:
             while done < len(order) and size - first < shard_bytes:
                 number = order[done]
@@ -175,13 +176,3 @@ def _check_shard(path: str, written: dict) -> List[int]:
         raise OSError(f'{path} is damaged: it has {len(offsets)} images, '
                       f'{len(written)} were written.')
     return offsets
-
-
-def _tar_writer() -> type:
-    """The optional package's writer."""
-    try:
-        from webdataset import TarWriter
-    except ImportError as error:
-        raise ImportError('Shards are written by the package webdataset: '
-                          'pip install "dmae_mm[shards]"') from error
-    return TarWriter

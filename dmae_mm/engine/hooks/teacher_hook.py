@@ -20,9 +20,8 @@ class TeacherHook(Hook):
     restricted.
     """
 
-    def __init__(self) -> None:
-        # Computed once: reading a large teacher's weights takes seconds.
-        self._fingerprint: Optional[str] = None
+    # Computed once: reading a large teacher's weights takes seconds.
+    _fingerprint: Optional[str] = None
 
     def _describe(self, teacher: Teacher) -> dict:
         if self._fingerprint is None:
