@@ -18,7 +18,7 @@ class CannotWrite(OSError):
 
 
 @contextlib.contextmanager
-def write_whole(path: str, advice: str = '') -> Iterator[str]:
+def write_whole(path: str, advice: str = '', size: int = 0) -> Iterator[str]:
     """Write a file or folder, or leave what is there as it was.
 
     ::
@@ -36,6 +36,8 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
             there is replaced; a folder there must be empty.
         advice (str): What a person can do when the disk is full or must not
             be written to. Defaults to '': free space, or another place.
+        size (int): Bytes needed, for the message on a full disk. Defaults to
+            0: not known.
 
     Yields:
         str: Where to write it: a path of the same name in the same file
@@ -60,7 +62,7 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
         if isinstance(error, CannotWrite) or (error.errno not in NO_SPACE +
                                               NO_ACCESS):
             raise
-        raise explained(error, path, advice) from error
+        raise explained(error, path, advice, size) from error
 
 
 @contextlib.contextmanager
@@ -93,7 +95,10 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
-def explained(error: OSError, path: str, advice: str = '') -> CannotWrite:
+def explained(error: OSError,
+              path: str,
+              advice: str = '',
+              size: int = 0) -> CannotWrite:
     """The error of writing something, with what a person has to know.
 
     Args:
@@ -101,13 +106,16 @@ def explained(error: OSError, path: str, advice: str = '') -> CannotWrite:
         path (str): What could not be written, or its folder.
         advice (str): What to do. Defaults to '': free space, or another
             place.
+        size (int): Bytes needed. Defaults to 0: not known.
 
     Returns:
         CannotWrite: Of the same number.
     """
     folder = path if osp.isdir(path) else osp.dirname(osp.abspath(path))
-    reason = f'{path} cannot be written: {error.strerror}.'
-    if error.errno in NO_SPACE:
+    full = error.errno in NO_SPACE
+    needed = f' needs {size:,} bytes and' if size and full else ''
+    reason = f'{path}{needed} cannot be written: {error.strerror}.'
+    if full:
         while not osp.isdir(folder):
             folder = osp.dirname(folder)
         free = shutil.disk_usage(folder).free

@@ -10,6 +10,7 @@ from typing import Iterator
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.apis.model import ModelHub
 
@@ -106,6 +107,12 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def unwrapped_model(runner) -> nn.Module:
+    """The model that a runner trains, without what wraps it, such as DDP."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def use_plain_numbers(model: nn.Module) -> None:

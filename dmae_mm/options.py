@@ -2,7 +2,7 @@
 import functools
 import inspect
 import math
-from typing import Any, Type
+from typing import Any, Iterator, Type
 
 
 def reject_unknown_options(cls: Type) -> Type:
@@ -13,18 +13,15 @@ def reject_unknown_options(cls: Type) -> Type:
     needs.
 
     Args:
-        cls (type): A class whose constructor has no ``**kwargs``.
+        cls (type): A class. Where its constructor takes ``**kwargs``, they
+            are the options of the class that it derives from.
 
     Returns:
         type: The same class. Its constructor raises ``TypeError`` for
         keywords that it does not have.
     """
     init = cls.__init__
-    legal = [
-        name for name, parameter in inspect.signature(init).parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and name != 'self'
-    ]
+    legal = list(_options(cls))
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
@@ -37,6 +34,15 @@ def reject_unknown_options(cls: Type) -> Type:
 
     cls.__init__ = checked_init
     return cls
+
+
+def _options(cls: Type) -> Iterator[str]:
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    for parameter in parameters:
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            yield parameter.name
+        elif parameter.kind is parameter.VAR_KEYWORD and cls is not object:
+            yield from _options(cls.__base__)
 
 
 def is_finite_number(value: Any) -> bool:

@@ -65,4 +65,6 @@ custom_hooks = [
     dict(type='mmpretrain.ExactResumeHook'),
     dict(type='mmpretrain.PretrainedBackboneHook')
 ]
+default_hooks = dict(
+    checkpoint=dict(type='mmpretrain.AtomicCheckpointHook'))
 randomness = dict(seed=0, diff_rank_seed=True)

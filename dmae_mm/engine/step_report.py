@@ -8,7 +8,8 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import find_latest_checkpoint
 from torch.distributed.tensor import DTensor
 
-from .hooks.unwrapped_model import unwrapped_model
+from dmae_mm.host import unwrapped_model
+
 from .step_dump import file_names, plain, write_dump
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from dmae_mm.engine.hooks.unwrapped_model import unwrapped_model
+from dmae_mm.engine.checkpointing import whole_files
+from dmae_mm.host import unwrapped_model
 
 # Steps that are timed, after the first, and how long they may take.
 MAX_STEPS, MAX_SECONDS = 5, 15.0
@@ -154,7 +155,11 @@ def checkpoint(runner: Runner, kept: int) -> List[str]:
         name: value.clone()
         for name, value in unwrapped_model(runner).state_dict().items()
     }
-    runner.save_checkpoint(runner.work_dir, 'check.pth', by_epoch=False)
+    runner.save_checkpoint(
+        runner.work_dir,
+        'check.pth',
+        by_epoch=False,
+        backend_args=whole_files(runner.work_dir))
     size = osp.getsize(path)
     runner.resume(path)
     for name, value in unwrapped_model(runner).state_dict().items():

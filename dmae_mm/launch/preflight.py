@@ -17,7 +17,7 @@ from mmengine.registry import (DATASETS, HOOKS, MODELS, PARAM_SCHEDULERS,
                                DefaultScope)
 from mmengine.visualization import Visualizer
 
-from dmae_mm.engine.hooks.skipped_images_hook import let_skip
+from dmae_mm.datasets.pipelines import let_skip
 
 from .explain import explain
 from .measure import Enough, FewStepsHook, checkpoint, duration, memory

@@ -9,9 +9,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from dmae_mm.engine.compare_checkpoints import (checkpoint_content,
-                                                differences)
 from dmae_mm.engine.hooks.preemption_hook import Preempted
+from studies.compare_checkpoints import checkpoint_content, differences
 from tests.engine.test_training import config, end_workers
 
 # 16 images in batches of 3: 6 batches an epoch, the last of one image.

@@ -21,8 +21,9 @@ class ShardDataset(BaseDataset):
     that reads few shards at a time, which a URL needs.
 
     Args:
-        data_root (str): Folder of the shards, or URL: see
-            :class:`ShardFolder`.
+        data_root (str): Folder of the shards, or URL that ``webdataset``
+            opens: ``https://``, ``gs://``, ``hf://``, ``sftp://`` ..., or
+            ``pipe:COMMAND`` with ``{}`` for the name of a file.
         pipeline (Sequence[dict]): mmpretrain's transforms. The first finds
             ``img_bytes``, the whole image file, ``img_path``, a name for
             messages, and with labels ``gt_label``. Defaults to ().
@@ -40,7 +41,8 @@ class ShardDataset(BaseDataset):
         FileNotFoundError: If there is no index: not a folder of shards.
         ImportError: If ``data_root`` is a URL and ``webdataset`` not
             installed.
-        OSError: If a file cannot be fetched or is damaged.
+        OSError: If a file cannot be fetched, or has another size than the
+            index says.
         ValueError: If labels are asked for and there are none, or an option
             does not fit the others or the shards.
     """

@@ -13,9 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from dmae_mm.engine.step_report import describe_stop
 from dmae_mm.engine.watched_step import Step, StepStartHook, copy_to_host
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
 
 
 class NonFiniteLossError(FloatingPointError):

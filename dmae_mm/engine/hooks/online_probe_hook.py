@@ -15,9 +15,8 @@ from mmpretrain.registry import HOOKS
 from dmae_mm.evaluation import (batches, check_readable, check_scikit_learn,
                               check_splits, extract_features, image_size,
                               knn_accuracy, labelled_images)
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()

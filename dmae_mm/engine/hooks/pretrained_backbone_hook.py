@@ -5,12 +5,11 @@ from mmengine.runner import BaseLoop
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import HOOKS
 
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights.pretrained_option import (PretrainedOption,
                                                pretrained_options,
                                                read_for_host)
-
-from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()

@@ -277,7 +277,7 @@ class TestErrors:
             ShardDataset(shards, cache=1)
 
     def test_a_missing_package(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, 'webdataset.cache', None)
+        monkeypatch.setitem(sys.modules, 'webdataset', None)
         with pytest.raises(ImportError, match=r'dmae_mm\[shards\]'):
             ShardDataset('pipe:cat {}', cache_dir=str(tmp_path))
 

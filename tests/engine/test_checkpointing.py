@@ -1,19 +1,16 @@
 """A checkpoint is whole or not there; a damaged one is noticed."""
 import contextlib
-import errno
 import os
 import subprocess
 
 import pytest
 import torch
-from mmengine.fileio import get_file_backend
+from mmengine.fileio import LocalBackend, get_file_backend, put
 from mmengine.runner import save_checkpoint
 
-from dmae_mm.engine import checkpoint_files
-from dmae_mm.engine.checkpoint_files import (CannotWrite,
-                                             check_before_resuming, damage,
-                                             remove_leftovers,
-                                             write_atomically)
+from dmae_mm.engine.checkpointing import (check_before_resuming, damage,
+                                          whole_files, write_run_file)
+from dmae_mm.files import CannotWrite
 
 
 def names(folder) -> list:
@@ -35,10 +32,11 @@ def small_disk(folder, *options):
         subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
-def test_mmengine_writes_checkpoints_so(tmp_path, monkeypatch):
+def test_mmengine_writes_so_when_asked(tmp_path, monkeypatch):
     """What was there stays until all of the new is on the disk."""
     path = tmp_path / 'new' / 'epoch_1.pth'
-    save_checkpoint(dict(a=1), str(path))
+    asked = whole_files(str(path))
+    save_checkpoint(dict(a=1), str(path), backend_args=asked)
     before = path.read_bytes()
     order = []
     real_sync, real_replace = os.fsync, os.replace
@@ -49,28 +47,35 @@ def test_mmengine_writes_checkpoints_so(tmp_path, monkeypatch):
 
     def replace(source, target):
         order.append('replace')
-        assert names(path.parent) == ['epoch_1.pth', 'epoch_1.pth.writing']
         assert path.read_bytes() == before
         assert damage(source) is None
         real_replace(source, target)
 
     monkeypatch.setattr(os, 'fsync', sync)
     monkeypatch.setattr(os, 'replace', replace)
-    save_checkpoint(dict(a=2), str(path))
+    save_checkpoint(dict(a=2), str(path), backend_args=asked)
     assert order == ['sync', 'replace', 'sync']  # the folder's name as well
     assert torch.load(path) == dict(a=2)
     assert names(path.parent) == ['epoch_1.pth']
-    # Other files are written as mmengine does.
-    get_file_backend(str(tmp_path)).put(b'x', str(tmp_path / 'a.png'))
-    assert len(order) == 3
+
+
+def test_mmengines_own_backend_is_as_it_was(tmp_path, monkeypatch):
+    """Importing this package changes it for nobody else."""
+    monkeypatch.setattr(os, 'replace', None)  # ours would call it
+    for asked in (None, dict(backend='local')):
+        path = str(tmp_path / 'a.pth')
+        assert type(get_file_backend(path, backend_args=asked)) is LocalBackend
+        put(b'x', path, backend_args=asked)
+    save_checkpoint(dict(a=1), path)
+    assert torch.load(path) == dict(a=1)
 
 
 def test_a_full_disk_is_explained(tmp_path):
     with small_disk(tmp_path / 'disk') as disk:
         old = disk / 'epoch_1.pth'
-        write_atomically(str(old), bytes(600_000))
+        write_run_file(str(old), bytes(600_000))
         with pytest.raises(CannotWrite) as error:
-            write_atomically(str(disk / 'epoch_2.pth'), bytes(600_000))
+            write_run_file(str(disk / 'epoch_2.pth'), bytes(600_000))
         said = str(error.value)
         assert 'epoch_2.pth needs 600,000 bytes' in said
         assert f'mounted at {disk}' in said and 'No space left' in said
@@ -81,34 +86,8 @@ def test_a_full_disk_is_explained(tmp_path):
         assert len(old.read_bytes()) == 600_000
         subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
         with pytest.raises(CannotWrite, match='Read-only.*writable'):
-            write_atomically(str(old), b'')
+            write_run_file(str(old), b'')
         assert len(old.read_bytes()) == 600_000
-
-
-def test_no_trace_of_a_failed_write(tmp_path, monkeypatch):
-    """As the above, where no disk may be mounted."""
-    (tmp_path / 'a.pth').write_bytes(b'old')
-
-    def fails(descriptor):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(os, 'fsync', fails)
-    with pytest.raises(CannotWrite, match='3 bytes .*No space left'):
-        write_atomically(str(tmp_path / 'a.pth'), b'new')
-    assert names(tmp_path) == ['a.pth']
-    assert (tmp_path / 'a.pth').read_bytes() == b'old'
-
-
-def test_only_leftovers_are_removed(tmp_path):
-    for name in ('epoch_1.pth', 'epoch_2.pth.writing', 'notes.writing',
-                 'last_checkpoint', 'last_checkpoint.writing'):
-        (tmp_path / name).touch()
-    assert sorted(remove_leftovers(str(tmp_path))) == [
-        'epoch_2.pth.writing', 'last_checkpoint.writing'
-    ]
-    assert names(tmp_path) == [
-        'epoch_1.pth', 'last_checkpoint', 'notes.writing'
-    ]
 
 
 def flip_bit(path):
@@ -131,15 +110,15 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(
         os.utime(path, (0, age))
     flip_bit(paths[2])
     os.utime(paths[2], (0, 2))
-    check_before_resuming(str(paths[3]))
+    check_before_resuming(str(tmp_path), str(paths[3]))
     harm(paths[3])
     with pytest.raises(ValueError, match=message) as error:
-        check_before_resuming(str(paths[3]))
+        check_before_resuming(str(tmp_path), str(paths[3]))
     assert f'give --resume {paths[1]}.' in str(error.value)
     flip_bit(paths[0])
     flip_bit(paths[1])
     with pytest.raises(ValueError, match='no other one that is whole'):
-        check_before_resuming(str(paths[3]))
+        check_before_resuming(str(tmp_path), str(paths[3]))
 
 
 def test_what_a_flipped_bit_does_to_torch(tmp_path):
@@ -149,4 +128,4 @@ def test_what_a_flipped_bit_does_to_torch(tmp_path):
     flip_bit(path)
     assert torch.load(path).ne(0).sum() == 1
     assert damage(str(path)) is not None
-    assert checkpoint_files.damage(str(tmp_path)) == 'it does not exist'
+    assert damage(str(tmp_path)) == 'it does not exist'

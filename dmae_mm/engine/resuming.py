@@ -2,13 +2,13 @@
 from typing import Any, Optional
 
 from mmengine.runner import IterBasedTrainLoop
-from torch.utils.data import IterableDataset
+from torch.utils.data import BatchSampler
 
 from dmae_mm.datasets import SeededSampler, SeedSample
 from dmae_mm.datasets.pipelines import pipelines_of
 from dmae_mm.datasets.seeds import SeededIndex
 
-from .loops.resumable_train_loop import ResumableTrainLoop, what_skips
+from .resumable_train_loop import ResumableTrainLoop
 
 
 def pending_gradients(runner) -> bool:
@@ -35,12 +35,14 @@ def why_not_inside_epoch(runner) -> Optional[str]:
         return (f'the loop is {type(loop).__name__}, which begins the epoch '
                 "anew: set train_cfg=dict(type='ResumableTrainLoop', ...)")
     dataloader = loop.dataloader
-    if what_skips(dataloader) is None or dataloader.batch_size is None:
+    # Another batch sampler may use the samples in another order.
+    if (type(dataloader.batch_sampler) is not BatchSampler
+            or dataloader.batch_size is None
+            or not hasattr(dataloader.sampler, 'skip')):
         return (f'the sampler is {type(dataloader.sampler).__name__}, which '
                 'cannot skip samples: set train_dataloader.sampler='
                 "dict(type='SeededSampler') and no batch_sampler")
-    if (not isinstance(dataloader.dataset, IterableDataset)
-            and not _seeds_samples(dataloader.dataset)):
+    if not _seeds_samples(dataloader.dataset):
         return ('random crops depend on what was drawn before: put '
                 "dict(type='SeedSample') first in the training pipeline")
     return None
@@ -54,8 +56,6 @@ def check_seeding(runner) -> None:
     """
     dataloader = runner.train_loop.dataloader
     dataset = dataloader.dataset
-    if isinstance(dataset, IterableDataset):
-        return
     sampler = getattr(dataloader.batch_sampler, 'sampler', dataloader.sampler)
     seeded = isinstance(sampler, SeededSampler)
     seeds = _seeds_samples(dataset)

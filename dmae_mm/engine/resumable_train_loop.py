@@ -1,8 +1,5 @@
-from typing import Any, Dict, List, Optional, Tuple, Union
-
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
-from torch.utils.data import BatchSampler, DataLoader
 
 from dmae_mm.options import reject_unknown_options
 
@@ -28,18 +25,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             other intervals, and these. Defaults to None.
     """
 
-    def __init__(
-            self,
-            runner: Any,
-            dataloader: Union[DataLoader, Dict],
-            max_epochs: int,
-            val_begin: int = 1,
-            val_interval: int = 1,
-            dynamic_intervals: Optional[List[Tuple[int, int]]] = None) -> None:
-        super().__init__(runner, dataloader, max_epochs, val_begin,
-                         val_interval, dynamic_intervals)
-        # Batches of the current epoch that were used before a resumption.
-        self.batches_done = 0
+    # Batches of the current epoch that were used before a resumption.
+    batches_done = 0
 
     def run_epoch(self) -> None:
         """Iterate over what is left of an epoch, usually all of it."""
@@ -47,28 +34,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         done, self.batches_done = self.batches_done, 0
         if done:
-            what_skips(self.dataloader).skip(
-                done * self.dataloader.batch_size)
+            self.dataloader.sampler.skip(done * self.dataloader.batch_size)
         for idx, data_batch in enumerate(self.dataloader, start=done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-
-
-def what_skips(dataloader: DataLoader) -> Optional[Any]:
-    """The part of a data loader that leaves out samples already used.
-
-    Args:
-        dataloader (DataLoader): Its next iterator is to begin later.
-
-    Returns:
-        object: Data set or sampler, with a method ``skip(num_samples)``; None
-        if neither has one.
-    """
-    if hasattr(dataloader.dataset, 'skip'):
-        return dataloader.dataset
-    # Another batch sampler may use its samples in another order.
-    if (type(dataloader.batch_sampler) is BatchSampler
-            and hasattr(dataloader.sampler, 'skip')):
-        return dataloader.sampler
-    return None
