@@ -4,6 +4,7 @@ import functools
 import html
 import itertools
 import math
+import os
 import statistics
 import time
 from pathlib import Path
@@ -84,7 +85,12 @@ def write_page(runs: List[Run],
         runs=runs,
         left_out=left_out,
         curves=draw(runs, charts).to_html(
-            full_html=False, div_id='curves', config=dict(displaylogo=False)),
+            full_html=False,
+            div_id='curves',
+            config=dict(
+                displaylogo=False,
+                showSendToCloud=False,  # a button that uploads the values
+                modeBarButtonsToRemove=['select2d', 'lasso2d'])),
         last={name: [last_and_best(run, name, section) for run in runs]
               for name, section in charts.items()
               if section in ('losses', 'accuracy')},
@@ -140,6 +146,8 @@ def draw(runs: List[Run], charts: Dict[str, str]) -> go.Figure:
     figure = make_subplots(
         rows, 2, shared_xaxes='all', horizontal_spacing=0.08,
         vertical_spacing=100 / height,
+        specs=[[{}, {} if 2 * row + 1 < len(charts) else None]
+               for row in range(rows)],
         subplot_titles=[f'<b>{as_text(name)}</b> {MEANINGS.get(name, "")}'
                         for name in charts])
     owners = []  # for each trace, whose it is
@@ -286,32 +294,37 @@ def choose_pictures(
         tuple: Titles, each with its steps and files, the last step always
         among them; and how many files had no room.
     """
-    strips = []
+    strips, sizes = [], {}
     for name in sorted({name for run in runs for name in run.pictures}):
         for run in runs:
-            steps = run.pictures.get(name, {})
-            whole = [step for step in sorted(steps) if _is_whole(steps[step])]
-            run.notes += [f'{steps[step]} is no whole PNG file.'
-                          for step in steps if step not in whole]
-            if whole:
-                strips.append((f'{name}: {run.name}', whole, steps))
+            paths = run.pictures.get(name, {})
+            sizes.update({path: _size_of_png(path) for path in paths.values()})
+            run.notes += [f'{path} is no whole PNG file.'
+                          for path in paths.values() if not sizes[path]]
+            steps = [step for step in sorted(paths) if sizes[paths[step]]]
+            if steps:
+                strips.append((f'{name}: {run.name}', steps, paths))
     most = max((len(steps) for _, steps, _ in strips), default=0)
     total = sum(len(steps) for _, steps, _ in strips)
     for count in range(most, 0, -1):
         chosen = [(title, {step: paths[step] for step in evenly(steps, count)})
                   for title, steps, paths in strips]
-        paths = [path for _, steps in chosen for path in steps.values()]
-        if sum(path.stat().st_size for path in paths) <= max_bytes:
-            return chosen, total - len(paths)
+        files = [path for _, steps in chosen for path in steps.values()]
+        if sum(sizes[path] for path in files) <= max_bytes:
+            return chosen, total - len(files)
     return [], total
 
 
-def _is_whole(path: Path) -> bool:
+def _size_of_png(path: Path) -> int:
+    """In bytes; 0 for what is no whole PNG file."""
     try:
-        content = path.read_bytes()
-    except OSError:
-        return False
-    return content.startswith(PNG_START) and content.endswith(PNG_END)
+        with path.open('rb') as file:
+            start = file.read(len(PNG_START))
+            size = len(PNG_END) + file.seek(-len(PNG_END), os.SEEK_END)
+            end = file.read()
+    except OSError:  # it has fewer bytes, or cannot be read
+        return 0
+    return size if (start, end) == (PNG_START, PNG_END) else 0
 
 
 def evenly(steps: List[int], count: int) -> List[int]:

@@ -111,7 +111,8 @@ def test_the_page_is_complete_and_nothing_in_it_is_executed(page):
                    for tag, given in tags for name in given)
     rules = next(given['content'] for tag, given in tags
                  if 'http-equiv' in given)
-    assert rules.startswith("default-src 'none'; img-src data: blob:;")
+    assert rules.startswith("default-src 'none'; form-action 'none'; ")
+    assert 'img-src data: blob:;' in rules
     assert 'http' not in rules
     for part in ('<td>30 of 30</td>', 'nan (4.5 at 25)', '61</td>',
                  'model.backbone.mask_ratio', 'tools/train.py c.py',
@@ -156,6 +157,7 @@ const wait = () => new Promise((done) => setTimeout(done, 300));
     assert 'Content Security Policy' not in done.stderr, done.stderr
     tags = Tags(done.stdout).tags
     assert not any('onerror' in given for _, given in tags)
+    assert not any('Share' in given.get('data-title', '') for _, given in tags)
     seen = json.loads(dict(tags)['html']['data-result'])
     assert seen['title'].endswith('report') and 'evil' in seen['title']
     # As text, not as tags.
