@@ -35,7 +35,7 @@ class Start:
     Attributes:
         first (int): Iterations that were done before this start.
         last (int): The last iteration that was logged; 0 if none was.
-        epoch_length (int, optional): Iterations of an epoch.
+        epoch_length (int): Iterations of an epoch; 0 if it is not known.
         last_epoch (int): The last that was logged, 0 if none was.
         environment (dict[str, str]): What MMEngine logs when it starts.
         config_text (str): The config as it was written.
