@@ -4,7 +4,6 @@ import functools
 import html
 import itertools
 import math
-import os
 import statistics
 import time
 from pathlib import Path
@@ -48,7 +47,7 @@ MEANINGS = {
 COLOURS = ('#0072b2', '#d55e00', '#00805c', '#b0528c', '#8f6400', '#2f8ccc',
            '#333333')
 DASHES = ('solid', 'dash', 'dashdot', 'longdash')
-PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+PNG_END = b'IEND\xaeB`\x82'
 
 
 def write_page(runs: List[Run],
@@ -64,15 +63,14 @@ def write_page(runs: List[Run],
         left_out (sequence[str]): Which folders are not in the page, and why.
 
     Raises:
-        OSError: If it cannot be written. What was there stays then.
+        OSError: If it cannot be written, or a picture cannot be read. What
+            was there stays then.
     """
     pictures, more = choose_pictures(runs, max_picture_bytes)
     charts = chart_names(runs)
     # autoescape: no text of a log becomes a part of the page.
     environment = jinja2.Environment(
         autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         loader=jinja2.FileSystemLoader(Path(__file__).parent))
     environment.filters.update(
@@ -316,15 +314,9 @@ def choose_pictures(
 
 
 def _size_of_png(path: Path) -> int:
-    """In bytes; 0 for what is no whole PNG file."""
-    try:
-        with path.open('rb') as file:
-            start = file.read(len(PNG_START))
-            size = len(PNG_END) + file.seek(-len(PNG_END), os.SEEK_END)
-            end = file.read()
-    except OSError:  # it has fewer bytes, or cannot be read
-        return 0
-    return size if (start, end) == (PNG_START, PNG_END) else 0
+    """In bytes; 0 for a file that a kill has cut off, or that is none."""
+    content = path.read_bytes()
+    return len(content) if content.endswith(PNG_END) else 0
 
 
 def evenly(steps: List[int], count: int) -> List[int]:

@@ -76,7 +76,7 @@ class Tags(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
 
-EVIL = '</script><script>document.title="evil"<img src=x onerror=alert(1)>'
+EVIL = '</script><script>document.title="evil"<b><img src=x onerror=alert(1)>'
 NAME = '<script>document.title="evil"'
 
 
