@@ -75,7 +75,7 @@ $(STAMP):
 	@echo 'Installing the tested environment into $(VENV):' \
 	    '8 GB and some minutes, only this time'
 	$(BIN)/python -m pip install -c constraints.txt \
-	    -e '.[mm,mim,mmdet,mmseg,quickstart,shards,test]'
+	    -e '.[mm,mim,mmdet,mmseg,quickstart,report,shards,test]'
 	@$(BIN)/python -c 'import cv2' 2> /dev/null || { \
 	    echo 'The system lacks libraries that opencv-python draws windows' \
 	        'with (libGL and others): taking opencv-python-headless'; \
