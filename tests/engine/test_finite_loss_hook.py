@@ -2,6 +2,7 @@
 import json
 import os
 import os.path as osp
+import resource
 import socket
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_message_says_all(stopped):
     assert f'Dump: {dump} (' in message
     assert f'Last checkpoint: {work_dir}/epoch_1.pth' in message
     assert 'python tools/replay_step.py' in message
-    assert not list(work_dir.glob('*.part'))
+    assert not list(work_dir.glob('.writing*'))
 
 
 def test_the_step_leaves_no_trace(stopped):
@@ -48,21 +49,25 @@ def test_the_step_leaves_no_trace(stopped):
 def test_a_full_disk_does_not_hide_the_error(photos, tmp_path,  # noqa: F811
                                              monkeypatch):
     cfg = planted(photos, tmp_path, ['00.png'], 1)
-    save = torch.save
+    save, limits = torch.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(content, path, *args, **kwargs):
-        if str(path).endswith('.part'):
-            open(path, 'wb').write(b'some')
-            raise RuntimeError('PytorchStreamWriter failed writing file')
+        if 'random_state' in content:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         save(content, path, *args, **kwargs)
 
     monkeypatch.setattr(torch, 'save', full)
-    _, _, message = train(cfg, stops=True)
+    try:
+        _, _, message = train(cfg, stops=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'loss_recon=nan' in message
-    assert ('could not be dumped to '
-            f'{tmp_path}/nonfinite_iter_1_rank_0.pth: PytorchStreamWriter '
-            'failed') in message
+    path = tmp_path / 'nonfinite_iter_1_rank_0.pth'
+    assert (f'The step could not be dumped to {path}: {path} cannot be '
+            'written: File too large. ') in message
+    assert 'bytes are free' in message
     assert not list(tmp_path.glob('nonfinite*'))
+    assert not list(tmp_path.glob('.writing*'))
 
 
 def test_bad_steps_are_skipped_and_counted(photos, tmp_path):  # noqa: F811
