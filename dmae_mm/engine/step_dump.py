@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from dmae_mm.files import write_whole
 from dmae_mm.messages import first_few, one_line
 
+MAX_NAMES = 8  # of images in a message
 FORMAT = 'dmae_mm step 1'
 # Keys of the dicts that stand for what is no plain value.
 _ARRAY, _ELEMENT = '__ndarray__', '__data_element__'
@@ -65,7 +66,7 @@ class Step:
             f'{_values(bad)} in iteration {self.iter} (epoch {self.epoch}, '
             f'{self.where}{rank}).\nThe other values: '
             f'{_values(others) or "none"}. Learning rate: {_values(self.lr)}.'
-            '\n' + (f'Images: {first_few(images, 8)}.' if images else
+            '\n' + (f'Images: {first_few(images, MAX_NAMES)}.' if images else
                     'The batch holds no file names: PackInputs puts img_path '
                     'into data_samples unless its meta_keys say otherwise.'))
 
@@ -96,6 +97,8 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
     except TypeError as error:
         batch = None
         note += f' It is without the batch, because {error}.'
+    if len(step.images()) > MAX_NAMES:
+        note += ' It names all images.'
     teacher = getattr(model, 'teacher', None)
     try:
         write_dump(
@@ -116,8 +119,8 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
     config = osp.join(
         runner.work_dir,
         osp.basename(runner.cfg.filename or f'{runner.timestamp}.py'))
-    return (f'Dump: {path} ({osp.getsize(path) / 1e6:.1f} MB), which names '
-            f'all images.{note} To repeat the step:\n'
+    return (f'Dump: {path} ({osp.getsize(path) / 1e6:.1f} MB).{note} To '
+            'repeat the step:\n'
             f'    python tools/replay_step.py {shlex.quote(config)} \\\n'
             f'        {shlex.quote(path)}')
 
