@@ -5,7 +5,8 @@ from typing import Any, Deque, List, Optional, Tuple
 import torch
 import torch.distributed as dist
 import torch.nn as nn
-from mmengine.dist import broadcast_object_list, get_rank, get_world_size
+from mmengine.dist import (all_gather_object, broadcast_object_list, get_rank,
+                           get_world_size)
 from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import find_latest_checkpoint
@@ -98,22 +99,20 @@ class FiniteLossHook(RuntimeInfoHook):
                       losses: Any) -> None:
         """Before the gradients are computed: is there a non-finite loss?
 
-        The verdict on the optimizer step that follows is 0 if there was none
-        in any process and accumulated batch. Else it is the number of
-        processes minus the lowest rank that had one.
+        The verdict on the optimizer step that follows is 1 if there was one
+        in any process and accumulated batch, and else 0.
         """
         if kwargs.get('mode') != 'loss':
             return
         total, _ = model.parse_losses(losses)
-        self._bad = torch.maximum(self._bad, (~torch.isfinite(total)).float())
-        self._verdict = torch.zeros_like(self._bad)
+        self._bad = torch.maximum(self._bad, (~total.isfinite()).float())
         if not self._optim_wrapper.should_sync():  # more batches follow
+            self._verdict = torch.zeros_like(self._bad)
             return
-        self._verdict = self._bad * (get_world_size() - get_rank())
+        self._verdict, self._bad = self._bad, torch.zeros_like(self._bad)
         if get_world_size() > 1:
             dist.all_reduce(self._verdict, dist.ReduceOp.MAX)
-        self._bad = torch.zeros_like(self._bad)
-        self._skips = self._skips + (self._verdict > 0)
+        self._skips = self._skips + self._verdict
 
     @torch.compiler.disable
     def _guard_step(self, optimizer: torch.optim.Optimizer, args: tuple,
@@ -225,7 +224,8 @@ class FiniteLossHook(RuntimeInfoHook):
             self._first_bad = self._first_bad or step
         if verdict:  # all processes are here, after the same iteration
             self.skips += 1
-            culprit, message = get_world_size() - verdict, [None]
+            bad = all_gather_object(self._first_bad is not None)
+            culprit, message = bad.index(True), [None]
             if get_rank() == culprit:
                 message = [self._describe(runner, self._first_bad)]
             broadcast_object_list(message, src=culprit)
