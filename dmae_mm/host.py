@@ -3,18 +3,41 @@ import contextlib
 import io
 import logging
 import os.path as osp
+import re
 import warnings
 from pathlib import Path
 from typing import Iterator
 
 import torch.nn as nn
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.apis.model import ModelHub
 
 from .messages import one_line
+
+
+class ConfigOptions(DictAction):
+    """``--cfg-options`` of a command line: MMEngine's, with explained errors.
+
+    MMEngine's own ends in a traceback, and reads a dict as text or without
+    end.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for text in values:
+            option, _, value = text.partition('=')
+            if re.search(r'(^|[\[(,])[\s\'"]*\{|dict\(', value):
+                parser.error(
+                    f'{option_string} {option}: a dict cannot be given as one '
+                    f'value. Give its keys one by one, as in {option}.type='
+                    f'NAME {option}.KEY=VALUE, or write a config with _base_')
+            try:
+                super().__call__(parser, namespace, [text], option_string)
+            except (ValueError, AssertionError, RecursionError):
+                parser.error(f'{option_string} takes KEY=VALUE pairs, with '
+                             f'KEY=[a,b] for lists; {text!r} is none')
 
 
 def read_config(path: str, cfg_options: dict = dict()) -> Config:

@@ -10,7 +10,7 @@ TEST = ROOT / 'tools' / 'test.py'
 
 
 @pytest.mark.parametrize('arguments, messages', [
-    (['gone.py', 'gone.pth'], ["there is no config 'gone.py'",
+    (['gone.py', 'gone.pth'], ["There is no config 'gone.py'",
                                "there is no checkpoint 'gone.pth'"]),
     (['c.py', 'gone.pth'], ["there is no checkpoint 'gone.pth'",
                             "there is no folder 'gone' to test on"]),

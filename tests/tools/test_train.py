@@ -246,7 +246,7 @@ def refusal(arguments: List[str], monkeypatch, capsys) -> str:
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['missing.py'], "there is no config 'missing.py'"),
+    (['missing.py'], "There is no config 'missing.py'"),
     (['{config}', '--resume', 'missing.pth'],
      "there is no checkpoint 'missing.pth' to resume from"),
     (['{config}', '--amp'], '--amp needs an accelerator'),
