@@ -17,10 +17,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
 
-from dmae_mm.evaluation.image_files import ImageFiles
-from dmae_mm.evaluation.reconstruction import reconstruct
-from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.engine.hooks import reconstruction_visualization_hook
+from dmae_mm.evaluation.images import EvaluationPipeline
+from dmae_mm.evaluation.pictures import draw_reconstructions
+from dmae_mm.evaluation.reconstruction import reconstruct
 from dmae_mm.models import FeatureProjectionNeck
 from tests.evaluation.test_reconstruction import LIGHT
 from tests.datasets.odd_files import broken_files
@@ -118,8 +118,8 @@ def test_the_watched_run_is_the_same_bit_for_bit(
     # The last is drawn from the weights that are trained, not averaged.
     paths = sorted(str(path) for path in Path(photos).iterdir())
     paths = [paths[0], paths[8]]  # spread over 16
-    files = ImageFiles(paths, 32)
-    final = reconstruct(runner.model, [files[i]['inputs'] for i in range(2)])
+    inputs = EvaluationPipeline(32).read(paths)['inputs']
+    final = reconstruct(runner.model, inputs)
     for index, one in enumerate(final):
         assert len(one.similarity) == num_maps
         name = f'{Path(paths[index]).name}, step {steps[-1]}'
