@@ -270,20 +270,23 @@ def test_images_of_shards(photos, tmp_path):  # noqa: F811
         assert np.array_equal(picture, packed[name])
 
 
-def test_broken_training_images_are_passed_over(photos,  # noqa: F811
-                                                tmp_path, monkeypatch):
+@pytest.mark.parametrize('from_folder', [False, True])
+def test_broken_images_are_passed_over(from_folder, photos,  # noqa: F811
+                                       tmp_path, monkeypatch):
     """The next one is drawn, each skipped one is logged by its name."""
     folder = tmp_path / 'photos'
     shutil.copytree(photos, folder)
     jpeg = broken_files()['cut.jpg']
     for name, content in (('00.png', b''), ('01.png', jpeg), ('08.png', b'')):
         (folder / name).write_bytes(content)
-    cfg = watched(str(folder), tmp_path / 'out')
-    cfg.experiment_name = str(tmp_path)
+    cfg = watched(photos if from_folder else str(folder), tmp_path / 'out')
+    cfg.experiment_name = f'{tmp_path}'
     runner = Runner.from_cfg(cfg)
     said = []
     monkeypatch.setattr(runner.logger, 'warning', said.append)
-    hook = HOOKS.build(cfg.custom_hooks[0])
+    hook = HOOKS.build(
+        dict(
+            cfg.custom_hooks[0], images=str(folder) if from_folder else None))
     hook.before_train(runner)
     assert [Path(name).name for name in hook._names] == ['02.png', '09.png']
     assert len(pictures(tmp_path / 'out')) == 2
@@ -291,11 +294,11 @@ def test_broken_training_images_are_passed_over(photos,  # noqa: F811
     for line, name, reason in zip(
             said, ('00.png', '01.png', '08.png'),
         ('empty file', 'cut off, damaged', 'empty file')):
-        assert f'skips \'{folder / name}\': {reason}' in line
+        assert f"'{folder / name}' cannot be decoded: {reason}" in line
     for path in folder.iterdir():
         path.write_bytes(b'')
-    with pytest.raises(ValueError, match='no image .* tried can be read; the '
-                       'last is .*15.png.: empty file. Give images'):
+    with pytest.raises(ValueError, match='no image that was tried can be '
+                       "read. The last: .*15.png' .*: empty file. .* Or give"):
         hook.before_train(runner)
 
 
