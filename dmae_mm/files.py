@@ -151,3 +151,24 @@ def remove_leftovers(folder: str) -> List[str]:
             names += os.listdir(entry.path)
             shutil.rmtree(entry.path)
     return names
+
+
+def check_place(path: str) -> None:
+    """Find out before the work whether a file can be written after it.
+
+    Args:
+        path (str): The file. Nothing is made.
+
+    Raises:
+        OSError: If it is a folder, or its folder cannot be written to.
+    """
+    if osp.isdir(path):
+        raise IsADirectoryError(f'{path} is a folder. Give the name of a '
+                                'file.')
+    folder = osp.dirname(osp.abspath(path))
+    while not osp.lexists(folder):
+        folder = osp.dirname(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise explained(error, path) from error

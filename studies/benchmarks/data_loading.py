@@ -32,7 +32,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-from dmae_mm.evaluation.image_files import list_sound_images
+from dmae_mm.evaluation.images import (check_readable, image_folder,
+                                       paths_of)
 from dmae_mm.datasets import EXTENSIONS
 
 # mmpretrain's configs/_base_/datasets/imagenet_bs512_mae.py.
@@ -177,7 +178,8 @@ def as_table(result: Dict[str, dict]) -> List[Dict[str, object]]:
 def measure(args: argparse.Namespace, folder: str) -> dict:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.default_scope)
-    paths = list_sound_images(folder)
+    paths = paths_of(image_folder(folder))
+    check_readable(paths)
     size = statistics.mean(Path(path).stat().st_size for path in paths)
     print(f'{machine.name_of("cpu")}; {len(paths)} files of '
           f'{size / 1000:.0f} kB on average; median of {args.rounds} turns')

@@ -11,10 +11,9 @@ import torch.nn as nn
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 
+from dmae_mm.evaluation.pictures import GAP, TITLE, draw_reconstructions
 from dmae_mm.evaluation.reconstruction import (HIDDEN, NOT_FINITE,
-                                             Reconstruction, reconstruct)
-from dmae_mm.evaluation.reconstruction_picture import (GAP, TITLE,
-                                                     draw_reconstructions)
+                                               Reconstruction, reconstruct)
 from tests.conftest import TOY_MODEL
 from tests.models.teachers.test_mmpretrain_teacher import randomize
 from tests.models.test_hierarchical_student import HIVIT

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from dmae_mm.evaluation import FeatureModel, extract_features, image_size
+from dmae_mm.evaluation import FeatureModel, extract_features
+from dmae_mm.evaluation.images import image_size
 from tests.conftest import STUDENT, TOY_MODEL
 
 NORMALISE = dict(mean=[1., 2, 3], std=[2., 4, 8], to_rgb=True)
