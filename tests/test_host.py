@@ -25,8 +25,7 @@ def test_import_makes_the_configs_known():
                            check=True).stdout.split()
     assert set(names) >= {
         path.stem
-        for folder in ('dmae', 'ablations')
-        for path in (ROOT / 'configs' / folder).glob('*.py')
+        for path in (ROOT / 'configs' / 'dmae').glob('*.py')
     }
 
 

@@ -1,6 +1,6 @@
-"""The ImageNet configs by name, and the sizes that the paper gives them."""
+"""The ImageNet recipes by name, and the sizes that the paper gives them."""
 import functools
-import itertools
+import sys
 
 import torch
 from mmengine.config import Config
@@ -8,29 +8,28 @@ from mmpretrain.registry import MODELS
 
 from tests.conftest import ROOT
 
+sys.path.insert(0, str(ROOT / 'studies'))
+
+from recipes_page import PAGE, read_page  # noqa: E402
+
 CONFIGS = ROOT / 'configs'
+# All rows of docs/recipes.md, by name; and those that are options of others.
+ROWS = read_page(PAGE.read_text())
+VARIATIONS = {name: row for name, row in ROWS.items() if row.options}
 
 # Width, depth, heads and parameters of a backbone as it is pre-trained.
 SIZES = dict(t=(192, 12, 3, 5_524_416),
              s=(384, 12, 6, 21_665_664),
              b=(768, 12, 12, 85_798_656),
              l=(1024, 24, 16, 303_301_632))
-# Student -> teacher, its checkpoint, aligned block of the student and of the
-# teacher.
-TEACHERS = dict(t=('b', 'mae_vit-base-p16', 'f7569ca2', 8, 8),
-                s=('b', 'mae_vit-base-p16', 'f7569ca2', 8, 8),
-                b=('l', 'mae_vit-large-p16', 'cc7e98c9', 8, 17))
-# Part of the file name -> mask ratio and visible patches of 14 x 14.
-MASKS = {
-    '': (0.75, 49),
-    '-mask90': (0.9, 19),
-    '-mask95': (0.95, 9),
-    '-mask98': (0.98, 3)
-}
-
+# Recipe -> student, mask ratio and visible patches of 14 x 14.
 DMAE = {
-    f'dmae/vit-{size}_dmae{mask}_in1k.py': (size, mask)
-    for size, mask in itertools.product('tsb', MASKS)
+    'dmae/vit-t_dmae_in1k.py': ('t', 0.75, 49),
+    'dmae/vit-s_dmae_in1k.py': ('s', 0.75, 49),
+    'dmae/vit-b_dmae_in1k.py': ('b', 0.75, 49),
+    'dmae/vit-b_dmae-mask95_in1k.py': ('b', 0.95, 9),
+    'dmae/vit-b_dmae-mask98_in1k.py': ('b', 0.98, 3),
+    'dmae/vit-b_dmae-teacher-h_in1k.py': ('b', 0.75, 49),
 }
 # Recipes whose teacher is timm's: model name, name on the Hugging Face hub.
 TIMM_TEACHERS = {
@@ -43,36 +42,21 @@ TIMM_TEACHERS = {
      'timm/vit_base_patch16_clip_224.openai'),
 }
 HIVIT = 'dmae/hivit-t_dmae_in1k.py'
-PRETRAINING = [*DMAE, *TIMM_TEACHERS, HIVIT]
 BASELINES = {f'baselines/vit-{size}_mae_in1k.py': size for size in 'tsb'}
 FINETUNE = {f'benchmarks/vit-{size}_finetune_in1k.py': size for size in 'tsb'}
 LINEAR = {f'benchmarks/vit-{size}_linear_in1k.py': size for size in 'tsb'}
-
-
-def _found(pattern: str) -> list:
-    return sorted(
-        path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob(pattern))
-
-
-# Each is one option away from a recipe above: see test_ablations.py.
-ABLATIONS = _found('ablations/*.py')
-# With a fine-tuned teacher: see test_distilled_classifiers.py.
-DISTILLED = [
-    *_found('baselines/*_*-logits_in1k.py'),
-    *_found('baselines/*_features_in1k.py'),
-    *_found('benchmarks/*_finetune-logits_in1k.py')
-]
-# With few labels: see test_subset_recipes.py.
-SUBSETS = _found('benchmarks/*_finetune-*pct_in1k.py')
-ALL = [
-    *PRETRAINING, *BASELINES, *FINETUNE, *LINEAR, *ABLATIONS, *DISTILLED,
-    *SUBSETS
-]
+# The files that docs/recipes.md and the model index list.
+ALL = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for folder in ('dmae', 'baselines', 'benchmarks')
+    for path in CONFIGS.glob(f'{folder}/*.py'))
 
 
 @functools.lru_cache(maxsize=None)
 def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / name)
+    """A recipe: path of its file, or name of its row."""
+    return ROWS[name].read() if name in ROWS else Config.fromfile(
+        CONFIGS / name)
 
 
 def build(name: str):
@@ -86,6 +70,13 @@ def shape_of(backbone) -> tuple:
     heads = {layer.attn.num_heads for layer in backbone.layers}
     return (backbone.embed_dims, len(backbone.layers), *heads,
             sum(parameter.numel() for parameter in backbone.parameters()))
+
+
+def visible_patches(backbone) -> int:
+    """How many of a real image's 196 patches the student sees."""
+    patches, _, _ = backbone.random_masking(
+        torch.zeros(1, 196, 1), backbone.mask_ratio)
+    return patches.shape[1]
 
 
 def differences(a, b, path=''):

@@ -8,19 +8,21 @@ from tests.conftest import STUDENT, TEACHER
 TOY_IMAGES = dict(img_size=32, patch_size=8)
 
 
-def shrink_student(cfg: Config) -> None:
-    cfg.model.backbone.update(arch=STUDENT, mask_ratio=0.75, **TOY_IMAGES)
-    cfg.model.neck.update(num_patches=16,
-                          patch_size=8,
+def shrink_student(cfg: Config, patch_size: int = 8) -> None:
+    """Of 32 px, with a random teacher of toy size, where there is one."""
+    images = dict(img_size=32, patch_size=patch_size)
+    cfg.model.backbone.update(arch=STUDENT, **images)
+    cfg.model.neck.update(num_patches=(32 // patch_size)**2,
+                          patch_size=patch_size,
                           embed_dim=24,
                           decoder_embed_dim=16,
                           decoder_depth=2,
                           decoder_num_heads=2)
-    cfg.model.head.patch_size = 8
+    cfg.model.head.patch_size = patch_size
     if cfg.model.teacher is not None:
         cfg.model.teacher.update(backbone=dict(type='MAEViT',
                                                arch=TEACHER,
-                                               **TOY_IMAGES),
+                                               **images),
                                  checkpoint=None,
                                  allow_random=True)
 
@@ -32,6 +34,15 @@ def shrink_classifier(cfg: Config) -> None:
         cfg.model.neck.input_features = 24
     cfg.model.head.update(in_channels=24, num_classes=5)
     cfg.data_preprocessor.num_classes = 5
+
+
+def shrink_classifiers_teacher(cfg: Config) -> None:
+    vit = dict(arch=TEACHER, **TOY_IMAGES)
+    if cfg.model.teacher.type == 'ClassifierTeacher':
+        cfg.model.teacher.model.backbone.update(vit)
+        cfg.model.teacher.model.head.update(in_channels=32, num_classes=5)
+    else:
+        cfg.model.teacher.backbone.update(vit)
 
 
 def shrink_run(cfg: Config, images: Path, work_dir: Path) -> None:

@@ -44,7 +44,7 @@ def shards(tmp_path_factory):
 def pipeline():
     """That of the recipes, for images of 8 px."""
     transforms = Config.fromfile(
-        ROOT / 'configs/_base_/datasets/image_shards.py').train_pipeline
+        ROOT / 'configs/_base_/datasets/image_folder.py').train_pipeline
     for transform in transforms:
         if 'scale' in transform:
             transform.scale = 8

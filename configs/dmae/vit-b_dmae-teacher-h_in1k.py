@@ -1,7 +1,7 @@
 # ViT-B learns from the ViT-H that MAE pre-trained for 1600 epochs. The
 # teacher's patches are 14 px wide: it sees the same 14 x 14 patches in images
 # of 196 px. Student block 8 and teacher block 23 are aligned.
-_base_ = '../dmae/vit-b_dmae_in1k.py'
+_base_ = './vit-b_dmae_in1k.py'
 
 model = dict(
     teacher=dict(
