@@ -80,6 +80,17 @@ def quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def use_plain_numbers(model: nn.Module) -> None:
+    """Make Python floats of the drop rates that mmpretrain takes from NumPy.
+
+    ``torch.compile`` would stop and start anew at each of them, twice in
+    every block, to find out whether it is zero.
+    """
+    for module in model.modules():
+        if hasattr(module, 'drop_prob'):
+            module.drop_prob = float(module.drop_prob)
+
+
 def register_configs() -> None:
     """Let ``list_models`` and ``get_model`` of mmpretrain see the configs.
 

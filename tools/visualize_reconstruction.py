@@ -29,7 +29,7 @@ from dmae_mm.evaluation.reconstruction import (check_reconstructs,  # noqa: E402
 from dmae_mm.evaluation.reconstruction_picture import (  # noqa: E402
     draw_reconstructions)
 from dmae_mm.models.checks import check_mask_ratio  # noqa: E402
-from dmae_mm.models.students import input_channels  # noqa: E402
+from dmae_mm.models.student_input import input_channels  # noqa: E402
 from mmengine.config import DictAction  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
 

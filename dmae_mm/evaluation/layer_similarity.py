@@ -6,10 +6,12 @@ import torch
 import torch.nn as nn
 
 from dmae_mm.host import build
-from dmae_mm.models import BaseTeacher
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
-from dmae_mm.models.checks import check_pairs
-from dmae_mm.models.students import Student
+from dmae_mm.models import ClassifierTeacher, Teacher
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.distillation import check_pairs
+from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
+from dmae_mm.models.student_input import StudentInput
+from dmae_mm.models.tokens import visible_ids
 
 from .cka import MinibatchCKA
 
@@ -24,27 +26,27 @@ class Pair:
     cka: float
 
 
-def build_whole_teacher(cfg: dict, student: Student) -> BaseTeacher:
+def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
     """Build a teacher with all of its blocks, each of which is aligned.
 
     Args:
         cfg (dict): Section ``model.teacher`` of a config of :class:`DMAE`.
-        student (Student): Its student.
+        student (StudentInput): The images of its student.
 
     Returns:
-        BaseTeacher: The teacher, on the CPU. Its weights are not yet read.
+        Teacher: The teacher, on the CPU. Its weights are not yet read.
 
     Raises:
         ValueError: If it cannot be built.
     """
 
-    def teacher(blocks: Sequence[int]) -> BaseTeacher:
+    def teacher(blocks: Sequence[int]) -> Teacher:
         return build(
-            dict(cfg, aligned_blocks=blocks, student_input=student.input),
+            dict(cfg, aligned_blocks=blocks, student_input=student),
             'model.teacher')
 
     first = teacher([0])  # one block is quickly built
-    if not isinstance(first, BaseTeacher):
+    if isinstance(first, ClassifierTeacher):
         raise ValueError(f'model.teacher: a {type(first).__name__} has no '
                          'features of visible patches. Choose a '
                          'MMPretrainTeacher or TimmTeacher.')
@@ -52,7 +54,7 @@ def build_whole_teacher(cfg: dict, student: Student) -> BaseTeacher:
 
 
 @torch.no_grad()
-def layer_similarity(model: nn.Module, teacher: BaseTeacher,
+def layer_similarity(model: nn.Module, teacher: Teacher,
                      batches: Iterable[dict]) -> torch.Tensor:
     """Linear CKA of visible patches' tokens, of all blocks with all blocks.
 
@@ -65,7 +67,7 @@ def layer_similarity(model: nn.Module, teacher: BaseTeacher,
     Args:
         model (nn.Module): The student with its data preprocessor, such as a
             :class:`DMAE` without teacher. It is left in eval mode.
-        teacher (BaseTeacher): From :func:`build_whole_teacher`.
+        teacher (Teacher): From :func:`build_whole_teacher`.
         batches (Iterable[dict]): Images in mmpretrain's format, in random
             order; each of at least 4.
 
@@ -77,7 +79,7 @@ def layer_similarity(model: nn.Module, teacher: BaseTeacher,
     """
     model.eval()
     backbone = model.backbone
-    blocks = Student.of(backbone, model.data_preprocessor).blocks
+    blocks = blocks_of(backbone)
     student_blocks = BlockFeatures(blocks, range(len(blocks)))
     cka = MinibatchCKA(len(blocks), teacher.num_layers)
     for batch in batches:
@@ -85,7 +87,7 @@ def layer_similarity(model: nn.Module, teacher: BaseTeacher,
         (latent, _, ids_restore), ours = student_blocks.record(
             backbone, images)
         num_visible = latent.shape[1] - backbone.num_extra_tokens
-        ids_keep = ids_restore.argsort(dim=1)[:, :num_visible]  # (B, K)
+        ids_keep = visible_ids(ids_restore, num_visible)  # (B, K)
         theirs = teacher(images, ids_keep)
         # The k-th visible patch of each image: its place is random.
         cka.update(*([

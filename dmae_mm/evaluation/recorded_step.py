@@ -7,6 +7,8 @@ import torch
 import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
+from dmae_mm.models.tokens import visible_ids
+
 
 @dataclass(frozen=True)
 class RecordedStep:
@@ -56,11 +58,12 @@ def record_step(model: nn.Module, inputs: torch.Tensor,
     latent, mask, ids_restore = seen['backbone']
     num_visible = latent.shape[1] - model.backbone.num_extra_tokens
     names = [
-        name[len('loss_align_'):] for name in getattr(model, 'loss_names', [])
+        name[len('loss_align_'):] for name in getattr(
+            getattr(model, 'distillation', None), 'loss_names', [])
     ]
     return RecordedStep(
         mask=mask,
-        ids_keep=ids_restore.argsort(dim=1)[:, :num_visible],
+        ids_keep=visible_ids(ids_restore, num_visible),
         prediction=seen['neck'],
         aligned=dict(zip(names, seen['pairs'])))
 

@@ -1,25 +1,25 @@
-from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models import ImageClassifier
+from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
-from .backbones import TOKEN_BACKBONES
-from .block_features import BlockFeatures
-from .checks import (build_part, check_backbone, check_distillation,
-                     check_logits, check_num_classes, check_student_head)
-from .distillation_mixin import Block, DistillationMixin
-from .students import Student, StudentInput
-from .teachers import ClassifierTeacher
+from .tokens import BlockFeatures
+from .checks import check_backbone
+from .distillation import Block, Distillation, build_part, check_pairs
+from .mmpretrain_vits import TOKEN_BACKBONES, blocks
+from .student_input import StudentInput
+from .teachers import ClassifierTeacher, Teacher
+from .teachers.classifier_teacher import has_single_logits
 
 
 @MODELS.register_module()
 @reject_unknown_options
-class DistilledImageClassifier(DistillationMixin, ImageClassifier):
+class DistilledImageClassifier(ImageClassifier):
     """Image classifier that learns from labels and from a frozen teacher.
 
     Any classifier of mmpretrain becomes one by its ``type`` and by what the
@@ -74,9 +74,9 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
                  train_cfg: Optional[dict] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
-        check_distillation(teacher, logit_loss, aligned_layers)
+        _check_distillation(teacher, logit_loss, aligned_layers)
         if isinstance(teacher, dict):
-            check_logits(
+            _check_logits(
                 teacher.get('type'), _gives_logits(teacher.get('type')),
                 logit_loss)
         super().__init__(
@@ -87,6 +87,7 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
             train_cfg=train_cfg,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        self.distillation: Optional[Distillation] = None
         self.logit_loss = None
         if teacher is None:
             return
@@ -97,18 +98,34 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
                 "as well. Give a head, for example type='LinearClsHead'.")
         if aligned_layers:
             check_backbone(self.backbone, TOKEN_BACKBONES, exactly=True)
-            student = Student.of(self.backbone, self.data_preprocessor)
-            blocks, images = student.blocks, student.input
+            student_blocks = blocks(self.backbone)
+            images = StudentInput.of_vit(self.backbone,
+                                         self.data_preprocessor)
         else:
-            blocks = ()
+            student_blocks = ()
             images = StudentInput.of(self.backbone, self.data_preprocessor)
-        self.build_distillation(blocks, images, teacher, aligned_layers,
-                                distill_neck, distill_loss)
+        self.distillation = Distillation(self.backbone, student_blocks, images,
+                                         teacher, aligned_layers, distill_neck,
+                                         distill_loss)
+        if aligned_layers:
+            self.distill_neck = self.distillation.neck
+            self.distill_loss = self.distillation.loss
         if logit_loss is not None:
-            check_student_head(self.head)
-            check_num_classes(self.head, self.teacher)
+            _check_student_head(self.head)
+            _check_num_classes(self.head, self.teacher)
             self.head_output = BlockFeatures([self.head], [0])
             self.logit_loss = build_part('logit_loss', logit_loss)
+
+    @property
+    def teacher(self) -> Optional[Teacher]:
+        """The teacher, if there is one."""
+        return self.distillation and self.distillation.teacher
+
+    def init_weights(self) -> None:
+        """Initialise the student and read the teacher's checkpoint."""
+        if self.distillation is not None:
+            self.distillation.init_weights(next(self.parameters()).device)
+        super().init_weights()
 
     def loss(self, inputs: torch.Tensor,
              data_samples: List[DataSample]) -> Dict[str, torch.Tensor]:
@@ -123,22 +140,23 @@ class DistilledImageClassifier(DistillationMixin, ImageClassifier):
             as ``loss_cls``; ``loss_logits`` and ``loss_align_*``, as far as
             they are wanted.
         """
-        if self.teacher is None:
+        if self.distillation is None:
             return super().loss(inputs, data_samples)
 
-        features, student_blocks = self.student_blocks.record(
-            self.extract_feat, inputs)
+        features, student_features = (
+            self.distillation.student_blocks.record(self.extract_feat, inputs))
         if self.logit_loss is not None:
             losses, (logits, ) = self.head_output.record(
                 self.head_loss, features, data_samples)
-            teacher_logits, teacher_blocks = self.teacher(inputs)
+            teacher_logits, teacher_features = self.teacher(inputs)
             losses['loss_logits'] = self.logit_loss(logits, teacher_logits)
+            losses.update(
+                self.distillation.align(student_features, teacher_features))
         else:
             losses = self.head_loss(features, data_samples)
-            teacher_blocks = self.teacher(inputs, ids_keep=None)
-        if self.loss_names:
             losses.update(
-                self.alignment_losses(student_blocks, teacher_blocks))
+                self.distillation(
+                    inputs, ids_keep=None, student_features=student_features))
         return losses
 
     def head_loss(self, features: Tuple[torch.Tensor, ...],
@@ -162,3 +180,63 @@ def _gives_logits(kind: Optional[Union[str, Type]]) -> bool:
                          'ClassifierTeacher, MMPretrainTeacher or '
                          'TimmTeacher.')
     return isinstance(cls, type) and issubclass(cls, ClassifierTeacher)
+
+
+def _check_distillation(teacher: Optional[dict], logit_loss: Optional[dict],
+                       aligned_layers: Sequence) -> None:
+    """Refuse a classifier's losses without a teacher, and the reverse."""
+    check_pairs(aligned_layers)
+    if teacher is None and (logit_loss is not None or len(aligned_layers)):
+        raise ValueError(
+            f'logit_loss={logit_loss!r}, aligned_layers={aligned_layers!r} '
+            'but teacher=None. Give a teacher, or set logit_loss=None and '
+            'aligned_layers=[] for the classifier without distillation.')
+    if teacher is not None and logit_loss is None and not len(aligned_layers):
+        raise ValueError(
+            'logit_loss=None and aligned_layers is empty, so the teacher '
+            'would teach nothing. Give '
+            "logit_loss=dict(type='LogitDistillationLoss'), or "
+            'aligned_layers, for example [(0.75, 0.75)], or both; or set '
+            'teacher=None for the classifier without distillation.')
+
+
+def _check_student_head(head: Optional[nn.Module]) -> None:
+    """Refuse a head whose logits are not what its loss is computed from."""
+    if not has_single_logits(head) or type(head).loss is not ClsHead.loss:
+        raise ValueError(
+            f'head: a {type(head).__name__} does not compute its loss from '
+            'one tensor of logits, so there is none to distil into. Choose '
+            'LinearClsHead, VisionTransformerClsHead or another head that '
+            "has ClsHead's loss, or set logit_loss=None.")
+
+
+def _check_num_classes(head: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher of other classes than the student's."""
+    ours = getattr(head, 'num_classes', None)
+    if None not in (ours, teacher.num_classes) and (ours !=
+                                                    teacher.num_classes):
+        raise ValueError(
+            f'head: num_classes={ours}, but the teacher knows '
+            f'{teacher.num_classes} classes (teacher.model.head.num_classes). '
+            'Its logits can only teach the same classes: give a teacher that '
+            'was fine-tuned on the same data, or align features alone '
+            "(aligned_layers, with type='MMPretrainTeacher').")
+
+
+def _check_logits(teacher_type: Any, gives_logits: bool,
+                 logit_loss: Optional[dict]) -> None:
+    """Refuse a teacher without logits, and one whose logits are not used."""
+    name = getattr(teacher_type, '__name__', teacher_type)
+    if logit_loss is not None and not gives_logits:
+        raise ValueError(
+            f'logit_loss={logit_loss!r}, but a {name} has no logits. Give '
+            "teacher=dict(type='ClassifierTeacher', model=..., "
+            'checkpoint=...), a whole fine-tuned classifier, or set '
+            'logit_loss=None.')
+    if logit_loss is None and gives_logits:
+        raise ValueError(
+            f'teacher: a {name} computes logits, but logit_loss=None. For '
+            "features alone give teacher=dict(type='MMPretrainTeacher', "
+            'backbone=..., checkpoint=...) with the same backbone and '
+            'checkpoint, which does not run the blocks that are not needed. '
+            "Or give logit_loss=dict(type='LogitDistillationLoss').")

@@ -6,19 +6,22 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
-from .backbones import use_plain_numbers
 from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_student, check_teacher)
-from .distillation_mixin import Block, DistillationMixin
+                     check_sizes, check_teacher)
+from .distillation import Block, Distillation
+from .mmpretrain_vits import blocks
 from .necks import CrossAttentionDecoder
-from .students import Student
+from .student_input import StudentInput
+from .teachers import Teacher
+from .tokens import visible_ids
 
 
 @MODELS.register_module()
 @reject_unknown_options
-class DMAE(DistillationMixin, BaseSelfSupervisor):
+class DMAE(BaseSelfSupervisor):
     """Masked autoencoder that learns from a frozen teacher's block outputs.
 
     `Masked Autoencoders Enable Efficient Knowledge Distillers
@@ -76,13 +79,28 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
             init_cfg=init_cfg)
         use_plain_numbers(self)
         check_backbone(self.backbone, (MAEViT, MAEHiViT))
-        student = Student.of(self.backbone, self.data_preprocessor)
-        check_student(student, self.backbone.embed_dims, self.neck, self.head)
+        check_sizes(self.backbone, self.neck, self.head)
         check_mask_ratio(self.backbone, teacher is not None)
         check_predict_ratio(self.neck, self.backbone)
+        self.distillation: Optional[Distillation] = None
         if teacher is not None:
-            self.build_distillation(student.blocks, student.input, teacher,
-                                    aligned_layers, distill_neck, distill_loss)
+            self.distillation = Distillation(
+                self.backbone, blocks(self.backbone),
+                StudentInput.of_vit(self.backbone, self.data_preprocessor),
+                teacher, aligned_layers, distill_neck, distill_loss)
+            self.distill_neck = self.distillation.neck
+            self.distill_loss = self.distillation.loss
+
+    @property
+    def teacher(self) -> Optional[Teacher]:
+        """The teacher, if there is one."""
+        return self.distillation and self.distillation.teacher
+
+    def init_weights(self) -> None:
+        """Initialise the student and read the teacher's checkpoint."""
+        if self.distillation is not None:
+            self.distillation.init_weights(next(self.parameters()).device)
+        super().init_weights()
 
     def loss(self, inputs: torch.Tensor,
              data_samples: List[DataSample]) -> Dict[str, torch.Tensor]:
@@ -96,20 +114,17 @@ class DMAE(DistillationMixin, BaseSelfSupervisor):
             dict[str, torch.Tensor]: ``loss_recon`` and for each aligned pair
             ``loss_align_s{student block}_t{teacher block}``.
         """
-        if self.teacher is None:
+        if self.distillation is None:
             latent, mask, ids_restore = self.backbone(inputs)
             return self.reconstruction_loss(inputs, latent, mask, ids_restore)
 
         # Each of the student's features is (B, P + K, C_student).
         (latent, mask, ids_restore), student_features = (
-            self.student_blocks.record(self.backbone, inputs))
+            self.distillation.student_blocks.record(self.backbone, inputs))
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
-
         num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
-        ids_keep = ids_restore.argsort(dim=1)[:, :num_visible]  # (B, K)
-        teacher_features = self.teacher(inputs, ids_keep)
-        losses.update(self.alignment_losses(student_features,
-                                            teacher_features))
+        ids_keep = visible_ids(ids_restore, num_visible)  # (B, K)
+        losses.update(self.distillation(inputs, ids_keep, student_features))
         return losses
 
     def reconstruction_loss(

@@ -88,8 +88,8 @@ def build_model(cfg: Config, path: str) -> nn.Module:
     except Exception as error:
         raise ValueError(f'The model of {path} cannot be built: '
                          f'{one_line(error)}') from None
-    if getattr(model, 'teacher', None) is not None:
-        model.teacher = None  # its file is another matter
+    if getattr(model, 'distillation', None) is not None:
+        model.distillation = None  # the teacher's file is another matter
     return model
 
 

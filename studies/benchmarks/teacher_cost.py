@@ -37,7 +37,7 @@ from studies.benchmarks.measuring import (add_device,  # noqa: E402
                                           show, spread, taken_by, write_json)
 from studies.benchmarks.variants import module_bytes  # noqa: E402
 
-from dmae_mm.models import (BaseTeacher, MMPretrainTeacher,  # noqa: E402
+from dmae_mm.models import (MMPretrainTeacher, Teacher,  # noqa: E402
                             TimmTeacher)
 
 # Architecture in mmpretrain, model in timm. All have 14 x 14 patches.
@@ -49,7 +49,7 @@ ARCHITECTURES = dict(
 DEPTHS = {'whole': -1, '3/4': 0.75}
 
 
-def build(library: str, model: str, depth: str, dtype: str) -> BaseTeacher:
+def build(library: str, model: str, depth: str, dtype: str) -> Teacher:
     """A teacher with random weights."""
     arch, model_name = ARCHITECTURES[model]
     options = dict(
@@ -69,7 +69,7 @@ def measure(args: Namespace) -> List[dict]:
     images = torch.randn(args.batch_size, 3, 224, 224, device=args.device)
     ids_keep = torch.rand(
         args.batch_size, 196, device=args.device).argsort(1)[:, :49]
-    teachers: Dict[Tuple[str, ...], BaseTeacher] = {
+    teachers: Dict[Tuple[str, ...], Teacher] = {
         key: build(key[0], args.model, *key[1:]).to(args.device)
         for key in keys
     }

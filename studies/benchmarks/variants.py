@@ -183,20 +183,18 @@ def build_all(config: str, names: Sequence[str],
         dict[str, DMAE]: A model for each name.
     """
     base = build(config, Variant()).to(device)
-    truncated = base.teacher
     models = {}
     for name in names:
         variant = VARIANTS[name]
         model = copy.copy(base)
         model._modules = dict(base._modules)
         if variant.teacher == 'none':
-            object.__setattr__(model, 'teacher', None)
+            model.distillation = None
             del model._modules['distill_neck']
         elif variant.teacher == 'whole' or variant.teacher_dtype != 'float32':
             other = build(config, replace(variant, light_decoder=False))
-            object.__setattr__(model, 'teacher', other.teacher.to(device))
-        else:
-            object.__setattr__(model, 'teacher', truncated)
+            model.distillation = copy.copy(base.distillation)
+            model.distillation.teacher = other.teacher.to(device)
         if variant.light_decoder:
             model.neck = build(config, Variant(light_decoder=True)).neck.to(
                 device)

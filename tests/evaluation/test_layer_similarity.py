@@ -9,7 +9,7 @@ from dmae_mm.evaluation.cka import linear_cka
 from dmae_mm.evaluation.layer_similarity import (Pair, build_whole_teacher,
                                                choose_pairs, layer_similarity,
                                                resolve_pairs, rule_pair)
-from dmae_mm.models.students import Student
+from dmae_mm.models.student_input import StudentInput
 from tests.conftest import TEACHER, TOY_MODEL
 from tests.models.classifiers import classifier
 from tests.models.test_hierarchical_student import HIVIT
@@ -39,7 +39,7 @@ def student(**backbone):
 
 def whole_teacher(model, cfg=RANDOM):
     teacher = build_whole_teacher(
-        cfg, Student.of(model.backbone, model.data_preprocessor))
+        cfg, StudentInput.of_vit(model.backbone, model.data_preprocessor))
     randomize(teacher.network)
     return teacher
 
@@ -63,7 +63,7 @@ def test_a_model_with_itself(tmp_path):
             type='MMPretrainTeacher',
             backbone=RANDOM['backbone'],
             checkpoint=str(path)),
-        Student.of(model.backbone, model.data_preprocessor))
+        StudentInput.of_vit(model.backbone, model.data_preprocessor))
     assert teacher.aligned_blocks == (0, 1, 2, 3, 4, 5)
     cka = layer_similarity(model, teacher, batches())
     torch.testing.assert_close(
@@ -117,7 +117,7 @@ def test_teachers_without_visible_patches_are_refused():
                 type='ClassifierTeacher',
                 model=classifier(),
                 allow_random=True),
-            Student.of(model.backbone, model.data_preprocessor))
+            StudentInput.of_vit(model.backbone, model.data_preprocessor))
 
 
 CKA = torch.tensor([[.9, .5, .4, .1], [.2, .8, .8, .7], [.1, .3, .2, .6],

@@ -110,9 +110,9 @@ def test_registers_are_never_aligned(toy_model, images):
                    torch.randn(3, 2, 32), plain[0][:, 1:]], 1)
     ]
     model.eval()
-    wanted = model.alignment_losses(student, plain)
+    wanted = model.distillation.align(student, plain)
     model.teacher.num_prefix_tokens = 3
-    losses = model.alignment_losses(student, with_registers)
+    losses = model.distillation.align(student, with_registers)
     torch.testing.assert_close(losses, wanted)
 
 
@@ -201,26 +201,28 @@ class TestTeacherIsNotPartOfTheModel:
         theirs = twin.loss(images, None)
         assert ours['loss_align_s2_t3'] != theirs['loss_align_s2_t3']
 
-    def test_a_copy_does_not_take_it_to_another_device(self, toy_model,
-                                                       images):
-        """As EMAHook(device='cpu') would, beside a student on a GPU."""
+    def test_it_goes_where_its_images_are(self, toy_model, images):
         model = build(toy_model)
+        # As EMAHook(device='cpu') moves a copy, beside a student on a GPU.
         twin = copy.deepcopy(model).to('meta')
-        assert {p.device.type for p in twin.parameters()} == {'meta'}
         assert {p.device.type for p in model.teacher.parameters()} == {'cpu'}
-        model.loss(images, None)
-        # Alone, the copy is whose teacher it is; a pickled one as well.
         restored = pickle.loads(pickle.dumps(model))
-        del model
-        for last in (twin, restored):
-            last.to('meta')
-            assert {p.device.type
-                    for p in last.teacher.parameters()} == {'meta'}
+        torch.testing.assert_close(
+            restored.teacher(images), model.teacher(images), rtol=0, atol=0)
+        losses = twin.loss(images.to('meta'), None)
+        assert {loss.device.type for loss in losses.values()} == {'meta'}
+        assert next(model.teacher.parameters()).is_meta
 
-    def test_it_follows_device_and_dtype(self, toy_model):
-        model = build(toy_model).double()
-        assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
-        assert next(model.to('meta').teacher.parameters()).is_meta
+    def test_it_keeps_its_dtype(self, toy_model, images):
+        model = build(toy_model)
+        torch.manual_seed(0)
+        single = model.loss(images, None)
+        torch.manual_seed(0)
+        double = model.double().loss(images.double(), None)
+        assert {p.dtype for p in model.teacher.parameters()} == {torch.float32}
+        assert double['loss_align_s2_t3'].dtype == torch.float64
+        for name, loss in single.items():
+            torch.testing.assert_close(double[name].float(), loss)
 
     def test_a_trained_student_needs_no_teacher_file(self, toy_model, images,
                                                      tmp_path):

@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import mae_to_mmpretrain
 
-from ..checkpoints.files import encoder_only, golden_weights
+from ..weights.files import encoder_only, golden_weights
 from tests.conftest import ROOT, STUDENT
 
 SCRIPT = str(ROOT / 'tools' / 'model_converters' / 'mae_to_mmpretrain.py')

@@ -44,7 +44,9 @@ from dmae_mm.evaluation.png import check_png, write_png  # noqa: E402
 from dmae_mm.evaluation.pretraining_model import (  # noqa: E402
     build_pretraining_model, load_backbone, read_model_config)
 from dmae_mm.models import DMAE  # noqa: E402
-from dmae_mm.models.students import Student, input_channels  # noqa: E402
+from dmae_mm.models.mmpretrain_vits import blocks  # noqa: E402
+from dmae_mm.models.student_input import (  # noqa: E402
+    StudentInput, input_channels)
 import torch  # noqa: E402
 from mmengine.config import DictAction  # noqa: E402
 from mmengine.dataset import default_collate  # noqa: E402
@@ -132,10 +134,11 @@ def _compare(args: argparse.Namespace) -> None:
     if not isinstance(model, DMAE):
         raise ValueError(f'The model of {args.config} is a '
                          f'{type(model).__name__}, not a DMAE.')
-    student = Student.of(model.backbone, model.data_preprocessor)
-    teacher = build_whole_teacher(section.teacher.to_dict(), student)
-    configured = resolve_pairs(section.aligned_layers, len(student.blocks),
-                               teacher.num_layers)
+    teacher = build_whole_teacher(
+        section.teacher.to_dict(),
+        StudentInput.of_vit(model.backbone, model.data_preprocessor))
+    configured = resolve_pairs(section.aligned_layers,
+                               len(blocks(model.backbone)), teacher.num_layers)
     batches = _batches(args, image_size(model.backbone),
                        input_channels(model.backbone))
     sha256 = load_backbone(model, args.checkpoint, args.config)

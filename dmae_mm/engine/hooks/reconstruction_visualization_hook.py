@@ -17,7 +17,7 @@ from dmae_mm.evaluation.reconstruction import check_reconstructs, reconstruct
 from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.datasets import BadImageError
 from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
-from dmae_mm.models.students import input_channels
+from dmae_mm.models.student_input import input_channels
 from dmae_mm.options import reject_unknown_options
 
 from .unwrapped_model import unwrapped_model

@@ -3,7 +3,7 @@ from typing import Optional
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.models.teachers import FrozenTeacher
+from dmae_mm.models.teachers import Teacher
 from dmae_mm.options import reject_unknown_options
 from .unwrapped_model import unwrapped_model
 
@@ -24,12 +24,12 @@ class TeacherHook(Hook):
         # Computed once: reading a large teacher's weights takes seconds.
         self._fingerprint: Optional[str] = None
 
-    def _fingerprint_of(self, teacher: FrozenTeacher) -> str:
+    def _fingerprint_of(self, teacher: Teacher) -> str:
         if self._fingerprint is None:
             self._fingerprint = teacher.fingerprint()
         return self._fingerprint
 
-    def _describe(self, teacher: FrozenTeacher) -> dict:
+    def _describe(self, teacher: Teacher) -> dict:
         return dict(
             type=type(teacher).__name__,
             checkpoint=teacher.checkpoint,
@@ -66,5 +66,5 @@ class TeacherHook(Hook):
                 'from these weights with load_from and resume=False.')
 
 
-def _teacher_of(runner) -> Optional[FrozenTeacher]:
+def _teacher_of(runner) -> Optional[Teacher]:
     return getattr(unwrapped_model(runner), 'teacher', None)

@@ -9,6 +9,7 @@ from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 
+from dmae_mm.models.tokens import visible_ids
 from dmae_mm.options import is_finite_number, reject_unknown_options
 
 
@@ -144,13 +145,13 @@ class CrossAttentionDecoder(MAEPretrainDecoder):
             pixels of a patch), and which patches these are, (B, M).
         """
         num_visible = x.shape[1] - 1  # K
+        num_predicted = self.num_predicted if self.training else (
+            ids_restore.shape[1] - num_visible)  # M
         # MAE orders the patches by random numbers, the visible ones first. So
         # the next M are as random a choice as another draw would give.
-        order = ids_restore.argsort(dim=1)  # (B, L)
-        ids_visible = order[:, :num_visible]
-        ids_predict = order[:, num_visible:]
-        if self.training:
-            ids_predict = ids_predict[:, :self.num_predicted]
+        ids_visible, ids_predict = visible_ids(
+            ids_restore, num_visible + num_predicted).split(
+                [num_visible, num_predicted], dim=1)
 
         positions = self.decoder_pos_embed[0, 1:]  # (L, C)
         # MAE's position of CLS is zero.

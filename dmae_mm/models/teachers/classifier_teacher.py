@@ -3,26 +3,26 @@ import hashlib
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
-from mmpretrain.models import ImageClassifier, VisionTransformer
+import torch.nn as nn
+from mmpretrain.models import ClsHead, ImageClassifier, VisionTransformer
 from mmpretrain.registry import MODELS
 
+from dmae_mm.host import quietly
+from dmae_mm.models import mmpretrain_vits as vits
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.student_input import StudentInput, input_channels
+from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
 from dmae_mm.weights.key_mapping import layout_of
-from dmae_mm.models import backbones
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
-from dmae_mm.models.checks import has_single_logits
-from dmae_mm.models.students import StudentInput, input_channels
-from dmae_mm.options import reject_unknown_options
 
-from .checks import check_images, take_weights
-from .frozen_teacher import FrozenTeacher, fixed_seed
-from .image_matching import ImageMatcher
-from .mmpretrain_backbones import COMPUTED, init_quietly
+from .mmpretrain_backbones import COMPUTED
+from .teacher import Teacher, fixed_seed
+from .teacher_weights import take_weights
 
 
 @MODELS.register_module()
 @reject_unknown_options
-class ClassifierTeacher(FrozenTeacher):
+class ClassifierTeacher(Teacher):
     """A whole, fine-tuned classifier of mmpretrain as teacher of classifiers.
 
     It gives logits, whatever its backbone, and in the same pass the outputs
@@ -45,7 +45,7 @@ class ClassifierTeacher(FrozenTeacher):
             ``VisionTransformer`` with ``LinearClsHead``, a file of FAIR's
             MAE, fine-tuned; ``.pth`` or ``.safetensors``. Defaults to None,
             which is only legal with ``allow_random``.
-        sha256 (str, optional): See :class:`FrozenTeacher`.
+        sha256 (str, optional): See :class:`Teacher`.
         img_size (int | tuple[int, int], optional): Height and width to which
             images are resized for a backbone that does not say its own.
             Defaults to None: the backbone's, or, as convolutional ones take
@@ -55,7 +55,7 @@ class ClassifierTeacher(FrozenTeacher):
             student's.
         std (Sequence[float], optional): By what it wants them divided.
             Defaults to the student's.
-        dtype (str): See :class:`FrozenTeacher`. Defaults to 'float32'.
+        dtype (str): See :class:`Teacher`. Defaults to 'float32'.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -79,52 +79,54 @@ class ClassifierTeacher(FrozenTeacher):
         with fixed_seed():
             network = ImageClassifier(**parts)
             if checkpoint is None and allow_random:
-                init_quietly(network)
+                with quietly():
+                    network.init_weights()
         if not has_single_logits(network.head):
             raise ValueError(
                 f'teacher.model.head: a {type(network.head).__name__} does '
                 'not return one tensor of logits over classes. Choose a '
                 'teacher with LinearClsHead or another such head.')
-        backbone, grid, aligned = network.backbone, None, ()
+        backbone, aligned, features = network.backbone, (), {}
         own_size = getattr(backbone, 'img_size',
                            parts['backbone'].get('img_size'))
         if aligned_blocks:
-            if type(backbone) not in backbones.TOKEN_BACKBONES:
-                names = [cls.__name__ for cls in backbones.TOKEN_BACKBONES]
+            if type(backbone) not in vits.TOKEN_BACKBONES:
+                names = [cls.__name__ for cls in vits.TOKEN_BACKBONES]
                 raise ValueError(
                     f'teacher.model.backbone: a {type(backbone).__name__} has '
                     'no blocks of tokens to align features with. Choose one '
                     f'of {names}, or set aligned_layers=[] to distil logits '
                     'alone.')
-            blocks = backbones.blocks(backbone)
-            grid = backbones.patch_grid(backbone)
-            own_size = backbones.img_size(backbone)
+            blocks = vits.blocks(backbone)
+            own_size = vits.img_size(backbone)
             aligned = tuple(
                 resolve_block(index, len(blocks), 'teacher')
                 for index in aligned_blocks)
-        check_images(student_input, input_channels(backbone), grid)
-        size = _image_size(own_size, img_size)
+            features = dict(
+                patch_grid=vits.patch_grid(backbone),
+                embed_dims=backbone.embed_dims,
+                num_layers=len(blocks),
+                num_prefix_tokens=backbone.num_extra_tokens,
+                has_cls_token=getattr(backbone, 'cls_token', None) is not None)
         preprocessor = model.get('data_preprocessor') or {}
         if mean is None and std is None:
             mean, std = (preprocessor.get(name) for name in ('mean', 'std'))
         super().__init__(
             network=network,
-            images=ImageMatcher(student_input, size, mean, std),
             aligned_blocks=aligned,
-            img_size=size,
+            img_size=_image_size(own_size, img_size),
+            in_channels=input_channels(backbone),
             checkpoint=checkpoint,
             sha256=sha256,
+            mean=mean,
+            std=std,
             dtype=dtype,
-            allow_random=allow_random)
+            student_input=student_input,
+            allow_random=allow_random,
+            **features)
         self.num_classes = getattr(network.head, 'num_classes', None)
         self.block_features = BlockFeatures(
-            backbones.blocks(backbone) if aligned else (), aligned)
-        if aligned:
-            self.embed_dims = backbone.embed_dims
-            self.num_prefix_tokens = backbone.num_extra_tokens
-            self.has_cls_token = getattr(backbone, 'cls_token',
-                                         None) is not None
-            self.patch_grid = grid
+            vits.blocks(backbone) if aligned else (), aligned)
 
     def load_weights(self, file: TensorFile) -> None:
         """Fill the classifier from a checkpoint, strictly.
@@ -180,15 +182,17 @@ class ClassifierTeacher(FrozenTeacher):
             output of its teacher block, (B, P + L, C), the P prefix tokens
             first. float32, no gradient.
         """
-        logits, *features = self.run(self._classify, images)
+        logits, *features = self.run(self.extract_features, images)
         return logits, tuple(features)
 
-    def _classify(self, images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    def extract_features(self,
+                         images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Logits and features of images that are the teacher's own."""
         logits, features = self.block_features.record(self.network, images)
         return (logits, *features)
 
     def fingerprint(self) -> str:
-        """See :meth:`FrozenTeacher.fingerprint`; here also of ``img_size``."""
+        """See :meth:`Teacher.fingerprint`; here also of ``img_size``."""
         said = f'{super().fingerprint()} {self.img_size}'
         return hashlib.sha256(said.encode()).hexdigest()
 
@@ -237,3 +241,9 @@ def _image_size(
             f'{own!r}. Remove img_size: images are resized to the size in '
             'teacher.model.backbone.img_size.')
     return own or given
+
+
+def has_single_logits(head: Optional[nn.Module]) -> bool:
+    """Whether a head returns one tensor, of which softmax is taken."""
+    return isinstance(
+        head, ClsHead) and type(head)._get_loss is ClsHead._get_loss

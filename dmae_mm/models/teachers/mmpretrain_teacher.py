@@ -6,24 +6,25 @@ from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
+from dmae_mm.host import quietly
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
+                                            projection)
+from dmae_mm.models.student_input import StudentInput
+from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, backbone_state_dict
 from dmae_mm.weights.key_mapping import under_prefix
-from dmae_mm.models.backbones import blocks, img_size, patch_grid, projection
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
-from dmae_mm.models.students import StudentInput
-from dmae_mm.options import reject_unknown_options
 
-from .base import BaseTeacher
-from .checks import take_weights
-from .frozen_teacher import fixed_seed
 from .mmpretrain_backbones import (COMPUTED, SUPPORTED, arch_settings,
                                    backbone_cfg, check_patches, check_regrid,
-                                   init_quietly, show_only_visible)
+                                   show_only_visible)
+from .teacher import Teacher, fixed_seed
+from .teacher_weights import take_weights
 
 
 @MODELS.register_module()
 @reject_unknown_options
-class MMPretrainTeacher(BaseTeacher):
+class MMPretrainTeacher(Teacher):
     """A plain vision transformer of mmpretrain as teacher.
 
     Supported are ``MAEViT``, ``VisionTransformer`` (also with DINOv2's and
@@ -51,7 +52,7 @@ class MMPretrainTeacher(BaseTeacher):
             state dict, a file of FAIR's MAE, or one of timm's ViT; ``.pth``
             or ``.safetensors``. Defaults to None, which is only legal with
             ``allow_random``.
-        sha256 (str, optional): See :class:`BaseTeacher`, as the following.
+        sha256 (str, optional): See :class:`Teacher`, as the following.
         mean (Sequence[float], optional): Defaults to the student's.
         std (Sequence[float], optional): Defaults to the student's.
         dtype (str): Defaults to 'float32'.
@@ -105,7 +106,8 @@ class MMPretrainTeacher(BaseTeacher):
         with fixed_seed():
             network = MODELS.build(cfg)
             if checkpoint is None and allow_random:
-                init_quietly(network)
+                with quietly():
+                    network.init_weights()
         check_patches(network)
         shapes = {name: t.shape for name, t in whole.state_dict().items()}
         known = set(shapes)
@@ -190,10 +192,13 @@ class MMPretrainTeacher(BaseTeacher):
     def extract_features(
             self, images: torch.Tensor,
             ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
-        """See :meth:`BaseTeacher.extract_features`."""
-        self.visible.ids_keep = ids_keep
+        """See :meth:`Teacher.extract_features`."""
         # Masked backbones would draw a mask of their own without the None.
         masked = isinstance(self.network, (MAEViT, MAEHiViT))
-        _, features = self.block_features.record(
-            self.network, images, *([None] if masked else []))
+        _, features = self.visible.run(
+            self.block_features.record,
+            self.network,
+            images,
+            *([None] if masked else []),
+            ids_keep=ids_keep)
         return features

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -5,22 +6,20 @@ from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 
-from dmae_mm.weights import TensorFile
-from dmae_mm.models.block_features import resolve_block
-from dmae_mm.models.students import StudentInput
+from dmae_mm.models.student_input import StudentInput
+from dmae_mm.models.tokens import VisiblePatches, resolve_block
 from dmae_mm.options import reject_unknown_options
+from dmae_mm.weights import TensorFile
 
-from .base import BaseTeacher
-from .checks import take_weights
-from .frozen_teacher import fixed_seed
-from .timm_models import (convert_weights, create_model, fetch_from_hub,
-                          pretrained_source)
-from .visible_patches import VisiblePatches, VisiblePatchesWithIndices
+from .teacher import Teacher, fixed_seed
+from .teacher_weights import take_weights
+from .timm_models import (VisiblePatchesWithIndices, convert_weights,
+                          create_model, fetch_from_hub, pretrained_source)
 
 
 @MODELS.register_module()
 @reject_unknown_options
-class TimmTeacher(BaseTeacher):
+class TimmTeacher(Teacher):
     """A vision transformer of timm as teacher.
 
     Supported is every model of timm that is a plain ``VisionTransformer``
@@ -48,7 +47,7 @@ class TimmTeacher(BaseTeacher):
             URL. Defaults to False.
         model_kwargs (dict): Further arguments of ``timm.create_model``.
             Defaults to {}.
-        sha256 (str, optional): See :class:`BaseTeacher`, as the following.
+        sha256 (str, optional): See :class:`Teacher`, as the following.
         mean (Sequence[float], optional): Defaults to that of timm's
             ``pretrained_cfg`` for this model, times 255.
         std (Sequence[float], optional): Likewise.
@@ -106,9 +105,7 @@ class TimmTeacher(BaseTeacher):
         visible_cls = (
             VisiblePatchesWithIndices
             if isinstance(network, Eva) else VisiblePatches)
-        network.patch_drop = visible_cls(network, embed.grid_size,
-                                         embed.patch_size)
-        embed.strict_img_size = False  # it gets visible patches only
+        network.patch_drop = visible_cls(network.num_prefix_tokens)
         super().__init__(
             network=network,
             aligned_blocks=blocks,
@@ -130,7 +127,7 @@ class TimmTeacher(BaseTeacher):
         self._model_kwargs = dict(model_kwargs)
 
     def locate_checkpoint(self) -> str:
-        """See :meth:`BaseTeacher.locate_checkpoint`."""
+        """See :meth:`Teacher.locate_checkpoint`."""
         if self.checkpoint.startswith('hf-hub:'):
             return fetch_from_hub(self.checkpoint,
                                   self.network.pretrained_cfg)
@@ -176,16 +173,17 @@ class TimmTeacher(BaseTeacher):
     def extract_features(
             self, images: torch.Tensor,
             ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
-        """See :meth:`BaseTeacher.extract_features`."""
-        self.network.patch_drop.ids_keep = ids_keep
+        """See :meth:`Teacher.extract_features`."""
         indices = sorted(set(self.aligned_blocks))
-        outputs = self.network.forward_intermediates(
-            images,
+        run_blocks = partial(
+            self.network.forward_intermediates,
             indices=indices,
             return_prefix_tokens=self.num_prefix_tokens > 0,
             stop_early=True,
             output_fmt='NLC',
             intermediates_only=True)
+        outputs = self.network.patch_drop.run(
+            run_blocks, images, ids_keep=ids_keep)
         if self.num_prefix_tokens > 0:
             outputs = [
                 torch.cat([prefix, patches], dim=1)

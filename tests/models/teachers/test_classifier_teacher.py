@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models.students import StudentInput
+from dmae_mm.models.student_input import StudentInput
 from tests.weights.files import encoder_only, golden_weights
 from tests.conftest import STUDENT, TEACHER
 from tests.models.classifiers import (RESNET, classifier, randomize, saved,

@@ -6,8 +6,8 @@ import timm
 import torch
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models import BaseTeacher
-from dmae_mm.models.students import StudentInput
+from dmae_mm.models import Teacher
+from dmae_mm.models.student_input import StudentInput
 from tests.conftest import TEACHER
 
 VIT = dict(arch=TEACHER, img_size=32, patch_size=8)
@@ -313,7 +313,7 @@ def test_half_precision_ignores_the_students_autocast(images):
 
 def test_a_teacher_of_ones_own_must_have_the_students_grid():
 
-    class Own(BaseTeacher):
+    class Own(Teacher):
         load_weights = extract_features = None
 
     with pytest.raises(ValueError, match='grid is 8 x 8, the student has 4'):

@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import mae_to_mmpretrain
 
-from ...checkpoints.files import encoder_only, golden_weights
+from ...weights.files import encoder_only, golden_weights
 from tests.conftest import TEACHER
 
 FULL = golden_weights('teacher')  # 6 blocks, of which the teacher keeps 4
@@ -276,7 +276,7 @@ def test_file_with_another_architecture_names_few_problems(
         tmp_path, toy_model):
     model = build(toy_model, save(tmp_path, wider()))
     assert_refused(model, ValueError, 'a MAEViT of 6 blocks, 32 wide',
-                   '; and ')
+                   ' more. ')
     with pytest.raises(ValueError) as error:
         model.init_weights()
     assert len(str(error.value)) < 1000

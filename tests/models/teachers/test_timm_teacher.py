@@ -7,7 +7,7 @@ import timm
 import torch
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models.students import StudentInput
+from dmae_mm.models.student_input import StudentInput
 from tests.models.teachers.test_mmpretrain_teacher import randomize
 
 # One model of each family; small, but built by timm's own recipe for the name.

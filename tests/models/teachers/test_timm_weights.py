@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import mae_to_mmpretrain
-from dmae_mm.models.students import StudentInput
+from dmae_mm.models.student_input import StudentInput
 from tests.weights.files import GOLDEN, encoder_only, golden_weights
 from tests.models.teachers.test_mmpretrain_teacher import randomize
 

@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.evaluation.image_files import ImageFiles
 from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
                                                layer_similarity)
-from dmae_mm.models.students import Student
+from dmae_mm.models.student_input import StudentInput
 from tests.conftest import ROOT
 from tests.datasets.odd_files import broken_files, write
 from tests.tools.test_train import write_toy_run
@@ -62,7 +62,7 @@ def test_matrix_pairs_and_picture(model, capsys):
         data_samples=None)
     teacher = build_whole_teacher(
         Config.fromfile('toy_run.py').model.teacher.to_dict(),
-        Student.of(model.backbone, model.data_preprocessor))
+        StudentInput.of_vit(model.backbone, model.data_preprocessor))
     torch.manual_seed(0)
     torch.testing.assert_close(
         cka, layer_similarity(model, teacher, [batch]), rtol=1e-9, atol=0)

@@ -1,65 +1,12 @@
-"""Is a teacher what its config and its checkpoint say? Asked before training.
-"""
-import re
-from typing import Dict, Optional, Sequence
+"""What a teacher takes from a checkpoint file, checked before it does."""
+from typing import Dict, Sequence
 
 import torch
 from mmengine.logging import print_log
 
-from dmae_mm.weights import TensorFile
 from dmae_mm.messages import first_few
+from dmae_mm.weights import TensorFile
 from dmae_mm.weights.misfits import misfits, unknown
-from dmae_mm.models.students import StudentInput
-
-DTYPES = dict(
-    float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
-
-
-def check_options(checkpoint: Optional[str], sha256: Optional[str],
-                  dtype: str, allow_random: bool) -> None:
-    """Refuse options that contradict each other or have illegal values."""
-    if checkpoint is None and allow_random is not True:
-        raise ValueError(
-            'teacher: checkpoint=None. Give the path or URL of the '
-            "teacher's weights (a TimmTeacher also takes pretrained=True), or "
-            'set allow_random=True if a random teacher is really meant.')
-    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(
-            '[0-9a-fA-F]{8,64}', sha256)):
-        raise ValueError(f'teacher: sha256={sha256!r} is not 8 to 64 '
-                         'hexadecimal digits.')
-    if sha256 is not None and checkpoint is None:
-        raise ValueError(f'teacher: sha256={sha256!r} without a checkpoint '
-                         'to compare it with. Remove it.')
-    if dtype not in DTYPES:
-        raise ValueError(f'teacher: dtype={dtype!r} does not exist. Choose '
-                         f'one of {list(DTYPES)}.')
-
-
-def check_images(student_input: Optional[StudentInput], in_channels: int,
-                 patch_grid: Optional[Sequence[int]]) -> None:
-    """Refuse a student with other images or another grid of patches."""
-    if student_input is None:
-        return
-    if student_input.in_channels != in_channels:
-        raise ValueError(
-            f'teacher: it takes images of {in_channels} channels, the '
-            f'student of {student_input.in_channels}. Give both the same '
-            'number.')
-    if None not in (patch_grid, student_input.patch_grid) and (
-            student_input.patch_grid != tuple(patch_grid)):
-        raise ValueError(
-            'teacher: its patch grid is {} x {}, the student has {} x {}. '
-            'Both must see the same patches.'.format(
-                *patch_grid, *student_input.patch_grid))
-
-
-def check_sha256(file: TensorFile, sha256: Optional[str]) -> None:
-    """Refuse a file with another checksum than the config's."""
-    if sha256 is not None and not file.sha256.startswith(sha256.lower()):
-        raise ValueError(
-            f'the SHA-256 of {file.source} is {file.sha256}, but the config '
-            f'says sha256={sha256!r}. It is another file, or a damaged one: '
-            'fetch it again, or correct sha256.')
 
 
 def take_weights(file: TensorFile, layout: str,

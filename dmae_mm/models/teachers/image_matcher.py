@@ -1,4 +1,3 @@
-"""From the images of a student to those that its teacher was trained on."""
 import logging
 import math
 from typing import Optional, Sequence, Tuple
@@ -8,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.logging import print_log
 
-from dmae_mm.models.students import StudentInput
+from dmae_mm.models.student_input import StudentInput
 
 
 class ImageMatcher(nn.Module):

@@ -42,14 +42,3 @@ def patch_grid(network: nn.Module) -> Tuple[int, int]:
     if isinstance(network, HiViT):
         return tuple(network.patch_embed.patches_resolution)
     return tuple(network.patch_resolution)
-
-
-def use_plain_numbers(model: nn.Module) -> None:
-    """Make Python floats of the drop rates that mmpretrain takes from NumPy.
-
-    ``torch.compile`` would stop and start anew at each of them, twice in
-    every block, to find out whether it is zero.
-    """
-    for module in model.modules():
-        if hasattr(module, 'drop_prob'):
-            module.drop_prob = float(module.drop_prob)

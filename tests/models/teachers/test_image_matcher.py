@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import MMLogger
 
-from dmae_mm.models.students import StudentInput
-from dmae_mm.models.teachers.image_matching import ImageMatcher
+from dmae_mm.models.student_input import StudentInput
+from dmae_mm.models.teachers.image_matcher import ImageMatcher
 
 IMAGENET = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 HALF = dict(mean=(127.5, ) * 3, std=(127.5, ) * 3)

@@ -1,0 +1,72 @@
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
+
+import torch.nn as nn
+
+from .mmpretrain_vits import img_size, patch_grid
+
+
+@dataclass(frozen=True)
+class StudentInput:
+    """The images that a student gets: its teacher must see the same.
+
+    Attributes:
+        img_size (tuple[int, int], optional): Height and width in pixels. None
+            if any size is taken.
+        patch_grid (tuple[int, int], optional): Rows and columns of patches.
+            None if there are no patches.
+        in_channels (int): Channels of the images.
+        mean (tuple[float], optional): Per channel, what was subtracted from
+            pixel values of 0 to 255. None if the model does not normalise.
+        std (tuple[float], optional): Per channel, by what they were divided.
+    """
+    img_size: Optional[Tuple[int, int]]
+    patch_grid: Optional[Tuple[int, int]]
+    in_channels: int
+    mean: Optional[Tuple[float, ...]] = None
+    std: Optional[Tuple[float, ...]] = None
+
+    @classmethod
+    def of(cls, backbone: nn.Module,
+           data_preprocessor: nn.Module) -> 'StudentInput':
+        """Of a backbone of any kind, whose images may have any size.
+
+        Args:
+            backbone (nn.Module): The student's.
+            data_preprocessor (nn.Module): That of the model, which normalises
+                its images.
+
+        Returns:
+            StudentInput: What was found.
+        """
+        channels = input_channels(backbone)
+        mean, std = (  # of all channels, where one value stands for all
+            tuple(getattr(data_preprocessor, name).flatten().expand(
+                channels).tolist()) if hasattr(data_preprocessor, name)
+            else None for name in ('mean', 'std'))
+        return cls(None, None, channels, mean, std)
+
+    @classmethod
+    def of_vit(cls, backbone: nn.Module,
+               data_preprocessor: nn.Module) -> 'StudentInput':
+        """Of a vision transformer, which cuts its images into patches.
+
+        Args:
+            backbone (nn.Module): A plain ViT or HiViT of mmpretrain.
+            data_preprocessor (nn.Module): That of the model.
+
+        Returns:
+            StudentInput: What was found.
+        """
+        return replace(
+            cls.of(backbone, data_preprocessor),
+            img_size=img_size(backbone),
+            patch_grid=patch_grid(backbone))
+
+
+def input_channels(network: nn.Module) -> int:
+    """Channels of the images that a network takes: its first convolution's."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3

@@ -1,0 +1,313 @@
+import contextlib
+import hashlib
+import re
+from abc import ABCMeta, abstractmethod
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.logging import print_log
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch.distributed.tensor import DTensor
+
+from dmae_mm.host import use_plain_numbers
+from dmae_mm.models.student_input import StudentInput
+from dmae_mm.weights import TensorFile, read_tensor_file
+
+from .image_matcher import ImageMatcher
+
+DTYPES = dict(
+    float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+class Teacher(nn.Module, metaclass=ABCMeta):
+    """A frozen network that shows a student its features of visible patches.
+
+    Its parameters never require gradients, it stays in eval mode, runs under
+    ``no_grad``, and is shared rather than copied by ``deepcopy`` (an EMA of
+    the student needs no second teacher). It follows its images to their
+    device. It reads its weights once, when the Runner calls
+    ``init_weights()`` or on first use, so that a trained student can be built
+    without the teacher's file. A :class:`Distillation` holds it outside the
+    student's module tree, and so outside optimizers, checkpoints and DDP.
+
+    A subclass builds its network, truncated after the last aligned block,
+    hands it to this constructor, and defines :meth:`load_weights` and
+    :meth:`extract_features`.
+
+    Args:
+        network (nn.Module): The truncated network.
+        aligned_blocks (Sequence[int]): 0-based index of the teacher block of
+            each aligned pair, in the order of the pairs.
+        img_size (tuple[int, int], optional): Input height and width in
+            pixels; None if it takes any.
+        patch_grid (tuple[int, int], optional): Rows and columns of patches;
+            None if no blocks are aligned.
+        embed_dims (int, optional): Width of the features; likewise.
+        num_layers (int, optional): Number of blocks before truncation, to
+            which negative indices and depth fractions refer; likewise.
+        num_prefix_tokens (int): Tokens in front of the patch tokens. Defaults
+            to 0.
+        has_cls_token (bool): Whether the first prefix token is CLS. Defaults
+            to False.
+        in_channels (int): Channels of the images. Defaults to 3.
+        checkpoint (str, optional): Path or http(s) URL of the weights.
+        sha256 (str, optional): What the checkpoint's SHA-256 must begin with,
+            8 to 64 hexadecimal digits. Defaults to None, not checked.
+        mean (Sequence[float], optional): What the teacher wants subtracted
+            from pixel values of 0 to 255, per channel. Defaults to None, the
+            same normalisation as the student's.
+        std (Sequence[float], optional): By what it wants them divided.
+        dtype (str): Type of the parameters: 'float32', 'bfloat16' or
+            'float16'. Half of the bits are half of the memory; the teacher
+            then runs under autocast of that type, whatever the student does.
+            What it returns is float32 all the same. Defaults to 'float32'.
+        student_input (StudentInput, optional): The student's images, from
+            which the teacher's are made: see :class:`ImageMatcher`. With None
+            they must be the teacher's own.
+        allow_random (bool): Accept ``checkpoint=None`` and teach with random
+            weights, the same on every process and after every restart.
+
+    Raises:
+        ValueError: If there is neither a checkpoint nor ``allow_random``, or
+            an option has an illegal value, or the student's images have
+            another number of channels or another grid of patches.
+    """
+
+    def __init__(self,
+                 network: nn.Module,
+                 aligned_blocks: Sequence[int],
+                 img_size: Optional[Tuple[int, int]],
+                 patch_grid: Optional[Tuple[int, int]] = None,
+                 embed_dims: Optional[int] = None,
+                 num_layers: Optional[int] = None,
+                 num_prefix_tokens: int = 0,
+                 has_cls_token: bool = False,
+                 in_channels: int = 3,
+                 checkpoint: Optional[str] = None,
+                 sha256: Optional[str] = None,
+                 mean: Optional[Sequence[float]] = None,
+                 std: Optional[Sequence[float]] = None,
+                 dtype: str = 'float32',
+                 student_input: Optional[StudentInput] = None,
+                 allow_random: bool = False) -> None:
+        super().__init__()
+        _check_images(student_input, in_channels, patch_grid)
+        _check_options(checkpoint, sha256, dtype, allow_random)
+        self.network = network
+        self.aligned_blocks = tuple(aligned_blocks)
+        self.img_size = img_size and tuple(img_size)
+        self.patch_grid = patch_grid and tuple(patch_grid)
+        self.images = ImageMatcher(student_input, self.img_size, mean, std)
+        self.embed_dims = embed_dims
+        self.num_layers = num_layers
+        self.num_prefix_tokens = num_prefix_tokens
+        self.has_cls_token = has_cls_token
+        self.checkpoint = checkpoint
+        self.sha256 = sha256
+        self.dtype = DTYPES[dtype]
+        self.is_loaded = checkpoint is None
+        # Buffers, such as rotary tables, are small and keep their precision,
+        # and with their running statistics so do batch norms.
+        for module in self.modules():
+            if not isinstance(module, _BatchNorm):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(self.dtype)
+        self.requires_grad_(False)
+        use_plain_numbers(self)
+        super().train(False)
+
+    @abstractmethod
+    def load_weights(self, file: TensorFile) -> None:
+        """Fill the network, or raise ``ValueError`` and name what is wrong.
+
+        Args:
+            file (TensorFile): The tensors of ``checkpoint``.
+        """
+
+    @abstractmethod
+    def extract_features(
+            self, images: torch.Tensor,
+            ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+        """Forward pass on images that are the teacher's own.
+
+        Args:
+            images (torch.Tensor): (B, C, *img_size), float32.
+            ids_keep (torch.Tensor, optional): As in :meth:`forward`.
+
+        Returns:
+            tuple[torch.Tensor]: As :meth:`forward`, of any float type.
+        """
+
+    def locate_checkpoint(self) -> str:
+        """Path or URL of the weights, asked for when they are read."""
+        return self.checkpoint
+
+    def init_weights(self) -> None:
+        """Read the checkpoint, once. Further calls change nothing.
+
+        Raises:
+            OSError: If there is no such file, or it cannot be fetched.
+            ValueError: If it is no checkpoint of this network.
+        """
+        if self.is_loaded:
+            return
+        try:
+            file = read_tensor_file(self.locate_checkpoint())
+            _check_sha256(file, self.sha256)
+        except (OSError, ValueError) as error:
+            raise type(error)(f'model.teacher.checkpoint: {error}') from None
+        self.load_weights(file)
+        self.requires_grad_(False)
+        self.is_loaded = True
+        print_log(
+            f'Teacher: it sees {self.describe_images()}'
+            f'{self.images.describe()}, with weights of {self.dtype}.',
+            logger='current')
+
+    def describe_images(self) -> str:
+        """What it sees, for the log."""
+        if self.img_size is None:
+            return 'images of any size'
+        patches = '' if self.patch_grid is None else (
+            '{} x {} patches in '.format(*self.patch_grid))
+        return patches + 'images of {} x {} px'.format(*self.img_size)
+
+    def forward(
+            self,
+            images: torch.Tensor,
+            ids_keep: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, ...]:
+        """Features of the visible patches at the aligned blocks.
+
+        Args:
+            images (torch.Tensor): The student's normalised images,
+                (B, C, H, W).
+            ids_keep (torch.Tensor, optional): Indices of the K visible
+                patches of each image, row by row over the patch grid, (B, K),
+                int64. Defaults to None: all, in their order.
+
+        Returns:
+            tuple[torch.Tensor]: For each aligned pair the output of its
+            teacher block, (B, P + K, C), the P prefix tokens first and the
+            patches in the order of ``ids_keep``. float32, no gradient.
+        """
+        return self.run(self.extract_features, images, ids_keep)
+
+    @torch.no_grad()
+    def run(self, function: Callable, images: torch.Tensor,
+            *args: Any) -> Tuple[torch.Tensor, ...]:
+        """Call a function of the network as a teacher is called.
+
+        Args:
+            function (Callable): It gets the teacher's own images and
+                ``args``, and returns a tuple of tensors.
+            images (torch.Tensor): The student's normalised images,
+                (B, C, H, W).
+            *args: Further arguments.
+
+        Returns:
+            tuple[torch.Tensor]: What the function returned, of at least
+            float32, no gradient.
+        """
+        if not self.is_loaded:
+            self.init_weights()
+        if next(self.parameters()).device != images.device:
+            self.to(images.device)
+        images = self.images(images).float()
+        if self.dtype is torch.float32:
+            outputs = function(images, *args)
+        else:
+            # Weights of this type need no conversion; what is still float32,
+            # such as images and rotary tables, is converted where needed.
+            with torch.autocast(images.device.type, self.dtype):
+                outputs = function(images, *args)
+        return tuple(
+            output.to(torch.promote_types(output.dtype, torch.float32))
+            for output in outputs)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, as 64 hexadecimal digits.
+
+        Equal for teachers of equal weights, aligned blocks and normalisation:
+        what a resumed run compares. Independent of file format and unused
+        tensors.
+        """
+        digest = hashlib.sha256(repr(self.aligned_blocks).encode())
+        for buffer in (self.images.scale, self.images.shift):
+            if buffer is not None:
+                digest.update(repr(buffer.flatten().tolist()).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f'{name} {tuple(tensor.shape)}'.encode())
+            if isinstance(tensor, DTensor):  # sharded over processes
+                tensor = tensor.full_tensor()
+            digest.update(
+                tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        return digest.hexdigest()
+
+    def train(self, mode: bool = True) -> 'Teacher':
+        """Do nothing: a teacher is always in eval mode."""
+        return self
+
+    def __deepcopy__(self, memo: dict) -> 'Teacher':
+        return self
+
+
+@contextlib.contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Draw the same random numbers each time, and leave no trace of it.
+
+    Random weights of a teacher must be the same on every rank and after a
+    restart, and a run with a teacher must initialise its student as the
+    control without one does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def _check_options(checkpoint: Optional[str], sha256: Optional[str],
+                   dtype: str, allow_random: bool) -> None:
+    """Refuse options that contradict each other or have illegal values."""
+    if checkpoint is None and allow_random is not True:
+        raise ValueError(
+            'teacher: checkpoint=None. Give the path or URL of the '
+            "teacher's weights (a TimmTeacher also takes pretrained=True), or "
+            'set allow_random=True if a random teacher is really meant.')
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(
+            '[0-9a-fA-F]{8,64}', sha256)):
+        raise ValueError(f'teacher: sha256={sha256!r} is not 8 to 64 '
+                         'hexadecimal digits.')
+    if sha256 is not None and checkpoint is None:
+        raise ValueError(f'teacher: sha256={sha256!r} without a checkpoint '
+                         'to compare it with. Remove it.')
+    if dtype not in DTYPES:
+        raise ValueError(f'teacher: dtype={dtype!r} does not exist. Choose '
+                         f'one of {list(DTYPES)}.')
+
+
+def _check_images(student_input: Optional[StudentInput], in_channels: int,
+                  patch_grid: Optional[Sequence[int]]) -> None:
+    """Refuse a student with other images or another grid of patches."""
+    if student_input is None:
+        return
+    if student_input.in_channels != in_channels:
+        raise ValueError(
+            f'teacher: it takes images of {in_channels} channels, the '
+            f'student of {student_input.in_channels}. Give both the same '
+            'number.')
+    if None not in (patch_grid, student_input.patch_grid) and (
+            student_input.patch_grid != tuple(patch_grid)):
+        raise ValueError(
+            'teacher: its patch grid is {} x {}, the student has {} x {}. '
+            'Both must see the same patches.'.format(
+                *patch_grid, *student_input.patch_grid))
+
+
+def _check_sha256(file: TensorFile, sha256: Optional[str]) -> None:
+    """Refuse a file with another checksum than the config's."""
+    if sha256 is not None and not file.sha256.startswith(sha256.lower()):
+        raise ValueError(
+            f'the SHA-256 of {file.source} is {file.sha256}, but the config '
+            f'says sha256={sha256!r}. It is another file, or a damaged one: '
+            'fetch it again, or correct sha256.')
