@@ -4,8 +4,6 @@ On scikit-learn's handwritten digits, in parallel processes. A study that was
 stopped goes on where it was when the same command is given again. The table,
 the figures and what they say are written to docs/results.md.
 """
-import argparse
-import os
 import os.path as osp
 import shlex
 import sys
@@ -20,11 +18,12 @@ import dmae_mm  # noqa: E402, F401  First: it checks its hosts.
 from dmae_mm.datasets import (balanced_subset, class_images,  # noqa: E402
                               write_list)
 from dmae_mm.evaluation.digits import write_digits  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from study_jobs import (all_jobs, fingerprint,  # noqa: E402
-                        finished_result, load_config, one_thread_each,
-                        run_job)
-from study_page import write_page  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from studies.seeds import (command_line, one_thread_each,  # noqa: E402
+                            parse)
+from studies.study_jobs import (all_jobs, fingerprint,  # noqa: E402
+                                finished_result, load_config, run_job)
+from studies.study_page import write_page  # noqa: E402
 
 OUT_DIR = osp.join('work_dirs', 'study')
 
@@ -56,36 +55,36 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
     running = {}  # each job, and when it was started
     with one_thread_each(processes) as pool:
         while left or running:
-            for key in [
-                    key for key in left
-                    if all((key[0], name) in done for name in runs[key].needs)
-            ][:processes - len(running)]:
+            ready = [
+                key for key in left
+                if all((key[0], name) in done for name in runs[key].needs)
+            ]
+            for key in ready[:processes - len(running)]:
                 left.remove(key)
                 future = pool.submit(run_job, runs[key], data_dir)
                 running[future] = key, time.time()
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key, started = running.pop(future)
+                seed, name = key
                 try:
                     result = future.result()
                 except Exception:
-                    print(f'seed {key[0]} {key[1]} failed; its log is in '
+                    print(f'seed {seed} {name} failed; its log is in '
                           f'{runs[key].work_dir}')
                     raise
                 done.add(key)
                 units_done += cost(runs[key])
                 units_left -= cost(runs[key])
                 seconds += time.time() - started
-                minutes = (
-                    seconds / units_done * units_left / processes / 60)
+                minutes = seconds / units_done * units_left / processes / 60
+                accuracies = '  '.join(
+                    f'{metric} {result[metric]:6.2f}'
+                    for metric in ('knn', 'linear', 'top1')
+                    if metric in result)
                 print(
-                    f'[{len(done):>3}/{len(runs)}] seed {key[0]} '
-                    f'{key[1]:40}' + '  '.join(
-                        f'{name} {result[name]:6.2f}'
-                        for name in ('knn', 'linear', 'top1')
-                        if name in result) +
-                    f'  {result["seconds"]:4.0f} s; about {minutes:3.0f} min '
-                    'left',
+                    f'[{len(done):>3}/{len(runs)}] seed {seed} {name:40}'
+                    f'{accuracies}  {result["seconds"]:4.0f} s; about '
+                    f'{minutes:3.0f} min left',
                     flush=True)
 
 
@@ -99,14 +98,7 @@ def cost(cfg: Config) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--seeds', type=int, default=5, help='defaults to 5')
-    parser.add_argument(
-        '--processes',
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help='trainings at a time, one thread each; defaults to the number '
-        'of cores')
+    parser = command_line(__doc__, seeds=5)
     parser.add_argument(
         '--held-out',
         action='store_true',
@@ -116,17 +108,7 @@ def main() -> None:
         '--docs',
         help='folder for results.md and its images; defaults to docs, or, '
         'where the recipe is another, to the folder of the runs')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='changes all trainings, e.g. train_cfg.max_epochs=1')
-    args = parser.parse_args()
-    if args.seeds < 2:
-        parser.error(f'--seeds {args.seeds}: an interval needs at least 2')
-    if args.processes < 1:
-        parser.error(f'--processes {args.processes}: at least 1')
+    args = parse(parser, least_seeds=2)
 
     is_recipe = not (args.held_out or args.cfg_options)
     data_dir = write_digits(args.held_out)

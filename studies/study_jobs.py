@@ -1,25 +1,18 @@
 """What the study trains: one job is one training with its evaluation."""
-import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import os.path as osp
-import platform
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Dict, List
 
-import dmae_mm
-import mmengine
-import mmpretrain
-import sklearn
-import timm
-import torch
-from dmae_mm.evaluation.digits import evaluate, final_checkpoint
+from dmae_mm.evaluation.digits import evaluate, train
+from dmae_mm.files import write_whole
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import find_latest_checkpoint
+
+from .seeds import prepare, versions
 
 CONFIGS = osp.join(
     osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'digits')
@@ -28,8 +21,6 @@ DMAE = 'vit-student_dmae_digits.py'
 FINETUNE = 'vit-student_finetune_digits.py'
 LOGITS = 'vit-student_finetune-logits_digits.py'
 FEATURES = 'vit-student_finetune-features_digits.py'
-
-PACKAGES = (dmae_mm, torch, timm, mmengine, mmpretrain, sklearn)
 
 TEACHER = 'model.teacher.checkpoint'
 STUDENT = 'model.backbone.init_cfg.checkpoint'
@@ -41,7 +32,6 @@ LIGHT_DECODER = {
     'model.neck.predict_ratio': 0.25,
 }
 
-FROM_SCRATCH = {'model.backbone.init_cfg': None}
 # 140 labelled images in batches of 20: 7 iterations an epoch instead of 23.
 TENTH = {
     'train_dataloader.batch_size': 20,
@@ -85,85 +75,59 @@ class Job:
         ]
 
 
-def _pretraining() -> List[Job]:
-    def mae(name: str, **options: object) -> Job:
-        return Job(name, MAE, options)
-
-    def dmae(name: str, teacher: str = '{teacher}', **options: object) -> Job:
-        return Job(name, DMAE, {TEACHER: teacher, **options})
-
-    return [
-        mae('mae'),
-        dmae('dmae'),
-        *(mae(f'mae-mask{ratio:.0%}'[:-1], **{MASK: ratio})
-          for ratio in (0.9, 0.95)),
-        *(dmae(f'dmae-mask{ratio:.0%}'[:-1], **{MASK: ratio})
-          for ratio in (0.9, 0.95)),
-        *(dmae(f'dmae-depth{depth:.0%}'[:-1], **{PAIRS: [(depth, depth)]})
-          for depth in (0.25, 0.5, 1.0)),
-        *(dmae(f'dmae-weight{weight}', **{WEIGHT: float(weight)})
-          for weight in (1, 3, 30)),
-        dmae('dmae-light-decoder', **LIGHT_DECODER),
-        dmae('dmae-finetuned-teacher', teacher='{teacher-finetuned}'),
-    ]
-
-
-def _finetuning(tenth: bool) -> List[Job]:
-    """Supervised training of students, on all labels or a tenth of them."""
-    suffix, options, epochs = '', {}, 20
-    if tenth:
-        suffix, options, epochs = '-tenth', TENTH, 50
+def _finetuning(suffix: str, part: dict, epochs: int) -> List[Job]:
+    """Supervised training of students, on all labels or a part of them."""
     teacher = {TEACHER: '{teacher-finetuned%s}' % suffix}
-
-    def pretrained(name: str, config: str, **more: object) -> Job:
-        return Job(f'finetune{suffix}_{name}', config, {
-            **options,
-            **_epochs(epochs),
-            **more
-        })
-
-    def scratch(name: str, config: str, **more: object) -> Job:
-        # Twice the epochs: as many as before and after pre-training.
-        return Job(f'finetune{suffix}_{name}', config, {
-            **options,
-            **FROM_SCRATCH,
-            **_epochs(2 * epochs),
-            **more
-        })
-
-    jobs = [
-        pretrained('mae', FINETUNE, **{STUDENT: '{mae}'}),
-        pretrained('dmae', FINETUNE, **{STUDENT: '{dmae}'}),
-        pretrained('dmae+logits', LOGITS, **{STUDENT: '{dmae}'}, **teacher),
-        scratch('scratch', FINETUNE),
-    ]
-    if not tenth:
-        # Labels alone leave a teacher about one point to add, and these would
-        # be the longest trainings of all.
-        return jobs
-    return jobs + [
-        scratch('scratch+logits', LOGITS, **teacher),
-        scratch('scratch+hard-logits', LOGITS, **teacher,
-                **{'model.logit_loss.mode': 'hard',
-                   'model.logit_loss.temperature': 1.0}),
-        scratch('scratch+features', FEATURES, **teacher),
+    mae = {STUDENT: '{mae}', **_epochs(epochs)}
+    dmae = {STUDENT: '{dmae}', **_epochs(epochs)}
+    # Twice the epochs: as many as before and after pre-training.
+    scratch = {'model.backbone.init_cfg': None, **_epochs(2 * epochs)}
+    hard = {'model.logit_loss.mode': 'hard',
+            'model.logit_loss.temperature': 1.0}  # yapf: disable
+    return [
+        Job(f'finetune{suffix}_{name}', config, {**part, **options})
+        for name, config, options in (
+            ('mae', FINETUNE, mae),
+            ('dmae', FINETUNE, dmae),
+            ('dmae+logits', LOGITS, {**dmae, **teacher}),
+            ('scratch', FINETUNE, scratch),
+            ('scratch+logits', LOGITS, {**scratch, **teacher}),
+            ('scratch+hard-logits', LOGITS, {**scratch, **teacher, **hard}),
+            ('scratch+features', FEATURES, {**scratch, **teacher}),
+        )
     ]
 
 
 def all_jobs() -> List[Job]:
     """The jobs of one seed, each behind those that it needs."""
-    teacher = {STUDENT: '{teacher}'}
     finetune_teacher = 'vit-teacher_finetune_digits.py'
+    begin = {STUDENT: '{teacher}'}
+    teacher = {TEACHER: '{teacher}'}
     return [
         Job('teacher', 'vit-teacher_mae_digits.py', {}),
-        Job('teacher-finetuned', finetune_teacher, {**teacher, **_epochs(10)}),
+        Job('teacher-finetuned', finetune_teacher, {**begin, **_epochs(10)}),
         Job('teacher-finetuned-tenth', finetune_teacher,
-            {**teacher, **TENTH, **_epochs(50)}),
-        *_pretraining(),
-        *_finetuning(tenth=False),
+            {**begin, **TENTH, **_epochs(50)}),
+        Job('mae', MAE, {}),
+        Job('dmae', DMAE, teacher),
+        Job('mae-mask90', MAE, {MASK: 0.9}),
+        Job('mae-mask95', MAE, {MASK: 0.95}),
+        Job('dmae-mask90', DMAE, {**teacher, MASK: 0.9}),
+        Job('dmae-mask95', DMAE, {**teacher, MASK: 0.95}),
+        Job('dmae-depth25', DMAE, {**teacher, PAIRS: [(0.25, 0.25)]}),
+        Job('dmae-depth50', DMAE, {**teacher, PAIRS: [(0.5, 0.5)]}),
+        Job('dmae-depth100', DMAE, {**teacher, PAIRS: [(1.0, 1.0)]}),
+        Job('dmae-weight1', DMAE, {**teacher, WEIGHT: 1.0}),
+        Job('dmae-weight3', DMAE, {**teacher, WEIGHT: 3.0}),
+        Job('dmae-weight30', DMAE, {**teacher, WEIGHT: 30.0}),
+        Job('dmae-light-decoder', DMAE, {**teacher, **LIGHT_DECODER}),
+        Job('dmae-finetuned-teacher', DMAE, {TEACHER: '{teacher-finetuned}'}),
+        # All labels leave a teacher about one point to add to a student from
+        # scratch, and these would be the longest trainings of all.
+        *_finetuning('', {}, 20)[:4],
         Job('finetune_dmae-finetuned-teacher', FINETUNE,
             {STUDENT: '{dmae-finetuned-teacher}'}),
-        *_finetuning(tenth=True),
+        *_finetuning('-tenth', TENTH, 50),
     ]
 
 
@@ -183,10 +147,7 @@ def load_config(job: Job, seed: int, data_dir: str, out_dir: str,
         yet.
     """
     cfg = Config.fromfile(osp.join(CONFIGS, job.config))
-    cfg.work_dir = osp.join(out_dir, job.name)
-    cfg.randomness.seed = seed
-    # That of the study's own processes; there are no others.
-    cfg.env_cfg.mp_cfg.mp_start_method = 'spawn'
+    prepare(cfg, osp.join(out_dir, job.name), seed)
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader is not None:
@@ -200,14 +161,6 @@ def load_config(job: Job, seed: int, data_dir: str, out_dir: str,
             options[key] = osp.join(out_dir, value[1:-1], 'final.pth')
     cfg.merge_from_dict({**options, **extra})
     return cfg
-
-
-def versions() -> Dict[str, str]:
-    """What the results depend on beside the configs."""
-    return dict(
-        Python=platform.python_version(),
-        **{package.__name__: package.__version__
-           for package in PACKAGES})
 
 
 def fingerprint(cfg: Config) -> str:
@@ -226,16 +179,6 @@ def finished_result(cfg: Config) -> dict:
     return result if result['fingerprint'] == fingerprint(cfg) else {}
 
 
-def one_thread_each(processes: int) -> ProcessPoolExecutor:
-    """A pool whose processes have a core each for themselves."""
-    # NumPy and PyTorch read these when they are imported there.
-    for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS',
-                     'OPENBLAS_NUM_THREADS'):
-        os.environ[variable] = '1'
-    return ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context('spawn'))
-
-
 def run_job(cfg: Config, data_dir: str) -> dict:
     """Train, evaluate and write ``result.json``.
 
@@ -250,9 +193,7 @@ def run_job(cfg: Config, data_dir: str) -> dict:
     """
     mark = fingerprint(cfg)  # before the runner adds to the config
     start = time.time()
-    with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
-        runner = Runner.from_cfg(cfg)
-        runner.train()
+    runner = train(cfg)
     result = dict(fingerprint=mark, seconds=round(time.time() - start, 1))
     if cfg.get('val_evaluator') is None:
         result.update(evaluate(cfg, runner.model, data_dir))
@@ -260,10 +201,9 @@ def run_job(cfg: Config, data_dir: str) -> dict:
         top1 = runner.message_hub.get_scalar('val/accuracy/top1').current()
         result.update(top1=round(float(top1), 2))
     # Only now: a job that is stopped has no result and runs anew.
-    os.replace(final_checkpoint(cfg.work_dir),
+    os.replace(find_latest_checkpoint(cfg.work_dir),
                osp.join(cfg.work_dir, 'final.pth'))
-    file = osp.join(cfg.work_dir, 'result.json')
-    with open(f'{file}.part', 'w') as stream:
-        json.dump(result, stream, indent=2)
-    os.replace(f'{file}.part', file)
+    with write_whole(osp.join(cfg.work_dir, 'result.json')) as file:
+        with open(file, 'w') as stream:
+            json.dump(result, stream, indent=2)
     return result

@@ -5,13 +5,10 @@ import platform
 import textwrap
 from typing import Callable, Dict, List, Sequence, Tuple
 
-import matplotlib
 import numpy as np
-from scipy.stats import t as student_t
-from study_jobs import versions
+from matplotlib.figure import Figure
 
-matplotlib.use('Agg')  # no screen is needed
-import matplotlib.pyplot as plt  # noqa: E402
+from .seeds import half_width, interval, table, versions
 
 # Value of a metric of a job for each seed: values('dmae', 'knn').
 Values = Callable[[str, str], np.ndarray]
@@ -52,6 +49,31 @@ METRICS = dict(
     linear='linear probe',
     full='fine-tuned, all labels',
     tenth='fine-tuned, a tenth')
+# Claim, what is better and than what ('a - b': the difference of two jobs), by
+# which metrics.
+FEATURES = ('knn', 'linear')
+CLAIMS = [
+    ('DMAE is better than plain MAE', 'dmae', 'mae', tuple(METRICS)),
+    ('It is with the paper\'s loss weight of 1', 'dmae-weight1', 'mae',
+     FEATURES),
+    ('The pre-trained teacher is better than the fine-tuned one, in DMAE',
+     'dmae', 'dmae-finetuned-teacher', (*FEATURES, 'full')),
+    *(('DMAE, then labels, is better than labels with the fine-tuned '
+       f'teacher\'s {name}', 'dmae', f'scratch+{other}', ('tenth', ))
+      for other, name in (('logits', 'logits'),
+                          ('hard-logits', 'most probable class'),
+                          ('features', 'features'))),
+    ('The fine-tuned teacher\'s logits help after DMAE, too', 'dmae+logits',
+     'dmae', ('full', 'tenth')),
+    ('DMAE loses less than plain MAE from mask 75% to 95%',
+     'dmae-mask95 - dmae', 'mae-mask95 - mae', FEATURES),
+    ('DMAE at mask 95% is better than plain MAE at 75%', 'dmae-mask95', 'mae',
+     FEATURES),
+    ('3/4 of the depth is better than the last block', 'dmae',
+     'dmae-depth100', FEATURES),
+    ('The paper\'s decoder is better than the light one', 'dmae',
+     'dmae-light-decoder', FEATURES),
+]
 DISCUSSION = '## Discussion (written by hand)'
 OTHER = """**This is not the recipe that the text describes**: it was changed
 by options of the command.
@@ -99,49 +121,14 @@ lies above 0; there are many, and no correction for that.
 
 def claims(values: Values) -> List[Tuple[str, str, np.ndarray]]:
     """Claim, what it is measured by, difference in points for each seed."""
-    rows = []
 
-    def compare(claim: str, ours: str, other: str,
-                metrics: Sequence[str]) -> None:
-        rows.extend((claim, METRICS[metric],
-                     values(ours, metric) - values(other, metric))
-                    for metric in metrics)
+    def value(names: str, metric: str) -> np.ndarray:
+        first, *second = (values(name, metric) for name in names.split(' - '))
+        return first - second[0] if second else first
 
-    compare('DMAE is better than plain MAE', 'dmae', 'mae', METRICS)
-    compare('It is with the paper\'s loss weight of 1', 'dmae-weight1', 'mae',
-            ('knn', 'linear'))
-    compare('The pre-trained teacher is better than the fine-tuned one, in '
-            'DMAE', 'dmae', 'dmae-finetuned-teacher',
-            ('knn', 'linear', 'full'))
-    for other, name in (('logits', 'logits'),
-                        ('hard-logits', 'most probable class'),
-                        ('features', 'features')):
-        compare(
-            'DMAE, then labels, is better than labels with the fine-tuned '
-            f'teacher\'s {name}', 'dmae', f'scratch+{other}', ('tenth', ))
-    compare('The fine-tuned teacher\'s logits help after DMAE, too',
-            'dmae+logits', 'dmae', ('full', 'tenth'))
-    for metric in ('knn', 'linear'):
-        lost = {
-            name: values(f'{name}-mask95', metric) - values(name, metric)
-            for name in ('dmae', 'mae')
-        }
-        rows.append(('DMAE loses less than plain MAE from mask 75% to 95%',
-                     METRICS[metric], lost['dmae'] - lost['mae']))
-    compare('DMAE at mask 95% is better than plain MAE at 75%', 'dmae-mask95',
-            'mae', ('knn', 'linear'))
-    compare('3/4 of the depth is better than the last block', 'dmae',
-            'dmae-depth100', ('knn', 'linear'))
-    compare('The paper\'s decoder is better than the light one', 'dmae',
-            'dmae-light-decoder', ('knn', 'linear'))
-    return rows
-
-
-def half_width(values: np.ndarray) -> float:
-    """Of the 95% interval of a mean, by Student's t."""
-    n = len(values)
-    return float(
-        student_t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return [(claim, METRICS[metric],
+             value(ours, metric) - value(other, metric))
+            for claim, ours, other, metrics in CLAIMS for metric in metrics]
 
 
 def verdict(difference: np.ndarray) -> str:
@@ -150,10 +137,6 @@ def verdict(difference: np.ndarray) -> str:
     if mean - half > 0:
         return 'holds'
     return '**the opposite**' if mean + half < 0 else '**not shown**'
-
-
-def interval(values: np.ndarray, sign: str = '') -> str:
-    return f'{values.mean():{sign}.2f} ± {half_width(values):.2f}'
 
 
 def by_seed(results: Dict[Tuple[int, str], dict]) -> Values:
@@ -170,10 +153,11 @@ def by_seed(results: Dict[Tuple[int, str], dict]) -> Values:
 
 
 def draw(values: Values, file: str) -> None:
-    """Means with 95% intervals over masks, depths, weights and labels."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    """Means with 95% intervals over masks, depths and weights."""
+    figure = Figure(figsize=(10, 7))
+    axes = figure.subplots(2, 2)
 
-    def line(axis, x: Sequence, names: Sequence[str], metric: str,
+    def line(axis, x: Sequence[str], names: Sequence[str], metric: str,
              label: str) -> None:
         data = [values(name, metric) for name in names]
         axis.errorbar(
@@ -182,12 +166,11 @@ def draw(values: Values, file: str) -> None:
             capsize=4,
             label=label)
 
-    for metric, axis in zip(('knn', 'linear'), axes[0]):
+    for axis, metric in zip(axes[0], FEATURES):
         for name, title in (('mae', 'plain MAE'), ('dmae', 'DMAE')):
             line(axis, ['75%', '90%', '95%'],
                  [name, f'{name}-mask90', f'{name}-mask95'], metric, title)
         axis.set(title=METRICS[metric], xlabel='masked patches')
-    for metric in ('knn', 'linear'):
         line(axes[1, 0], ['1/4', '1/2', '3/4', 'last'],
              ['dmae-depth25', 'dmae-depth50', 'dmae', 'dmae-depth100'],
              metric, METRICS[metric])
@@ -198,16 +181,14 @@ def draw(values: Values, file: str) -> None:
     axes[1, 1].set(title='DMAE (0: plain MAE)', xlabel='loss weight')
     for axis in axes.flat:
         axis.set_ylabel('accuracy in percent')
-        axis.grid(alpha=0.3)
         axis.legend()
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
+    save(figure, file)
 
 
 def draw_finetuning(values: Values, file: str) -> None:
     """Means with 95% intervals of the supervised trainings."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    figure = Figure(figsize=(10, 3.6))
+    axes = figure.subplots(1, 2, sharey=True)
     # The longer list first: it says the order of the titles.
     for axis, metric, trained in ((axes[1], 'tenth', TRAINED_TENTH),
                                   (axes[0], 'full', TRAINED)):
@@ -218,16 +199,15 @@ def draw_finetuning(values: Values, file: str) -> None:
                       fmt='o',
                       capsize=4)
         axis.set(title=METRICS[metric], xlabel='accuracy in percent')
-        axis.grid(alpha=0.3)
     axes[0].invert_yaxis()
+    save(figure, file)
+
+
+def save(figure: Figure, file: str) -> None:
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
-    plt.close(figure)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def write_page(results: Dict[Tuple[int, str], dict],
@@ -260,22 +240,21 @@ def write_page(results: Dict[Tuple[int, str], dict],
     draw(values, osp.join(images, 'study_frozen.png'))
     draw_finetuning(values, osp.join(images, 'study_finetuning.png'))
 
-    frozen = _table(('student', 'kNN', 'linear probe'), [
-        (title, *(interval(values(name, metric))
-                  for metric in ('knn', 'linear'))) for name, title in FROZEN
+    frozen = table(('student', 'kNN', 'linear probe'), [
+        (title, *(interval(values(name, metric)) for metric in FEATURES))
+        for name, title in FROZEN
     ])
-    trained = _table(('training', 'all labels', 'a tenth'), [
-        (title,
-         interval(values(name, 'full')) if (name, title) in TRAINED else '',
-         interval(values(name, 'tenth'))) for name, title in TRAINED_TENTH
-    ] + [('DMAE from the fine-tuned teacher, then labels',
-          interval(values('dmae-finetuned-teacher', 'full')), ''),
-         ('the fine-tuned teacher itself',
-          *(interval(np.array([
-              results[seed, f'teacher-finetuned{suffix}']['top1']
-              for seed in range(seeds)
-          ])) for suffix in ('', '-tenth')))])
-    said = _table(
+    trained = table(('training', 'all labels', 'a tenth'), [
+        *((title,
+           interval(values(name, 'full')) if (name, title) in TRAINED else '',
+           interval(values(name, 'tenth'))) for name, title in TRAINED_TENTH),
+        ('DMAE from the fine-tuned teacher, then labels',
+         interval(values('dmae-finetuned-teacher', 'full')), ''),
+        ('the fine-tuned teacher itself',
+         interval(values('teacher-finetuned', 'top1')),
+         interval(values('teacher-finetuned-tenth', 'top1'))),
+    ])
+    said = table(
         ('claim', 'measured by', 'difference', 'verdict'),
         [(claim, metric, interval(difference, '+'), verdict(difference))
          for claim, metric, difference in claims(values)])

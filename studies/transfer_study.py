@@ -6,8 +6,6 @@ start's students, after plain MAE and after DMAE, all of it for three seeds.
 The students of a seed come from `make quickstart SEED=n`. The table is printed
 and written as Markdown.
 """
-import argparse
-import contextlib
 import os
 import os.path as osp
 import shlex
@@ -22,12 +20,12 @@ import dmae_mm  # noqa: E402, F401  First: it checks its hosts.
 import cv2  # noqa: E402
 import mmseg  # noqa: E402
 import numpy as np  # noqa: E402
-from dmae_mm.evaluation.digits import write_digits  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
+from dmae_mm.evaluation.digits import train, write_digits  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from sklearn.datasets import load_sample_images  # noqa: E402
-from study_jobs import CONFIGS, one_thread_each, versions  # noqa: E402
-from study_page import interval  # noqa: E402
+from studies.seeds import (command_line, interval,  # noqa: E402
+                           one_thread_each, parse, prepare, table, versions)
+from studies.study_jobs import CONFIGS  # noqa: E402
 
 OUT_DIR = osp.join('work_dirs', 'transfer_study')
 STARTS = dict(random='random', mae='plain MAE', dmae='DMAE')
@@ -125,10 +123,7 @@ def load_config(start: str, seed: int, options: dict) -> Config:
     """
     cfg = Config.fromfile(
         osp.join(CONFIGS, 'vit-student_segmentation_digits.py'))
-    cfg.work_dir = osp.join(OUT_DIR, f'seed{seed}', start)
-    cfg.randomness.seed = seed
-    # That of the study's own processes; there are no others.
-    cfg.env_cfg.mp_cfg.mp_start_method = 'spawn'
+    prepare(cfg, osp.join(OUT_DIR, f'seed{seed}', start), seed)
     # A process keeps these by name.
     cfg.experiment_name = cfg.visualizer.name = f'{start}_seed{seed}'
     backbone = cfg.model.backbone
@@ -147,12 +142,10 @@ def load_config(start: str, seed: int, options: dict) -> Config:
     return cfg
 
 
-def train(cfg: Config) -> float:
+def final_miou(cfg: Config) -> float:
     """Train, and return the mIoU after the last epoch, in percent."""
     start = time.time()
-    with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
-        runner = Runner.from_cfg(cfg)
-        runner.train()
+    runner = train(cfg)
     miou = float(runner.message_hub.get_scalar('val/mIoU').current())
     print(
         f'{cfg.experiment_name:14} mIoU {miou:6.2f}  '
@@ -161,49 +154,29 @@ def train(cfg: Config) -> float:
     return miou
 
 
-def table(mious: Dict[str, np.ndarray]) -> str:
+def result_table(mious: Dict[str, np.ndarray]) -> str:
     """Rows of starts and of their differences, in Markdown."""
     rows = {name: mious[start] for start, name in STARTS.items()}
     for other in ('random', 'mae'):
         rows[f'DMAE - {STARTS[other]}'] = mious['dmae'] - mious[other]
-    seeds = [f'seed {seed}' for seed in range(len(mious['dmae']))]
-    lines = [['initial weights', 'mIoU', *seeds], ['---'] * (2 + len(seeds))]
+    cells = []
     for name, values in rows.items():
-        sign = '+' if ' - ' in name else ''
-        each = [f'{value:{sign}.2f}' for value in values]
-        mean = interval(values, sign) if len(values) > 1 else each[0]
-        lines.append([name, mean, *each])
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--seeds', type=int, default=3, help='defaults to 3')
-    parser.add_argument(
-        '--processes',
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help='trainings at a time, one thread each; defaults to the number '
-        'of cores')
-    parser.add_argument(
-        '--page',
-        default=osp.join(OUT_DIR, 'results.md'),
-        help='file to write; defaults to work_dirs/transfer_study/results.md')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='changes all trainings, e.g. train_cfg.max_epochs=1')
-    args = parser.parse_args()
-    for name in ('seeds', 'processes'):
-        if getattr(args, name) < 1:
-            parser.error(f'--{name} {getattr(args, name)}: at least 1')
-    return args
+        sign = '+' * (' - ' in name)
+        cells.append([
+            name,
+            interval(values, sign), *(f'{value:{sign}.2f}' for value in values)
+        ])
+    seeds = [f'seed {seed}' for seed in range(len(mious['dmae']))]
+    return table(['initial weights', 'mIoU', *seeds], cells)
 
 
 def main() -> None:
-    args = parse_args()
+    parser = command_line(__doc__, seeds=3)
+    parser.add_argument(
+        '--page',
+        default=osp.join(OUT_DIR, 'results.md'),
+        help='file to write; defaults to %(default)s')
+    args = parse(parser)
     keys = [(start, seed) for seed in range(args.seeds) for start in STARTS]
     try:
         cfgs = [load_config(*key, args.cfg_options) for key in keys]
@@ -212,11 +185,12 @@ def main() -> None:
     write_images(osp.join(OUT_DIR, 'data'), write_digits())
     begin = time.time()
     with one_thread_each(args.processes) as pool:
-        found = dict(zip(keys, pool.map(train, cfgs)))
+        found = dict(zip(keys, pool.map(final_miou, cfgs)))
     mious = {
         start: np.array([found[start, seed] for seed in range(args.seeds)])
         for start in STARTS
     }
+    result = result_table(mious)
     page = PAGE.format(
         command='python ' + shlex.join(sys.argv),
         versions=', '.join(
@@ -227,12 +201,12 @@ def main() -> None:
         if args.seeds > 1 else 'of one seed',
         recipe='\n**Options of the command changed the config.**\n'
         if args.cfg_options else '',
-        table=table(mious))
+        table=result)
     os.makedirs(osp.dirname(osp.abspath(args.page)), exist_ok=True)
     with open(args.page, 'w') as file:
         file.write(page)
-    print(f'{table(mious)}\n{(time.time() - begin) / 60:.0f} minutes. '
-          f'{args.page}')
+    minutes = (time.time() - begin) / 60
+    print(f'{result}\n{minutes:.0f} minutes. {args.page}')
 
 
 if __name__ == '__main__':

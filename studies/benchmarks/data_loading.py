@@ -11,16 +11,17 @@ Without --images, the images are made from the photographs in scikit-image and
 scikit-learn: 500 x 375 pixels, JPEG, about 100 kB each, which is what an image
 of ImageNet has on average.
 """
-import argparse
 import copy
+import functools
+import itertools
 import statistics
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Callable, Dict, List
 
-import _machine as machine
 import cv2
 import mmcv
 import mmengine.fileio as fileio
@@ -31,23 +32,23 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from dmae_mm.evaluation.images import (check_readable, image_folder,
-                                       paths_of)
-from dmae_mm.datasets import EXTENSIONS
+# A clone runs its own code, installed or not: see train.py.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-# mmpretrain's configs/_base_/datasets/imagenet_bs512_mae.py.
-STOCK = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs')
-]
+from studies.benchmarks.machine import name_of  # noqa: E402
+from studies.benchmarks.measuring import (CONFIG,  # noqa: E402
+                                          command_line, in_turns, ratios,
+                                          show, spread, taken_by, write_json)
+
+from dmae_mm.datasets import EXTENSIONS  # noqa: E402
+from dmae_mm.evaluation.images import (check_readable,  # noqa: E402
+                                       image_folder, paths_of)
+
+STOCK = Config.fromstring(
+    "_base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'",
+    '.py').train_pipeline
 FLOOR = 'reading and decoding'
 
 
@@ -61,7 +62,7 @@ def photographs() -> List[Image.Image]:
             for array in (*pixels, *load_sample_images().images)]
 
 
-def make_images(folder: str, quality: int) -> None:
+def make_images(folder: str, quality: int = 98) -> None:
     """Four images a photograph: as it is, mirrored, upside down, and both."""
     for index, photo in enumerate(photographs()):
         width = min(photo.width, photo.height * 4 // 3)
@@ -76,149 +77,137 @@ def make_images(folder: str, quality: int) -> None:
             photo.save(f'{folder}/{index}-{turn}.jpg', quality=quality)
 
 
-def per_core(pipeline: List[dict]) -> Dict[str, Callable]:
-    """What is timed for each image."""
+def per_core(pipeline: List[dict],
+             paths: List[str]) -> Dict[str, Callable[[], float]]:
+    """What is timed, as functions that return the seconds an image."""
     stock, ours = Compose(copy.deepcopy(STOCK)), Compose(pipeline)
+
+    def task(do: Callable[[str], object]) -> Callable[[], float]:
+        seeds = itertools.count()  # the same crops for all
+
+        def seconds_an_image() -> float:
+            np.random.seed(next(seeds))
+            return taken_by(
+                lambda: [do(path) for path in paths]).cpu_seconds / len(paths)
+
+        return seconds_an_image
+
     return {
-        'reading the file': fileio.get,
-        FLOOR: lambda path: mmcv.imfrombytes(fileio.get(path)),
-        'stock pipeline': lambda path: stock(dict(img_path=path)),
-        'ours': lambda path: ours(dict(img_path=path)),
+        'reading the file': task(fileio.get),
+        FLOOR: task(lambda path: mmcv.imfrombytes(fileio.get(path))),
+        'stock pipeline': task(lambda path: stock(dict(img_path=path))),
+        'ours': task(lambda path: ours(dict(img_path=path))),
     }
 
 
-def time_per_core(tasks: Dict[str, Callable], paths: List[str],
-                  rounds: int) -> Dict[str, List[float]]:
-    """Seconds an image, for each turn; the first turn warms up."""
-    seconds: Dict[str, List[float]] = {name: [] for name in tasks}
-    for turn in range(-1, rounds):
-        for name, task in tasks.items():
-            np.random.seed(turn + 1)  # the same crops for all
-            start = time.process_time()
-            for path in paths:
-                task(path)
-            if turn >= 0:
-                seconds[name].append(
-                    (time.process_time() - start) / len(paths))
-        show_progress(turn, rounds)
-    return seconds
+def seconds_an_image(loader: DataLoader, skip: int = 1) -> float:
+    """Of a whole data loader, without its start and the first batches."""
+    batches = iter(loader)
+    for _ in range(skip):
+        next(batches)
+    start = time.perf_counter()
+    images = sum(len(batch['inputs']) for batch in batches)
+    return (time.perf_counter() - start) / images
 
 
-def time_loaders(cfg: Config, folder: str, images: int, workers: int,
-                 batch_size: int, rounds: int) -> Dict[str, List[float]]:
-    """Seconds an image of the whole loader, without its start."""
-    loaders = {}
-    for name, pipeline in (('loader, stock', STOCK),
-                           ('loader, ours', cfg.train_pipeline)):
-        options = copy.deepcopy(cfg.train_dataloader)
-        options.update(
-            batch_size=batch_size,
-            num_workers=workers,
-            persistent_workers=True,
-            drop_last=True,
-            sampler=dict(type='DefaultSampler', shuffle=True))
-        options.pop('worker_init_fn', None)
-        repeats = -(-6 * batch_size // images)  # at least 6 batches
-        options.dataset = dict(
-            type='CustomDataset',
-            data_root=folder,
-            with_label=False,
-            extensions=EXTENSIONS,
-            pipeline=copy.deepcopy(pipeline))
-        options.dataset = dict(
-            type='RepeatDataset', dataset=options.dataset, times=repeats)
-        loaders[name] = Runner.build_dataloader(options, seed=0)
-    seconds: Dict[str, List[float]] = {name: [] for name in loaders}
-    for turn in range(-1, rounds):
-        for name, loader in loaders.items():
-            batches = iter(loader)
-            next(batches)
-            start, number = time.perf_counter(), 0
-            for _ in batches:
-                number += batch_size
-            if turn >= 0:
-                seconds[name].append((time.perf_counter() - start) / number)
-        show_progress(turn, rounds)
-    return seconds
-
-
-def show_progress(turn: int, rounds: int) -> None:
-    if sys.stdout.isatty():
-        print(f'  turn {turn + 1}/{rounds}', end='\r', flush=True)
+def build_loader(cfg: Config, pipeline: List[dict], folder: str, images: int,
+                 args: Namespace) -> DataLoader:
+    """The config's, with another pipeline, of at least 6 batches."""
+    dataset = dict(
+        type='CustomDataset',
+        data_root=folder,
+        with_label=False,
+        extensions=EXTENSIONS,
+        pipeline=copy.deepcopy(pipeline))
+    options = cfg.train_dataloader.to_dict()
+    options.pop('worker_init_fn', None)
+    options.update(
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+        persistent_workers=True,
+        drop_last=True,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        dataset=dict(
+            type='RepeatDataset',
+            dataset=dataset,
+            times=-(-6 * args.batch_size // images)))
+    return Runner.build_dataloader(options, seed=0)
 
 
 def summarise(seconds: Dict[str, List[float]], stock: str) -> Dict[str, dict]:
     """Medians and spreads of rates, and of ratios to the stock pipeline."""
-    result = {}
-    for name, times in seconds.items():
-        ratios = [base / own for base, own in zip(seconds[stock], times)]
-        result[name] = dict(
+    return {
+        name: dict(
             microseconds=1e6 * statistics.median(times),
             images_per_second=1 / statistics.median(times),
             images_per_second_min=1 / max(times),
             images_per_second_max=1 / min(times),
-            ratio=statistics.median(ratios),
-            ratio_min=min(ratios),
-            ratio_max=max(ratios))
-    return result
+            **ratios(seconds[stock], times))
+        for name, times in seconds.items()
+    }
 
 
-def as_table(result: Dict[str, dict]) -> List[Dict[str, object]]:
-    return [{
+def show_result(result: Dict[str, dict]) -> None:
+    show([{
         '': name,
         'us/image': f'{row["microseconds"]:,.0f}',
         'images/s': f'{row["images_per_second"]:,.0f}',
         'min - max': f'{row["images_per_second_min"]:,.0f} - '
         f'{row["images_per_second_max"]:,.0f}',
         'ratio': f'{row["ratio"]:.2f}',
-        'min - max ': f'{row["ratio_min"]:.2f} - {row["ratio_max"]:.2f}',
-    } for name, row in result.items()]
+        'min - max ': spread(row),
+    } for name, row in result.items()])
 
 
-def measure(args: argparse.Namespace, folder: str) -> dict:
+def measure(args: Namespace, folder: str) -> dict:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.default_scope)
     paths = paths_of(image_folder(folder))
     check_readable(paths)
     size = statistics.mean(Path(path).stat().st_size for path in paths)
-    print(f'{machine.name_of("cpu")}; {len(paths)} files of '
-          f'{size / 1000:.0f} kB on average; median of {args.rounds} turns')
+    print(f'{name_of("cpu")}; {len(paths)} files of {size / 1000:.0f} kB on '
+          f'average; median of {args.rounds} turns')
     cores = summarise(
-        time_per_core(per_core(cfg.train_pipeline), paths, args.rounds),
+        in_turns(per_core(cfg.train_pipeline, paths), args.rounds),
         'stock pipeline')
-    machine.show(as_table(cores))
+    show_result(cores)
     result = dict(
-        machine=machine.name_of('cpu'),
+        machine=name_of('cpu'),
         opencv=cv2.__version__,
         torch=torch.__version__,
         file_bytes=size,
         per_core=cores)
-    ours = cores['ours']['images_per_second']
     print(f'If all but reading and decoding took no time, ours would be '
           f'{cores[FLOOR]["ratio"]:.2f} times the stock pipeline.')
     if args.workers:
+        loaders = {
+            name: build_loader(cfg, pipeline, folder, len(paths), args)
+            for name, pipeline in (('loader, stock', STOCK),
+                                   ('loader, ours', cfg.train_pipeline))
+        }
         result['loader'] = summarise(
-            time_loaders(cfg, folder, len(paths), args.workers,
-                         args.batch_size, args.rounds), 'loader, stock')
+            in_turns(
+                {
+                    name: functools.partial(seconds_an_image, loader)
+                    for name, loader in loaders.items()
+                }, args.rounds), 'loader, stock')
         print(f'Whole loader, {args.workers} workers:')
-        machine.show(as_table(result['loader']))
-    needed = args.step_rate
+        show_result(result['loader'])
+    ours, needed = cores['ours']['images_per_second'], args.step_rate
     print(f'By arithmetic, {args.cores} cores load {args.cores * ours:,.0f} '
           'images/s' + (f'; the training takes {needed:,.0f}, which is '
                         f'{needed / ours:.1f} cores.' if needed else '.'))
-    result.update(
+    return dict(
+        result,
         cores=args.cores,
         images_per_second_by_arithmetic=args.cores * ours,
         step_rate=needed)
-    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = command_line(__doc__, rounds=15, batch_size=32)
     parser.add_argument(
-        '--config',
-        default='configs/dmae/vit-s_dmae_in1k.py',
-        help='whose train_pipeline is timed')
+        '--config', default=CONFIG, help='whose train_pipeline is timed')
     parser.add_argument(
         '--images', help='a folder of images, in place of those made')
     parser.add_argument(
@@ -226,10 +215,8 @@ def main() -> None:
         type=int,
         default=98,
         help='of the JPEGs made; 98 gives about 110 kB an image, 90 about 50')
-    parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument(
         '--workers', type=int, default=2, help='0: the loader is left out')
-    parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument(
         '--cores', type=int, default=16, help='for the arithmetic')
     parser.add_argument(
@@ -237,7 +224,6 @@ def main() -> None:
         type=float,
         help='images per second that the training takes, of all GPUs that '
         'these cores feed: see step_time.py')
-    parser.add_argument('--json', help='also write the results to this file')
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -245,7 +231,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         if args.images is None:
             make_images(made, args.quality)
-        machine.write_json(args.json, measure(args, args.images or made))
+        write_json(args.json, **measure(args, args.images or made))
 
 
 if __name__ == '__main__':

@@ -2,9 +2,9 @@
 
 Three measurements with the same config:
 
-1. tools/train.py trains on JPEG files that this script makes: crops of
-   scikit-learn's two photographs, 500 x 375 px, as large as ImageNet's on
-   average. The seconds of each iteration are those that it logs.
+1. tools/train.py trains on the JPEG files that data_loading.py makes, 500 x
+   375 px, again and again. The seconds of each iteration are those that it
+   logs.
 2. The data loader alone, with the same workers: nothing is trained.
 3. The step alone, on one batch that is on the device already.
 
@@ -15,14 +15,14 @@ the workers, so that on a machine without a GPU the first is slower than both.
 
     python studies/benchmarks/end_to_end.py --workers 2
 """
-import argparse
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Dict, List
 
@@ -32,35 +32,34 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 # A clone runs its own code, installed or not: see train.py.
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-import dmae_mm  # noqa: E402, F401
-from _machine import name_of, show, synchronizer, write_json  # noqa: E402
+from studies.benchmarks.data_loading import (make_images,  # noqa: E402
+                                             seconds_an_image)
+from studies.benchmarks.machine import name_of  # noqa: E402
+from studies.benchmarks.measuring import (CONFIG, add_device,  # noqa: E402
+                                          command_line, in_turns, show,
+                                          taken_by, write_json)
 
-SIZE = (500, 375)
+from dmae_mm.launch import adapt_to_cpu  # noqa: E402
+
 WARM_UP = 3  # iterations that do not count
 
 
 def make_photos(folder: Path, number: int) -> None:
-    """Crops of two photographs as JPEG files of quality 90."""
-    generator = torch.Generator().manual_seed(0)
-    photos = [Image.fromarray(array) for array in load_sample_images().images]
-    folder.mkdir(parents=True)
-    for i in range(number):
-        photo = photos[i % len(photos)]
-        left, top = (torch.rand(2, generator=generator) * 0.4).tolist()
-        box = (left * photo.width, top * photo.height,
-               (left + 0.6) * photo.width, (top + 0.6) * photo.height)
-        photo.resize(SIZE, Image.BICUBIC, box=box).save(
-            folder / f'{i:05}.jpg', quality=90)
+    """As many files, of quality 90; those of one content take no space."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        make_images(made, quality=90)
+        folder.mkdir()
+        different = sorted(Path(made).iterdir())
+        for i in range(number):
+            os.link(different[i % len(different)], folder / f'{i:05}.jpg')
 
 
-def options_of(args: argparse.Namespace, photos: Path) -> dict:
+def options_of(args: Namespace, photos: Path) -> dict:
     """What is changed in the config."""
     return {
         'model.teacher.checkpoint': None,
@@ -88,25 +87,16 @@ def train(config: str, options: dict, work_dir: Path) -> List[dict]:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise SystemExit(f'{" ".join(command)}\nfailed:\n'
-                         f'{done.stdout[-2000:]}{done.stderr[-4000:]}')
+        sys.exit(f'{" ".join(command)}\nfailed:\n{done.stdout[-2000:]}'
+                 f'{done.stderr[-4000:]}')
     log, = work_dir.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [line for line in lines if 'data_time' in line]
 
 
-def load_alone(cfg: Config, iterations: int) -> float:
-    """Images a second of the data loader."""
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    batches = iter(loader)
-    # What the workers have loaded in advance must not count.
-    prefetched = max(WARM_UP, 2 * cfg.train_dataloader.num_workers)
-    for _ in range(prefetched):
-        next(batches)
-    start, images = time.perf_counter(), 0
-    for _ in range(iterations - prefetched):
-        images += len(next(batches)['inputs'])
-    return images / (time.perf_counter() - start)
+def first_batches(workers: int) -> int:
+    """What the workers have loaded in advance must not count."""
+    return max(WARM_UP, 2 * workers)
 
 
 def step_alone(cfg: Config, device: str, iterations: int) -> float:
@@ -115,43 +105,40 @@ def step_alone(cfg: Config, device: str, iterations: int) -> float:
         dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
     model.init_weights()
     model.to(device).train()
-    wrapper_cfg = cfg.optim_wrapper
-    if device == 'cpu':  # as tools/train.py
-        wrapper_cfg.update(type='OptimWrapper')
-        for key in ('loss_scale', 'dtype'):
-            wrapper_cfg.pop(key, None)
-    wrapper = build_optim_wrapper(model, wrapper_cfg)
+    if device == 'cpu':
+        cfg.launcher = 'none'
+        adapt_to_cpu(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     batch = model.data_preprocessor.cast_data(batch)
-    synchronize, seconds = synchronizer(device), []
-    for _ in range(WARM_UP + iterations):
-        start = time.perf_counter()
-        model.train_step(batch, wrapper)
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    return len(batch['inputs']) / statistics.median(seconds[WARM_UP:])
+    step = functools.partial(model.train_step, batch, wrapper)
+    taken = in_turns(
+        dict(step=functools.partial(taken_by, step, device)), iterations,
+        WARM_UP)['step']
+    return len(batch['inputs']) / statistics.median(
+        call.seconds for call in taken)
 
 
-def measure(args: argparse.Namespace, folder: Path) -> Dict[str, object]:
+def measure(args: Namespace, folder: Path) -> Dict[str, object]:
     """All three, and what follows."""
     make_photos(folder / 'photos', args.batch_size * args.iterations)
     options = options_of(args, folder / 'photos')
     lines = train(args.config, options, folder / 'run')[WARM_UP:]
+    seconds = sum(line['time'] for line in lines)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(options)
     cfg.train_dataloader.persistent_workers = False
     init_default_scope(cfg.default_scope)
-    trained = args.batch_size * len(lines) / sum(
-        line['time'] for line in lines)
-    loaded = load_alone(cfg, args.iterations)
+    loaded = 1 / seconds_an_image(
+        Runner.build_dataloader(cfg.train_dataloader, seed=0),
+        skip=first_batches(args.workers))
     stepped = step_alone(cfg, args.device, args.step_iterations)
     per_core = loaded / max(1, min(args.workers, os.cpu_count()))
     return dict(
-        training=trained,
+        training=args.batch_size * len(lines) / seconds,
         loader=loaded,
         step=stepped,
-        waiting=sum(line['data_time'] for line in lines) / sum(
-            line['time'] for line in lines),
+        waiting=sum(line['data_time'] for line in lines) / seconds,
         limit='loader' if loaded < stepped else 'step',
         loader_per_core=per_core,
         cores_needed=stepped / per_core,
@@ -162,11 +149,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument(
-        'config', nargs='?', default='configs/dmae/vit-s_dmae_in1k.py')
-    parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument('--workers', type=int, default=2)
+    parser = command_line(__doc__, batch_size=8, workers=2)
+    parser.add_argument('config', nargs='?', default=CONFIG)
     parser.add_argument(
         '--iterations',
         type=int,
@@ -183,9 +167,8 @@ def main() -> None:
         nargs='+',
         default=[2, 8, 16, 32, 64],
         help='numbers of cores to extrapolate to')
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='of the step alone; tools/train.py takes what there is')
+    add_device(parser, 'of the step alone; tools/train.py takes what there '
+               'is; ')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -193,9 +176,8 @@ def main() -> None:
         default={},
         metavar='KEY=VALUE',
         help='change the config, as in tools/train.py')
-    parser.add_argument('--json', help='also write the results to this file')
     args = parser.parse_args()
-    least = max(WARM_UP, 2 * args.workers) + 2
+    least = first_batches(args.workers) + 2
     if args.iterations < least:
         parser.error(f'--iterations {args.iterations} is too few: with '
                      f'{args.workers} workers at least {least} are needed')
@@ -205,13 +187,12 @@ def main() -> None:
           f'{os.cpu_count()} cores')
     with tempfile.TemporaryDirectory() as folder:
         result = measure(args, Path(folder))
-    show([
-        dict(what='tools/train.py',
-             **{'images/s': f'{result["training"]:.1f}'}),
-        dict(what='data loader alone',
-             **{'images/s': f'{result["loader"]:.1f}'}),
-        dict(what='step alone', **{'images/s': f'{result["step"]:.1f}'})
-    ])
+    show([{
+        'what': what,
+        'images/s': f'{result[key]:.1f}'
+    } for what, key in (('tools/train.py', 'training'),
+                        ('data loader alone', 'loader'),
+                        ('step alone', 'step'))])
     print(f'{result["waiting"]:.1%} of the time of training is spent waiting '
           f'for images; the {result["limit"]} is the limit.\n'
           f'One core loads {result["loader_per_core"]:.1f} images/s, so '
@@ -224,14 +205,13 @@ def main() -> None:
     ])
     write_json(
         args.json,
-        dict(
-            device=name_of(args.device),
-            torch=torch.__version__,
-            config=args.config,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            iterations=args.iterations,
-            **result))
+        device=name_of(args.device),
+        torch=torch.__version__,
+        config=args.config,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        iterations=args.iterations,
+        **result)
 
 
 if __name__ == '__main__':

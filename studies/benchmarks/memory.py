@@ -1,6 +1,6 @@
 """Peak memory of a training step of each variant, and what needs it.
 
-The variants are those of _variants.py. What stands all the time is counted:
+The variants are those of variants.py. What stands all the time is counted:
 weights and buffers of the student, the teacher, the two moments of AdamW. On
 top comes what a step allocates at its peak, which is measured: on a GPU by
 PyTorch's allocator (max_memory_allocated), on a CPU from the allocations and
@@ -16,22 +16,25 @@ no activations are counted for it.
     python studies/benchmarks/memory.py                # a few minutes on a CPU
     python studies/benchmarks/memory.py --variants all --amp --batch-size 256
 """
-import argparse
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, Iterable, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 # A clone runs its own code, installed or not: see train.py.
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from _machine import name_of, show, write_json  # noqa: E402
-from _variants import (VARIANTS, build_all, make_steps,  # noqa: E402
-                       num_bytes, standing_bytes)
+from studies.benchmarks.machine import name_of  # noqa: E402
+from studies.benchmarks.measuring import (show, taken_by,  # noqa: E402
+                                          write_json)
+from studies.benchmarks.variants import (VARIANTS, build_all,  # noqa: E402
+                                         chosen, make_steps, num_bytes,
+                                         options, random_images,
+                                         standing_bytes, trained)
 
-QUICK = [name for name, variant in VARIANTS.items() if not variant.compile]
 RATIO_TO = 'as the reference'
 
 
@@ -51,22 +54,13 @@ def peak_on_cpu(step: Callable[[], None]) -> int:
     return peak
 
 
-def peak_on_cuda(step: Callable[[], None]) -> int:
-    """The same, by the allocator."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def saved_bytes(step: Callable[[], None], standing: Sequence) -> int:
+def saved_bytes(step: Callable[[], None],
+                standing: Iterable[torch.Tensor]) -> int:
     """Bytes that autograd keeps for the backward pass.
 
     Args:
         step (callable): The step.
-        standing (Sequence[torch.Tensor]): What is there all the time, such
+        standing (Iterable[torch.Tensor]): What is there all the time, such
             as weights and images, and does not count.
 
     Returns:
@@ -86,95 +80,64 @@ def saved_bytes(step: Callable[[], None], standing: Sequence) -> int:
     return sum(saved.values())
 
 
-def measure(config: str, names: Sequence[str], batch_size: int, device: str,
-            amp: bool) -> Dict[str, dict]:
+def measure(config: str, names: Sequence[str],
+            args: Namespace) -> Dict[str, dict]:
     """All numbers of a config, by variant."""
-    models = build_all(config, names, device)
-    size = next(iter(models.values())).backbone.img_size
-    images = torch.randn(batch_size, 3, *size, device=device)
-    steps = make_steps(models, images, amp)
+    models = build_all(config, names, args.device)
+    images = random_images(models[RATIO_TO], args.batch_size, args.device)
     result = {}
-    for name, model in models.items():
-        standing = standing_bytes(model)
-        step = steps[name]
+    for name, step in make_steps(models, images, args.amp).items():
+        model = models[name]
+        parts = standing_bytes(model)
+        standing = sum(parts.values())
+        gradients = num_bytes(trained(model))
         step()  # makes the optimizer's state, and compiles
-        on_top = peak_on_cuda(step) if images.is_cuda else peak_on_cpu(step)
-        saved: Optional[int] = None
-        if not VARIANTS[name].compile:
-            saved = saved_bytes(
-                step, [images, *model.parameters(), *model.buffers()])
-        gradients = num_bytes(p for p in model.parameters() if p.requires_grad)
+        on_top = taken_by(
+            step,
+            args.device).peak_bytes if images.is_cuda else peak_on_cpu(step)
+        saved = None if VARIANTS[name].compile else saved_bytes(
+            step, [images, *model.parameters(), *model.buffers()])
         result[name] = dict(
-            **standing,
+            **parts,
             gradients=gradients,
             activations=saved,
-            peak=sum(standing.values()) + on_top,
-            floor=None if saved is None else sum(standing.values()) +
-            max(gradients, saved))
+            peak=standing + on_top,
+            floor=None if saved is None else standing + max(gradients, saved))
     for row in result.values():
         row['ratio'] = row['peak'] / result[RATIO_TO]['peak']
     return result
 
 
 def show_result(result: Dict[str, dict]) -> None:
-    rows = []
-    for name, row in result.items():
-        cells = {'variant, MiB': name}
-        for key in ('weights', 'teacher', 'optimizer', 'gradients',
-                    'activations', 'floor', 'peak'):
-            cells[key] = None if row[key] is None else (
-                f'{row[key] / 2**20:,.0f}')
-        cells['peak / reference'] = f'{row["ratio"]:.2f}'
-        rows.append(cells)
-    show(rows)
+    columns = ('weights', 'teacher', 'optimizer', 'gradients', 'activations',
+               'floor', 'peak')
+    show([{
+        'variant, MiB': name,
+        **{
+            key: None if row[key] is None else f'{row[key] / 2**20:,.0f}'
+            for key in columns
+        },
+        'peak / reference': f'{row["ratio"]:.2f}'
+    } for name, row in result.items()])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument(
-        'configs',
-        nargs='*',
-        default=[
-            'configs/dmae/vit-s_dmae_in1k.py',
-            'configs/dmae/vit-b_dmae_in1k.py'
-        ],
-        help='DMAE configs with a MAEViT as student and as teacher; by '
-        'default S <- B and B <- L')
-    parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
-    parser.add_argument(
-        '--variants',
-        nargs='+',
-        choices=['all', *VARIANTS],
-        help='by default all on a GPU, all but the compiled ones on a CPU; '
-        'that of the reference is always among them')
-    parser.add_argument('--json', help='also write the results to this file')
-    args = parser.parse_args()
-    names = args.variants or (
-        ['all'] if args.device.startswith('cuda') else QUICK)
-    if 'all' in names:
-        names = list(VARIANTS)
-    names = [name for name in VARIANTS if name in (RATIO_TO, *names)]
-
+    args = options(__doc__, RATIO_TO).parse_args()
     print(f'{name_of(args.device)}, torch {torch.__version__}, batch '
           f'{args.batch_size}, '
           f'{"bfloat16 autocast" if args.amp else "float32"}')
     results = {}
     for config in args.configs:
         print(config)
-        results[config] = measure(config, names, args.batch_size, args.device,
-                                  args.amp)
+        results[config] = measure(config, chosen(args, RATIO_TO), args)
         show_result(results[config])
     write_json(
         args.json,
-        dict(
-            device=name_of(args.device),
-            torch=torch.__version__,
-            batch_size=args.batch_size,
-            amp=args.amp,
-            results=results))
+        device=name_of(args.device),
+        torch=torch.__version__,
+        batch_size=args.batch_size,
+        amp=args.amp,
+        results=results)
 
 
 if __name__ == '__main__':

@@ -18,10 +18,10 @@ Fewer bits always save memory, but time only where the processor calculates
 faster with them: on a CPU bfloat16 can be slower than float32, also on some
 that have instructions for it.
 """
-import argparse
+import functools
 import statistics
 import sys
-import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -29,12 +29,15 @@ import torch
 from mmengine.registry import init_default_scope
 
 # A clone runs its own code, installed or not: see train.py.
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from _machine import name_of, write_json  # noqa: E402
-from _variants import num_bytes as bytes_of  # noqa: E402
+from studies.benchmarks.machine import name_of  # noqa: E402
+from studies.benchmarks.measuring import (add_device,  # noqa: E402
+                                          command_line, in_turns, ratios,
+                                          show, spread, taken_by, write_json)
+from studies.benchmarks.variants import module_bytes  # noqa: E402
 
-from dmae_mm.models import (Teacher, MMPretrainTeacher,  # noqa: E402
+from dmae_mm.models import (MMPretrainTeacher, Teacher,  # noqa: E402
                             TimmTeacher)
 
 # Architecture in mmpretrain, model in timm. All have 14 x 14 patches.
@@ -57,93 +60,68 @@ def build(library: str, model: str, depth: str, dtype: str) -> Teacher:
         dict(type='MAEViT', arch=arch, patch_size=16), **options)
 
 
-def num_bytes(teacher: Teacher) -> int:
-    """Memory of parameters and buffers."""
-    return bytes_of([*teacher.parameters(), *teacher.buffers()])
-
-
-def forward(teacher: Teacher, images: torch.Tensor,
-            ids_keep: torch.Tensor) -> Tuple[float, int]:
-    """Seconds of a forward pass and, on a GPU, bytes beside the weights."""
-    if not images.is_cuda:
-        start = time.perf_counter()
-        teacher(images, ids_keep)
-        return time.perf_counter() - start, 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    start = time.perf_counter()
-    teacher(images, ids_keep)
-    torch.cuda.synchronize()
-    elapsed = time.perf_counter() - start
-    return elapsed, torch.cuda.max_memory_allocated() - before
-
-
-def measure(model: str, batch_size: int, rounds: int,
-            device: str) -> List[dict]:
+def measure(args: Namespace) -> List[dict]:
     """One row for each library, depth and type of number."""
-    dtypes = ['float32', 'bfloat16']
-    if device.startswith('cuda'):
-        dtypes.append('float16')
+    cuda = args.device.startswith('cuda')
+    dtypes = ['float32', 'bfloat16'] + ['float16'] * cuda
     keys = [(library, depth, dtype) for library in ('mmpretrain', 'timm')
             for dtype in dtypes for depth in DEPTHS]
-    teachers = {key: build(key[0], model, *key[1:]).to(device) for key in keys}
-    images = torch.randn(batch_size, 3, 224, 224, device=device)
-    ids_keep = torch.rand(batch_size, 196, device=device).argsort(1)[:, :49]
-
-    seconds: Dict[tuple, list] = {key: [] for key in keys}
-    peaks = {}
-    for turn in range(-1, rounds):  # the first turn warms up
-        for key, teacher in teachers.items():
-            elapsed, peaks[key] = forward(teacher, images, ids_keep)
-            if turn >= 0:
-                seconds[key].append(elapsed)
-        if sys.stdout.isatty():
-            print(f'  turn {turn + 1}/{rounds}', end='\r', flush=True)
+    images = torch.randn(args.batch_size, 3, 224, 224, device=args.device)
+    ids_keep = torch.rand(
+        args.batch_size, 196, device=args.device).argsort(1)[:, :49]
+    teachers: Dict[Tuple[str, ...], Teacher] = {
+        key: build(key[0], args.model, *key[1:]).to(args.device)
+        for key in keys
+    }
+    taken = in_turns(
+        {
+            key: functools.partial(
+                taken_by, functools.partial(teacher, images, ids_keep),
+                args.device)
+            for key, teacher in teachers.items()
+        }, args.rounds)
+    seconds = {
+        key: [call.seconds for call in calls]
+        for key, calls in taken.items()
+    }
     rows = []
-    for key in keys:
+    for key, teacher in teachers.items():
         whole = (key[0], 'whole', 'float32')
-        ratios = [
-            ours / its for ours, its in zip(seconds[key], seconds[whole])
-        ]
+        times = ratios(seconds[key], seconds[whole])
         rows.append(
             dict(
                 library=key[0],
                 blocks=key[1],
                 dtype=key[2],
-                weight_bytes=num_bytes(teachers[key]),
-                weight_ratio=(num_bytes(teachers[key]) /
-                              num_bytes(teachers[whole])),
-                forward_bytes=peaks[key] if images.is_cuda else None,
+                weight_bytes=module_bytes(teacher),
+                weight_ratio=(module_bytes(teacher) /
+                              module_bytes(teachers[whole])),
+                forward_bytes=taken[key][-1].peak_bytes,
                 seconds=statistics.median(seconds[key]),
-                time_ratio=statistics.median(ratios),
-                time_ratio_min=min(ratios),
-                time_ratio_max=max(ratios)))
+                **{f'time_{name}': value for name, value in times.items()}))
     return rows
 
 
-def show(rows: List[dict]) -> None:
-    on_gpu = rows[0]['forward_bytes'] is not None
-    print(f'{"":27}{"weights":>11}{"ratio":>7}{"s/forward":>11}{"ratio":>7}'
-          f'{"(min - max)":>15}{"  forward, MiB" * on_gpu}')
-    for row in rows:
-        spread = f'({row["time_ratio_min"]:.2f} - {row["time_ratio_max"]:.2f})'
-        print(f'{row["library"]:11}{row["blocks"]:6}{row["dtype"]:10}'
-              f'{row["weight_bytes"] / 2**20:>7.1f} MiB'
-              f'{row["weight_ratio"]:>7.3f}'
-              f'{row["seconds"]:>11.4f}{row["time_ratio"]:>7.2f}{spread:>15}',
-              end='')
-        print(f'{row["forward_bytes"] / 2**20:>14.1f}' if on_gpu else '')
+def as_table(row: dict) -> Dict[str, str]:
+    cells = {
+        'library': row['library'],
+        'blocks': row['blocks'],
+        'type': row['dtype'],
+        'weights, MiB': f'{row["weight_bytes"] / 2**20:.1f}',
+        'ratio': f'{row["weight_ratio"]:.3f}',
+        's/forward': f'{row["seconds"]:.4f}',
+        'time, ratio': f'{row["time_ratio"]:.2f}',
+        'min - max': spread(row, 'time_ratio'),
+    }
+    if row['forward_bytes'] is not None:
+        cells['forward, MiB'] = f'{row["forward_bytes"] / 2**20:.1f}'
+    return cells
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = command_line(__doc__, batch_size=8, rounds=7)
     parser.add_argument('--model', choices=ARCHITECTURES, default='B')
-    parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--json', help='also write the results to this file')
+    add_device(parser)
     args = parser.parse_args()
 
     init_default_scope('mmpretrain')
@@ -151,16 +129,15 @@ def main() -> None:
     print(f'ViT-{args.model}, {device}, torch {torch.__version__}, batch '
           f'{args.batch_size}, 49 of 196 patches, median of {args.rounds} '
           'turns')
-    rows = measure(args.model, args.batch_size, args.rounds, args.device)
-    show(rows)
+    rows = measure(args)
+    show([as_table(row) for row in rows])
     write_json(
         args.json,
-        dict(
-            model=args.model,
-            device=device,
-            torch=torch.__version__,
-            batch_size=args.batch_size,
-            rows=rows))
+        model=args.model,
+        device=device,
+        torch=torch.__version__,
+        batch_size=args.batch_size,
+        rows=rows)
 
 
 if __name__ == '__main__':

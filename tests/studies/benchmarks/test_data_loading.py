@@ -1,5 +1,4 @@
 import json
-import runpy
 import sys
 
 import cv2
@@ -7,20 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studies.benchmarks import data_loading
 from tests.conftest import ROOT
 
-SCRIPT = str(ROOT / 'studies' / 'benchmarks' / 'data_loading.py')
 
-
-@pytest.fixture
-def script(monkeypatch):
-    """Its folder is where Python looks for the module beside it."""
-    monkeypatch.syspath_prepend(str(ROOT / 'studies' / 'benchmarks'))
-    return runpy.run_path(SCRIPT)
-
-
-def test_images_are_photographs_of_imagenets_size(script, tmp_path):
-    script['make_images'](str(tmp_path), 98)
+def test_images_are_photographs_of_imagenets_size(tmp_path):
+    data_loading.make_images(str(tmp_path))
     files = sorted(tmp_path.iterdir())
     assert len(files) == 24
     sizes = [file.stat().st_size for file in files]
@@ -32,8 +23,8 @@ def test_images_are_photographs_of_imagenets_size(script, tmp_path):
     assert len(pixels) == 24  # no two alike
 
 
-def test_medians_and_ratios_by_hand(script):
-    result = script['summarise'](
+def test_medians_and_ratios_by_hand():
+    result = data_loading.summarise(
         dict(stock=[4., 2., 6.], ours=[1., 1., 2.]), 'stock')
     assert result['ours'] == dict(
         microseconds=1e6,
@@ -46,8 +37,7 @@ def test_medians_and_ratios_by_hand(script):
     assert result['stock']['ratio'] == 1
 
 
-def test_it_measures_all_and_writes_them(script, tmp_path, monkeypatch,
-                                         capsys):
+def test_it_measures_all_and_writes_them(tmp_path, monkeypatch, capsys):
     """Of a folder with sub-folders, and what is no image."""
     images = tmp_path / 'images'
     for index in range(4):
@@ -57,13 +47,13 @@ def test_it_measures_all_and_writes_them(script, tmp_path, monkeypatch,
         cv2.imwrite(str(folder / f'{index}.jpg'), pixels.astype(np.uint8))
     (images / 'readme.txt').write_text('no image')
     monkeypatch.setattr(sys, 'argv', [
-        SCRIPT, '--config',
+        'data_loading.py', '--config',
         str(ROOT / 'configs/dmae/vit-s_dmae_in1k.py'), '--images',
         str(images), '--rounds', '2', '--workers', '1', '--batch-size', '2',
         '--cores', '10', '--step-rate', '1e9', '--json',
         str(tmp_path / 'out.json')
     ])
-    script['main']()
+    data_loading.main()
     result = json.loads((tmp_path / 'out.json').read_text())
     assert list(result['per_core']) == [
         'reading the file', 'reading and decoding', 'stock pipeline', 'ours'
@@ -77,4 +67,4 @@ def test_it_measures_all_and_writes_them(script, tmp_path, monkeypatch,
     assert '; 4 files of ' in output
     (images / 'class1' / '1.jpg').write_bytes(b'')
     with pytest.raises(ValueError, match='1 of 4 files .*1.jpg.*empty file'):
-        script['main']()
+        data_loading.main()

@@ -1,21 +1,13 @@
 import json
-import runpy
 import sys
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
-
-SCRIPT = str(ROOT / 'studies' / 'benchmarks' / 'memory.py')
+from studies.benchmarks import memory
 
 
-@pytest.fixture(scope='module')
-def script():
-    return runpy.run_path(SCRIPT)
-
-
-def test_the_peak_of_a_known_step(script):
+def test_the_peak_of_a_known_step():
     """4 MiB, then 8 on top, of which 4 are freed before another 2."""
 
     def step():
@@ -26,10 +18,10 @@ def test_the_peak_of_a_known_step(script):
         return first, third, torch.empty(2**19)
 
     step()
-    assert script['peak_on_cpu'](step) == pytest.approx(12 * 2**20, abs=64)
+    assert memory.peak_on_cpu(step) == pytest.approx(12 * 2**20, abs=64)
 
 
-def test_what_autograd_saves_of_a_known_step(script):
+def test_what_autograd_saves_of_a_known_step():
     """x @ w saves both, exp its result; w and x are standing."""
     x, w = torch.randn(32, 64), torch.randn(64, 16, requires_grad=True)
 
@@ -37,20 +29,20 @@ def test_what_autograd_saves_of_a_known_step(script):
         ((x @ w).exp() * x[:, :16]).sum().backward()
 
     # The product with x saves exp's result again and a view of x.
-    assert script['saved_bytes'](step, [x, w]) == 4 * 32 * 16
-    assert script['saved_bytes'](step, [w]) == 4 * (32 * 16 + 32 * 64)
+    assert memory.saved_bytes(step, [x, w]) == 4 * 32 * 16
+    assert memory.saved_bytes(step, [w]) == 4 * (32 * 16 + 32 * 64)
 
 
-def test_it_measures_all_and_writes_them(script, toy_model, tmp_path,
-                                         monkeypatch, capsys):
+def test_it_measures_all_and_writes_them(toy_model, tmp_path, monkeypatch,
+                                         capsys):
     config = tmp_path / 'toy.py'
     config.write_text(f"default_scope = 'mmpretrain'\nmodel = {toy_model!r}\n")
     monkeypatch.setattr(sys, 'argv', [
-        SCRIPT, str(config), '--batch-size', '2', '--device', 'cpu',
+        'memory.py', str(config), '--batch-size', '2', '--device', 'cpu',
         '--variants', 'plain MAE', 'DMAE', 'DMAE, bf16 teacher',
         'DMAE, light decoder', '--json', str(tmp_path / 'out.json')
     ])
-    script['main']()
+    memory.main()
     result = json.loads((tmp_path / 'out.json').read_text())
     rows = result['results'][str(config)]
     assert len(rows) == 5  # with the reference's

@@ -4,11 +4,8 @@ import sys
 
 import pytest
 
+from studies.benchmarks import scaling
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'studies' / 'benchmarks'))
-
-import scaling  # noqa: E402
 
 
 @pytest.mark.slow

@@ -1,22 +1,19 @@
 """What the benchmarks compare, count and print."""
 import copy
 import json
-import runpy
 import sys
 
 import pytest
 import torch
 
+from studies.benchmarks import machine, step_time
+from studies.benchmarks.measuring import in_turns
+from studies.benchmarks.profiling import kind_of
+from studies.benchmarks.variants import (VARIANTS, build_all, count_flops,
+                                         make_steps)
 from tests.conftest import ROOT
 
-FOLDER = ROOT / 'studies' / 'benchmarks'
-SCRIPT = str(FOLDER / 'step_time.py')
 CONFIG = str(ROOT / 'configs' / 'dmae' / 'vit-b_dmae_in1k.py')
-
-
-@pytest.fixture(scope='module')
-def script():
-    return runpy.run_path(SCRIPT)
 
 
 def blocks(number, tokens, width):
@@ -24,7 +21,7 @@ def blocks(number, tokens, width):
     return number * 2 * (12 * tokens * width**2 + 2 * tokens**2 * width)
 
 
-def test_counted_arithmetic_is_that_of_the_models(script):
+def test_counted_arithmetic_is_that_of_the_models():
     """B <- L at 224 px by hand: 50 of 197 tokens are visible."""
     # The backward pass costs twice the forward pass, except that no gradient
     # of the images is needed.
@@ -49,23 +46,22 @@ def test_counted_arithmetic_is_that_of_the_models(script):
         'DMAE, light decoder': (student + light_decoder + projector, teacher),
     }
     for variant, (own, its) in wanted.items():
-        counted = script['count_flops'](CONFIG, script['VARIANTS'][variant])
+        counted = count_flops(CONFIG, VARIANTS[variant])
         assert counted == (pytest.approx(own, rel=0.01),
                            pytest.approx(its, rel=1e-3)), variant
 
 
-def test_the_floor_by_hand(script):
-    machine = dict(
+def test_the_floor_by_hand():
+    measured = dict(
         matrix_throughput=dict(float32=1e9, bfloat16=4e9),
         memory_bandwidth=1e8)
-    variants = script['VARIANTS']
     for name, amp, seconds in (
         ('DMAE', False, 3 + 1 + 7),
         ('DMAE', True, 0.75 + 0.25 + 7),
         ('DMAE, bf16 teacher', False, 3 + 0.25 + 7),
     ):
-        assert script['floor'](variants[name], int(3e9), int(1e9), int(1e8),
-                               amp, machine) == pytest.approx(seconds)
+        assert step_time.floor(VARIANTS[name], int(3e9), int(1e9), int(1e8),
+                               amp, measured) == pytest.approx(seconds)
 
 
 @pytest.fixture
@@ -75,11 +71,11 @@ def config(toy_model, tmp_path):
     return str(path)
 
 
-def test_variants_compute_the_same(script, config, images):
+def test_variants_compute_the_same(config, images):
     """The reference's way, and each option, from the same student."""
-    names = [name for name in script['VARIANTS'] if 'compiled' not in name
+    names = [name for name in VARIANTS if 'compiled' not in name
              and 'light' not in name and 'all' not in name]
-    models = script['build_all'](config, names, 'cpu')
+    models = build_all(config, names, 'cpu')
     # The same weights where a teacher has the same part.
     weights = models['DMAE'].teacher.network.state_dict()
     for model in models.values():
@@ -103,11 +99,11 @@ def test_variants_compute_the_same(script, config, images):
     assert models['DMAE'].backbone is models['plain MAE'].backbone
 
 
-def test_steps_change_the_weights_alike(script, config, images):
+def test_steps_change_the_weights_alike(config, images):
     """Sharing optimizer states must not mix variants up."""
     names = ['DMAE', 'DMAE, stock AdamW']
-    models = script['build_all'](config, names, 'cpu')
-    steps = script['make_steps'](models, images, False)
+    models = build_all(config, names, 'cpu')
+    steps = make_steps(models, images, False)
     model, name = models['DMAE'], 'neck.decoder_pred.weight'
     start = copy.deepcopy(model.state_dict())
     ends = []
@@ -121,21 +117,22 @@ def test_steps_change_the_weights_alike(script, config, images):
     assert all(p.grad is None for p in models['DMAE'].parameters())
 
 
-def test_it_measures_all_and_writes_them(script, config, tmp_path, monkeypatch,
+def test_it_measures_all_and_writes_them(config, tmp_path, monkeypatch,
                                          capsys):
-    machine = dict(
+    measured = dict(
         device='a toy', torch='1', memory_bandwidth=1e9,
         matrix_throughput=dict(float32=1e9, bfloat16=1e9))
-    monkeypatch.setitem(script['main'].__globals__, 'capabilities',
-                        lambda device, dtypes: machine)
+    monkeypatch.setattr(step_time, 'capabilities',
+                        lambda device, dtypes: measured)
     monkeypatch.setattr(sys, 'argv', [
-        SCRIPT, config, '--batch-size', '2', '--rounds', '1', '--device',
-        'cpu', '--variants', 'as the reference', 'DMAE', 'DMAE, light decoder',
-        '--profile', '--json', str(tmp_path / 'out.json')
+        'step_time.py', config, '--batch-size', '2', '--rounds', '1',
+        '--device', 'cpu', '--variants', 'as the reference', 'DMAE',
+        'DMAE, light decoder', '--profile', '--json',
+        str(tmp_path / 'out.json')
     ])
-    script['main']()
+    step_time.main()
     result = json.loads((tmp_path / 'out.json').read_text())
-    assert result['machine'] == machine
+    assert result['machine'] == measured
     rows = result['results'][config]
     assert list(rows) == [
         'plain MAE', 'as the reference', 'DMAE', 'DMAE, light decoder'
@@ -157,8 +154,6 @@ def test_it_measures_all_and_writes_them(script, config, tmp_path, monkeypatch,
 
 
 def test_kinds_of_work():
-    sys.path.insert(0, str(FOLDER))
-    from _profile import kind_of
     for name, kind in {
             'aten::mm': 'matrix products',
             'aten::addmm': 'matrix products',
@@ -176,9 +171,15 @@ def test_kinds_of_work():
 
 def test_the_machine_is_measured():
     """Toy sizes: that the numbers count what they say."""
-    sys.path.insert(0, str(FOLDER))
-    import _machine
-    speed = _machine.matrix_throughput('cpu', torch.float32, size=64)
+    speed = machine.matrix_throughput('cpu', torch.float32, size=64)
     assert 1e6 < speed < 1e15
-    assert 1e6 < _machine.memory_bandwidth('cpu', num_bytes=2**16) < 1e15
-    assert _machine.name_of('cpu').startswith('CPU')
+    assert 1e6 < machine.memory_bandwidth('cpu', num_bytes=2**16) < 1e15
+    assert machine.name_of('cpu').startswith('CPU')
+
+
+def test_turns():
+    calls = []
+    tasks = {name: lambda name=name: calls.append(name) or len(calls)
+             for name in 'ab'}
+    assert in_turns(tasks, 2, warm_up=1) == dict(a=[3, 5], b=[4, 6])
+    assert ''.join(calls) == 'ababab'

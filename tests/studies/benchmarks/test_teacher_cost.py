@@ -1,10 +1,7 @@
 import json
-import runpy
 import sys
 
-from tests.conftest import ROOT
-
-SCRIPT = str(ROOT / 'studies' / 'benchmarks' / 'teacher_cost.py')
+from studies.benchmarks import teacher_cost
 
 
 def vit_parameters(width, depth):
@@ -16,11 +13,11 @@ def vit_parameters(width, depth):
 
 def test_it_measures_and_writes_all(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [
-        SCRIPT, '--model', 'T', '--batch-size', '1', '--rounds', '2',
-        '--device', 'cpu', '--json',
+        'teacher_cost.py', '--model', 'T', '--batch-size', '1', '--rounds',
+        '2', '--device', 'cpu', '--json',
         str(tmp_path / 'out.json')
     ])
-    runpy.run_path(SCRIPT, run_name='__main__')
+    teacher_cost.main()
     result = json.loads((tmp_path / 'out.json').read_text())
     assert (result['model'], result['batch_size']) == ('T', 1)
     rows = {

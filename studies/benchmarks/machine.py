@@ -1,11 +1,12 @@
-"""What the benchmarks share: the machine, what it can do, how to report."""
-import json
+"""The machine: its name, and what it can do."""
 import platform
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import torch
+
+from .measuring import taken_by
 
 
 def name_of(device: str) -> str:
@@ -22,25 +23,13 @@ def name_of(device: str) -> str:
     return f'CPU ({model}), {torch.get_num_threads()} threads'
 
 
-def synchronizer(device: str) -> Callable:
-    """Waits until the device has done all; nothing to wait for on a CPU."""
-    if device.startswith('cuda'):
-        return torch.cuda.synchronize
-    return lambda: None
-
-
 def fastest(function: Callable, device: str, seconds: float = 1.) -> float:
     """Seconds of the fastest of many calls, after one that warms up."""
-    synchronize = synchronizer(device)
-    function()
-    synchronize()
-    best, end = float('inf'), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        function()
-        synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+    taken_by(function, device)
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        times.append(taken_by(function, device).seconds)
+    return min(times)
 
 
 @torch.no_grad()
@@ -104,23 +93,3 @@ def describe(machine: dict) -> str:
             f'measured: {products} (products of two {size} x {size} '
             f'matrices), {machine["memory_bandwidth"] / 1e9:,.1f} GB/s '
             '(a copy, read and written)')
-
-
-def show(rows: List[Dict[str, object]]) -> None:
-    """Print rows of equal keys as a table; the first column to the left."""
-    cells = [list(rows[0])] + [
-        ['' if value is None else str(value) for value in row.values()]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    for line in cells:
-        first, *rest = (cell.rjust(width) if i else cell.ljust(width)
-                        for i, (cell, width) in enumerate(zip(line, widths)))
-        print('  '.join([first, *rest]).rstrip())
-
-
-def write_json(path: Optional[str], result: dict) -> None:
-    """Write results to a file, if one is wanted."""
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(result, indent=2) + '\n')

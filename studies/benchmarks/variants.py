@@ -1,4 +1,4 @@
-"""The ways of computing a training step that the benchmarks compare.
+"""The ways of computing a training step that are compared.
 
 "As the reference" is how the paper's public code computes: the teacher embeds
 all patches and then drops the hidden ones; all its blocks, its final norm and
@@ -6,10 +6,11 @@ its decoder run, although only the features of the last aligned block are used.
 The optimizer is AdamW as PyTorch computes it by default, one group with and
 one without weight decay. "DMAE" is what a config of this project does.
 """
+import argparse
 import copy
 import functools
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterable, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -19,6 +20,8 @@ from mmpretrain.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmae_mm.models import DMAE, MMPretrainTeacher
+
+from .measuring import CONFIG, add_device, command_line
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,46 @@ VARIANTS: Dict[str, Variant] = {
     'DMAE, all options': Variant(
         compile=True, teacher_dtype='bfloat16', light_decoder=True),
 }  # yapf: disable
+
+
+def options(doc: str, always: str, **numbers: int) -> argparse.ArgumentParser:
+    """Options of a benchmark of variants.
+
+    Args:
+        doc (str): What it does.
+        always (str): The variant that the others are compared with.
+        numbers (int): Further options and their defaults.
+    """
+    parser = command_line(doc, batch_size=8, **numbers)
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        default=[CONFIG, CONFIG.replace('vit-s', 'vit-b')],
+        help='DMAE configs with a MAEViT as student and as teacher; by '
+        'default S <- B and B <- L')
+    add_device(parser)
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        choices=['all', *VARIANTS],
+        help='by default all on a GPU, all but the compiled ones on a CPU; '
+        f'"{always}" is always among them')
+    return parser
+
+
+def chosen(args: argparse.Namespace, always: str) -> List[str]:
+    """Names of the variants that the options ask for."""
+    wanted = args.variants
+    if wanted is None:  # compiling takes minutes on a CPU
+        wanted = [
+            name for name, variant in VARIANTS.items()
+            if args.device.startswith('cuda') or not variant.compile
+        ]
+    return [
+        name for name in VARIANTS if 'all' in wanted or name in (always,
+                                                                 *wanted)
+    ]
 
 
 class WholeTeacher(MMPretrainTeacher):
@@ -161,11 +204,16 @@ def build_all(config: str, names: Sequence[str],
 
 def build_optimizer(model: DMAE, fused: bool) -> torch.optim.Optimizer:
     """AdamW with the two groups of the recipe, in the stock way or fused."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    parameters = trained(model)
     return torch.optim.AdamW(
-        [dict(params=[p for p in trained if p.ndim > 1]),
-         dict(params=[p for p in trained if p.ndim == 1], weight_decay=0.)],
+        [dict(params=[p for p in parameters if p.ndim > 1]),
+         dict(params=[p for p in parameters if p.ndim == 1], weight_decay=0.)],
         lr=1e-4, weight_decay=0.05, fused=fused or None)  # yapf: disable
+
+
+def random_images(model: DMAE, batch_size: int, device: str) -> torch.Tensor:
+    """Normalised, (B, 3, H, W)."""
+    return torch.randn(batch_size, 3, *model.backbone.img_size, device=device)
 
 
 def make_steps(models: Dict[str, DMAE], images: torch.Tensor,
@@ -188,12 +236,14 @@ def make_steps(models: Dict[str, DMAE], images: torch.Tensor,
         optimizer = build_optimizer(model, variant.fused)
         optimizer.state = states.setdefault(variant.fused, optimizer.state)
         loss_of = torch.compile(model.loss) if variant.compile else model.loss
-        steps[name] = functools.partial(_step, loss_of, optimizer, images, amp)
+        steps[name] = functools.partial(train_step, loss_of, optimizer, images,
+                                        amp)
     return steps
 
 
-def _step(loss_of: Callable, optimizer: torch.optim.Optimizer,
-          images: torch.Tensor, amp: bool) -> None:
+def train_step(loss_of: Callable, optimizer: torch.optim.Optimizer,
+               images: torch.Tensor, amp: bool) -> None:
+    """Train a step; ``loss_of(images, None)`` returns the losses."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
         loss = sum(loss_of(images, None).values())
     loss.backward()
@@ -201,9 +251,19 @@ def _step(loss_of: Callable, optimizer: torch.optim.Optimizer,
     optimizer.zero_grad()
 
 
+def trained(model: DMAE) -> List[torch.Tensor]:
+    """What the optimizer changes."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Memory of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Memory of parameters and buffers."""
+    return num_bytes([*module.parameters(), *module.buffers()])
 
 
 def standing_bytes(model: DMAE) -> Dict[str, int]:
@@ -216,10 +276,7 @@ def standing_bytes(model: DMAE) -> Dict[str, int]:
         dict[str, int]: Bytes of the student's 'weights', the 'teacher' and
         the two moments of the 'optimizer'.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    teacher = model.teacher
     return dict(
-        weights=num_bytes([*model.parameters(), *model.buffers()]),
-        teacher=0 if teacher is None else num_bytes(
-            [*teacher.parameters(), *teacher.buffers()]),
-        optimizer=2 * num_bytes(trained))
+        weights=module_bytes(model),
+        teacher=0 if model.teacher is None else module_bytes(model.teacher),
+        optimizer=2 * num_bytes(trained(model)))
