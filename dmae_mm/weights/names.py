@@ -106,10 +106,8 @@ def backbone_to_timm(tensors: Tensors) -> Tensors:
         ValueError: If timm has no name for one of them.
     """
     return _renamed(
-        tensors, _TO_TIMM,
-        "These tensors are not among mmpretrain's names for a plain vision "
-        'transformer', 'cls_token, pos_embed, patch_embed.projection.*, '
-        'pre_norm.*, layers.*, ln1.* and ln2.*')
+        tensors, _TO_TIMM, "are not among mmpretrain's names for a plain "
+        'vision transformer')
 
 
 def backbone_from_timm(tensors: Tensors) -> Tensors:
@@ -118,10 +116,8 @@ def backbone_from_timm(tensors: Tensors) -> Tensors:
     The reverse of :func:`backbone_to_timm`, without ``head.*``.
     """
     return _renamed(
-        tensors, _FROM_TIMM,
-        "These tensors are not among timm's names for a plain vision "
-        'transformer', 'cls_token, pos_embed, patch_embed.proj.*, '
-        'norm_pre.*, blocks.*, norm.* and fc_norm.*')
+        tensors, _FROM_TIMM, "are not among timm's names for a plain vision "
+        'transformer')
 
 
 def backbone_to_mmseg(tensors: Tensors) -> Tensors:
@@ -159,10 +155,7 @@ def mae_to_mmpretrain(tensors: Tensors) -> Tensors:
             **backbone,
             **_BESIDE_ENCODER,
             **_projector_names(tensors)
-        }, 'These tensors belong neither to MAE nor to DMAE',
-        'those of a plain vision transformer with MAE decoder (cls_token, '
-        'pos_embed, patch_embed.proj.*, blocks.*, norm.*, mask_token, '
-        f'decoder_*), {_PROJECTORS}.*, fc_norm.* and head.*')
+        }, 'belong neither to MAE nor to DMAE', f'{_PROJECTORS}.*')
 
 
 def backbone_state_dict(tensors: Tensors) -> Tuple[Tensors, str]:
@@ -239,8 +232,10 @@ def convert_mae_file(source: str,
     return file, tensors
 
 
-def _renamed(tensors: Tensors, new_names: Dict[str, str], complaint: str,
-             expected: str) -> Tensors:
+def _renamed(tensors: Tensors,
+             new_names: Dict[str, str],
+             complaint: str,
+             *more_names: str) -> Tensors:
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
         block = re.fullmatch(r'(layers|(?:decoder_)?blocks)\.(\d+)\.(.+)',
@@ -252,8 +247,11 @@ def _renamed(tensors: Tensors, new_names: Dict[str, str], complaint: str,
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f'{complaint}: {first_few(unknown)}. '
-                         f'Expected names are {expected}.')
+        known = (re.sub(r'\.(#|\d|weight$|bias$).*', '.*', name)
+                 for name in new_names)
+        expected = dict.fromkeys([*known, *more_names])
+        raise ValueError(f'These tensors {complaint}: {first_few(unknown)}. '
+                         f'Expected names are {", ".join(expected)}.')
     return renamed
 
 

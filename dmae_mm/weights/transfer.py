@@ -3,7 +3,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -50,6 +50,13 @@ class Row:
     shape: Tuple[int, ...]
     shape_in_file: Optional[Tuple[int, ...]] = None  # None: it is not there
 
+    @property
+    def shapes(self) -> str:
+        """Its shape, and that in the file where it is another."""
+        if self.shape_in_file in (None, self.shape):
+            return str(self.shape)
+        return f'{self.shape}, in the checkpoint {self.shape_in_file}'
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -90,15 +97,11 @@ class Transfer:
         lines = []
         for status in (LOADED, RESIZED, LEFT, CHANGED, NOT_FINITE, NEW,
                        COMPUTED_ONLY):
-            shapes = {
-                row.name: row.shape if row.shape_in_file
-                in (None, row.shape) else
-                f'{row.shape}, in the checkpoint {row.shape_in_file}'
-                for row in self.rows if row.status == status
-            }
-            if shapes or status in (LOADED, RESIZED, LEFT):
-                lines.append(f'{status}: {len(shapes)}')
-                lines += _grouped(shapes, verbose, MAX_LINES)
+            rows = [row for row in self.rows if row.status == status]
+            if rows or status in (LOADED, RESIZED, LEFT):
+                lines.append(f'{status}: {len(rows)}')
+                lines += _grouped({row.name: row.shapes for row in rows},
+                                  verbose, MAX_LINES)
         unused = {
             name: f'{shape}, {what}'
             for shapes, what in ((self.lost, 'which this backbone lacks'),
@@ -110,9 +113,8 @@ class Transfer:
         beside = Counter(re.sub(r'\..*', '.*', name) for name in self.beside)
         others = [f'{part} ({number})' for part, number in beside.items()]
         others += [name for name in ignored if name != 'meta']
-        return lines + [
-            f'not for a backbone: {", ".join(others) or "nothing"}'
-        ]
+        lines.append(f'not for a backbone: {", ".join(others) or "nothing"}')
+        return lines
 
 
 def needed_shapes(backbone: nn.Module,
@@ -278,7 +280,7 @@ def resampled_positions(backbone: nn.Module, given: torch.Tensor,
                             num_prefix).reshape(shape)
 
 
-def _grouped(shapes: Dict[str, Any], verbose: bool,
+def _grouped(shapes: Dict[str, str], verbose: bool,
              max_lines: int) -> List[str]:
     """Lines of names and shapes, equal ones of several blocks in one."""
     groups: Dict[Tuple, List[int]] = {}
