@@ -1,13 +1,11 @@
 """One page of HTML with everything in it, from runs."""
 import base64
-import functools
 import html
-import itertools
 import math
 import statistics
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -137,8 +135,6 @@ def draw(runs: List[Run], charts: Dict[str, str]) -> go.Figure:
     Returns:
         Figure: Two charts in a row.
     """
-    # plotly reads some tags in texts.
-    as_text = functools.partial(html.escape, quote=False)
     rows = math.ceil(len(charts) / 2)
     height = 330 * rows  # of all charts, in pixels
     figure = make_subplots(
@@ -146,39 +142,20 @@ def draw(runs: List[Run], charts: Dict[str, str]) -> go.Figure:
         vertical_spacing=100 / height,
         specs=[[{}, {} if 2 * row + 1 < len(charts) else None]
                for row in range(rows)],
-        subplot_titles=[f'<b>{as_text(name)}</b> {MEANINGS.get(name, "")}'
+        subplot_titles=[f'<b>{_as_text(name)}</b> {MEANINGS.get(name, "")}'
                         for name in charts])
     owners = []  # for each trace, whose it is
-    for (number, run), (place, name) in itertools.product(
-            enumerate(runs), enumerate(charts)):
-        if name not in run.curves:
-            continue
-        curve = run.curves[name]
-        colour = COLOURS[number % len(COLOURS)]
-        line = dict(color=colour, width=1.5)
-        x, y = thinned(curve)
-        traces = [dict(
-            x=x, y=y, line=dict(line, dash=DASHES[number % len(DASHES)]),
-            mode='lines+markers' if len(x) < 30 else 'lines',
-            showlegend=run not in owners)]
-        for piece in run.repeated.get(name, []):
-            x, y = thinned(piece)
-            traces.append(dict(x=x, y=y, mode='lines', hoverinfo='skip',
-                               line=dict(line, dash='dot')))
-        if marks := marks_of(run, curve):
-            x, y, symbols, texts = zip(*marks)
-            traces.append(dict(
-                x=x, y=y, mode='markers', hovertext=texts, hoverinfo='text',
-                marker=dict(symbol=symbols, size=14, color=colour,
-                            line=dict(color=colour, width=2))))
-        for trace in traces:
-            figure.add_scatter(
-                **{'showlegend': False, **trace}, row=place // 2 + 1,
-                col=place % 2 + 1, legendgroup=number,
-                name=as_text(run.name))
-            owners.append(run)
-    axes = [str(number) if number > 1 else ''
-            for number in range(1, len(charts) + 1)]
+    for number, run in enumerate(runs):
+        for place, name in enumerate(charts):
+            for trace in _traces(run, name, COLOURS[number % len(COLOURS)],
+                                 DASHES[number % len(DASHES)]):
+                figure.add_scatter(
+                    **trace, row=place // 2 + 1, col=place % 2 + 1,
+                    name=_as_text(run.name), legendgroup=number,
+                    showlegend=run not in owners)
+                owners.append(run)
+    # plotly's names of the axes: xaxis, xaxis2, xaxis3, ...
+    axes = ['', *map(str, range(2, len(charts) + 1))]
     along = [
         dict(label=what, method='update', args=[
             dict(x=[[at * run.per_iteration(what) for at in trace.x]
@@ -205,6 +182,38 @@ def draw(runs: List[Run], charts: Dict[str, str]) -> go.Figure:
     return figure
 
 
+def _as_text(name: str) -> str:
+    """For plotly, which reads some tags in texts."""
+    return html.escape(name, quote=False)
+
+
+def _traces(run: Run, name: str, colour: str,
+            dash: str) -> Iterator[Dict[str, Any]]:
+    """A curve, the pieces of it that were done again, and its marks."""
+    curve = run.curves.get(name)
+    if not curve:
+        return
+    line = dict(color=colour, width=1.5)
+    x, y = thinned(curve)
+    yield dict(x=x, y=y, line=dict(line, dash=dash),
+               mode='lines+markers' if len(x) < 30 else 'lines')
+    for piece in run.repeated.get(name, []):
+        x, y = thinned(piece)
+        yield dict(x=x, y=y, line=dict(line, dash='dot'), mode='lines',
+                   hoverinfo='skip')
+    bad = {at for at in curve if not math.isfinite(curve[at])}
+    marks = [(start.first, 'line-ns-open', f'resumed at {start.first}')
+             for start in run.starts[1:]]
+    marks += [(at, 'x', f'{curve[at]} at {at}') for at in sorted(bad)[:1]]
+    for at, symbol, text in marks:
+        before = [other for other in curve if other <= at and other not in bad]
+        if before:  # at the height of the last finite value
+            yield dict(x=[at], y=[curve[max(before)]], mode='markers',
+                       hovertext=text, hoverinfo='text', marker=dict(
+                           symbol=symbol, size=14, color=colour,
+                           line=dict(color=colour, width=2)))
+
+
 def thinned(curve: Dict[int, float]
             ) -> Tuple[List[int], List[Optional[float]]]:
     """Points to draw: at most about :data:`MAX_POINTS`, extremes kept.
@@ -228,24 +237,6 @@ def thinned(curve: Dict[int, float]
                 kept.add(choose(stretch, key=lambda point: point[1]))
         points = sorted(kept)
     return [at for at, _ in points], [value for _, value in points]
-
-
-def marks_of(run: Run, curve: Dict[int, float]
-             ) -> List[Tuple[int, float, str, str]]:
-    """Where a run was resumed, and the first value that is not finite.
-
-    Returns:
-        list[tuple]: Iteration, the last finite value up to it, the symbol and
-        the text of each mark.
-    """
-    marks = [(start.first, 'line-ns-open', f'resumed at {start.first}')
-             for start in run.starts[1:]]
-    bad = [at for at in sorted(curve) if not math.isfinite(curve[at])]
-    marks += [(at, 'x', f'{curve[at]} at {at}') for at in bad[:1]]
-    return [(at, curve[max(before)], symbol, text)
-            for at, symbol, text in marks
-            if (before := [other for other, value in curve.items()
-                           if other <= at and math.isfinite(value)])]
 
 
 def last_and_best(run: Run, name: str, section: str) -> str:

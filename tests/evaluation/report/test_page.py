@@ -170,9 +170,10 @@ const wait = () => new Promise((done) => setTimeout(done, 300));
         ['lines+markers', [5, 10, 15, 20, 25, 30],
          [9, 8, 6.5, 5.5, 4.5, None]],
         ['lines', [15, 20, 25], [7, 6, 5]],  # done again
-        ['markers', [10, 30], [8, 4.5]],  # resumed, not finite
+        ['markers', [10], [8]],  # resumed
+        ['markers', [30], [4.5]],  # not finite
         ['lines+markers', [5, 10], [8, 13]]]
     assert seen['lines'] == 14
-    assert seen['epochs'] == [[0.5, 1, 1.5, 2, 2.5, 3], [1.5, 2, 2.5], [1, 3],
-                              [0.5, 1]]
+    assert seen['epochs'] == [[0.5, 1, 1.5, 2, 2.5, 3], [1.5, 2, 2.5], [1],
+                              [3], [0.5, 1]]
     assert seen['scales'] == ['log', 'linear']
