@@ -82,6 +82,7 @@ class FiniteLossHook(RuntimeInfoHook):
         self._skips = torch.tensor(float(self.skips), device=device)
         self._bad = self._verdict = torch.zeros((), device=device)
         model = unwrapped_model(runner)
+        self._note_random()
         # It begins a step: nothing has been drawn yet.
         model.data_preprocessor.register_forward_pre_hook(self._note_random)
         model.register_forward_hook(self._judge_losses, with_kwargs=True)
@@ -89,7 +90,7 @@ class FiniteLossHook(RuntimeInfoHook):
         optim_wrapper.optimizer.register_step_post_hook(self._end_guard)
 
     @torch.compiler.disable
-    def _note_random(self, preprocessor: nn.Module, args: tuple) -> None:
+    def _note_random(self, *args) -> None:
         self._random_state = random_state()
 
     @torch.compiler.disable
@@ -168,12 +169,8 @@ class FiniteLossHook(RuntimeInfoHook):
                 for value in (*outputs.values(), self._verdict)
             ]))
         self._unread.append((runner, step, list(outputs), numbers, copied))
-        # The first is read at once so that keys are logged in stock's order.
-        waits = (
-            copied is not None
-            and 'train/loss' in runner.message_hub.log_scalars
-            and not self._is_needed(runner, batch_idx))
-        while len(self._unread) > waits:
+        wait = copied is not None and not self._is_needed(runner, batch_idx)
+        while len(self._unread) > wait:
             self._finish(*self._unread.popleft())
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
