@@ -6,12 +6,12 @@ import torch
 import torch.nn as nn
 
 from dmae_mm.host import build
-from dmae_mm.models import Teacher
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
+from dmae_mm.models import ClassifierTeacher, Teacher
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
 from dmae_mm.models.distillation import check_pairs
 from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.visible_patches import visible_ids
+from dmae_mm.models.tokens import visible_ids
 
 from .cka import MinibatchCKA
 
@@ -46,7 +46,7 @@ def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
             'model.teacher')
 
     first = teacher([0])  # one block is quickly built
-    if not isinstance(first, Teacher):
+    if isinstance(first, ClassifierTeacher):
         raise ValueError(f'model.teacher: a {type(first).__name__} has no '
                          'features of visible patches. Choose a '
                          'MMPretrainTeacher or TimmTeacher.')

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
-from dmae_mm.models.visible_patches import visible_ids
+from dmae_mm.models.tokens import visible_ids
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 
-from .block_features import BlockFeatures, resolve_block
+from .tokens import BlockFeatures, resolve_block
 from .student_input import StudentInput
 from .teachers import Teacher
 

@@ -8,7 +8,7 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
-from .block_features import BlockFeatures
+from .tokens import BlockFeatures
 from .checks import check_backbone
 from .distillation import Block, Distillation, build_part, check_pairs
 from .mmpretrain_vits import TOKEN_BACKBONES, blocks

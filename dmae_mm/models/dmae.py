@@ -16,7 +16,7 @@ from .mmpretrain_vits import blocks
 from .necks import CrossAttentionDecoder
 from .student_input import StudentInput
 from .teachers import Teacher
-from .visible_patches import visible_ids
+from .tokens import visible_ids
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models.visible_patches import visible_ids
+from dmae_mm.models.tokens import visible_ids
 from dmae_mm.options import is_finite_number, reject_unknown_options
 
 

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.host import quietly
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
                                             projection)
 from dmae_mm.models.student_input import StudentInput
@@ -56,6 +56,7 @@ class MMPretrainTeacher(Teacher):
         mean (Sequence[float], optional): Defaults to the student's.
         std (Sequence[float], optional): Defaults to the student's.
         dtype (str): Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -73,6 +74,7 @@ class MMPretrainTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         backbone_cls = backbone.get('type')
         if isinstance(backbone_cls, str):
@@ -134,6 +136,7 @@ class MMPretrainTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random)
         # What a checkpoint must and may have.

@@ -1,6 +1,6 @@
 """Models of timm: which can teach, and where their weights come from."""
 import difflib
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import timm
 import torch
@@ -10,6 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import PatchEmbed
 from timm.models import deit, eva, vision_transformer
 
+from dmae_mm.models.tokens import VisiblePatches
 from dmae_mm.weights import TensorFile, backbone_state_dict
 from dmae_mm.weights.key_mapping import backbone_to_timm, layout_of
 
@@ -192,3 +193,12 @@ def convert_weights(
             if name in weights and given.dim() == weights[name].dim():
                 weights[name] = given
     return weights, layout
+
+
+class VisiblePatchesWithIndices(VisiblePatches):
+    """For timm's ``Eva``, which then picks the rotary embeddings to match."""
+
+    def forward(
+            self, tokens: torch.Tensor
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        return super().forward(tokens), self._ids_keep

@@ -6,17 +6,15 @@ from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 
-from dmae_mm.models.block_features import resolve_block
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.visible_patches import (VisiblePatches,
-                                            VisiblePatchesWithIndices)
+from dmae_mm.models.tokens import VisiblePatches, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
 
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import take_weights
-from .timm_models import (convert_weights, create_model, fetch_from_hub,
-                          pretrained_source)
+from .timm_models import (VisiblePatchesWithIndices, convert_weights,
+                          create_model, fetch_from_hub, pretrained_source)
 
 
 @MODELS.register_module()
@@ -54,6 +52,7 @@ class TimmTeacher(Teacher):
             ``pretrained_cfg`` for this model, times 255.
         std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -74,6 +73,7 @@ class TimmTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         # As its checkpoint has it: whole, with its own grid of patches.
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
@@ -123,6 +123,7 @@ class TimmTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random)
         self.model_name = model_name

@@ -323,6 +323,37 @@ def test_a_teacher_of_ones_own_must_have_the_students_grid():
             student_input=StudentInput((32, 32), (4, 4), 3))  # yapf: disable
 
 
+def test_a_teacher_of_ones_own_must_load_all_its_weights(tmp_path):
+
+    class Own(Teacher):
+        extract_features = None
+
+        def load_weights(self, file):
+            self.network.bias.data.copy_(file.tensors['bias'])
+
+    torch.save(dict(bias=torch.zeros(1)), tmp_path / 'own.pth')
+    teacher = Own(
+        torch.nn.Linear(1, 1), [0], img_size=(32, 32),
+        checkpoint=str(tmp_path / 'own.pth'))
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    with pytest.raises(ValueError, match='1 of 2 parameters.*own.pth.*weight'):
+        teacher.init_weights()
+    assert not teacher.is_loaded
+    assert all(
+        torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_a_grey_student_shows_its_channel_three_times(images):
+    student = StudentInput((32, 32), (4, 4), 1, mean=(100., ), std=(50., ))
+    teacher = build(teacher=dict(
+        student_input=student, mean=[100.] * 3, std=[50.] * 3))
+    colour = build()
+    colour.network.load_state_dict(teacher.network.state_dict())
+    grey = images[:, :1]
+    assert torch.equal(
+        teacher(grey)[0], colour(grey.expand(-1, 3, -1, -1))[0])
+
+
 def test_no_checkpoint_is_an_error():
     with pytest.raises(ValueError, match='checkpoint=None.*allow_random=True'):
         MODELS.build(

@@ -6,7 +6,7 @@ import torch.nn as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmae_mm.models.block_features import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockFeatures, resolve_block
 
 
 @pytest.mark.parametrize('index, num_layers, expected', [

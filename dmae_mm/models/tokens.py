@@ -1,0 +1,174 @@
+"""Tokens of a vision transformer: of which blocks, and of which patches."""
+import functools
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+
+
+def resolve_block(index: Union[int, float], num_layers: int,
+                  owner: str) -> int:
+    """Turn a block index or a depth fraction into a 0-based block index.
+
+    Args:
+        index (int | float): A 0-based index, negative from the end, or a
+            fraction of the depth in (0, 1]: 0.75 is block
+            ``round(0.75 * num_layers) - 1`` (of 12: block 8).
+        num_layers (int): Number of blocks.
+        owner (str): Whose blocks, for the error: 'student' or 'teacher'.
+
+    Returns:
+        int: The index, in ``range(num_layers)``.
+
+    Raises:
+        ValueError: If there is no such block.
+    """
+    if isinstance(index, int) and not isinstance(index, bool):
+        if -num_layers <= index < num_layers:
+            return index % num_layers
+    elif isinstance(index, float):
+        if 0 < index <= 1 and round(index * num_layers) >= 1:
+            return round(index * num_layers) - 1
+    raise ValueError(
+        f'aligned_layers: the {owner} has no block {index!r}. It has '
+        f'{num_layers} blocks: give an int from {-num_layers} to '
+        f'{num_layers - 1}, or a float above 0 and up to 1 as a fraction of '
+        'the depth (0.75: three quarters).')
+
+
+class BlockFeatures:
+    """Records the outputs of whole blocks during a forward pass.
+
+    ::
+
+        features = BlockFeatures(vit.layers, [2, 5])
+        output, (second, fifth) = features.record(vit, images)
+
+    Hooks sit on whole blocks, never inside: within a block that is
+    checkpointed, a hook would see activations without gradient. Outside
+    :meth:`record` nothing is recorded or kept alive.
+
+    Args:
+        blocks (Sequence[nn.Module]): The blocks of the backbone.
+        indices (Sequence[int]): 0-based, in the order in which the outputs
+            are wanted; a block may be named more than once.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module],
+                 indices: Sequence[int]) -> None:
+        self.indices = tuple(indices)
+        self._outputs: Optional[Dict[int, torch.Tensor]] = None
+        for index in set(self.indices):
+            blocks[index].register_forward_hook(
+                functools.partial(self._keep, index))
+
+    def _keep(self, index: int, block: nn.Module, args: tuple,
+              output: torch.Tensor) -> None:
+        if self._outputs is not None:
+            self._outputs[index] = output
+
+    def record(self, module: nn.Module,
+               *args: Any) -> Tuple[Any, Tuple[torch.Tensor, ...]]:
+        """Call a module that runs the blocks.
+
+        Args:
+            module (nn.Module): The backbone, or what contains it.
+            *args: Its arguments.
+
+        Returns:
+            tuple: What the module returned, and a tuple with one block
+            output for each of ``indices``.
+        """
+        self._outputs = {}
+        try:
+            result = module(*args)
+            return result, tuple(self._outputs[i] for i in self.indices)
+        finally:
+            self._outputs = None
+
+
+def visible_ids(ids_restore: torch.Tensor, num_visible: int) -> torch.Tensor:
+    """The patches that a masked autoencoder left visible.
+
+    Args:
+        ids_restore (torch.Tensor): MAE's permutation, (B, L): where each
+            patch is in the order in which the visible ones come first.
+        num_visible (int): K, how many are visible.
+
+    Returns:
+        torch.Tensor: Their indices in that order, (B, K), int64.
+    """
+    return ids_restore.argsort(dim=1)[:, :num_visible]
+
+
+class VisiblePatches(nn.Module):
+    """Passes on the prefix tokens and those of the visible patches.
+
+    It takes the place of a module that a network has, behind its position
+    embedding and in front of its first block, to drop tokens there (or to do
+    nothing). So a whole network of the host packages, with its own forward
+    pass, runs its blocks on the visible patches only::
+
+        vit.drop_after_pos = visible = VisiblePatches(num_prefix_tokens=1)
+        output = visible.run(vit, images, ids_keep=ids_keep)
+
+    Args:
+        num_prefix_tokens (int): P, tokens in front of those of the patches.
+    """
+
+    def __init__(self, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self._ids_keep: Optional[torch.Tensor] = None  # during a call of run
+
+    def run(self, network: Callable, *args: Any,
+            ids_keep: Optional[torch.Tensor]) -> Any:
+        """Call the network, or a function that runs it, on some patches.
+
+        Args:
+            network (Callable): What is called.
+            *args: Its arguments.
+            ids_keep (torch.Tensor, optional): Indices of each image's visible
+                patches, (B, K), int64. None: all.
+
+        Returns:
+            What the network returns.
+        """
+        self._ids_keep = ids_keep
+        try:
+            return network(*args)
+        finally:
+            self._ids_keep = None
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Drop the tokens of hidden patches.
+
+        Args:
+            tokens (torch.Tensor): (B, P + L, C).
+
+        Returns:
+            torch.Tensor: (B, P + K, C), the patches in the order of
+            ``ids_keep``.
+        """
+        if self._ids_keep is None:
+            return tokens
+        prefix, patches = tokens.split(
+            [self.num_prefix_tokens, tokens.shape[1] - self.num_prefix_tokens],
+            dim=1)
+        patches = take(patches, self._ids_keep)
+        return torch.cat([prefix, patches], dim=1) if (
+            self.num_prefix_tokens) else patches
+
+
+def take(patches: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Some patches of each image.
+
+    Args:
+        patches (torch.Tensor): (B, L, ...).
+        ids (torch.Tensor): Indices, (B, K), int64.
+
+    Returns:
+        torch.Tensor: (B, K, ...).
+    """
+    batch = torch.arange(len(ids), device=ids.device).unsqueeze(1)
+    return patches[batch, ids]
