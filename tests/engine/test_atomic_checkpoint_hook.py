@@ -80,6 +80,9 @@ def watched(monkeypatch, folder, die_at=None):
             if die_at is not None and len(seen) == die_at:
                 raise Died
             seen.append(sorted(path.name for path in folder.iterdir()))
+            for best in ('best_acc', 'best_top'):  # there is one from then on
+                assert (any(name.startswith(best) for name in seen[-1])
+                        or not any(best in name for name in sum(seen, [])))
             last = folder / 'last_checkpoint'
             if last.exists():
                 # The one promise: it names a checkpoint that is whole.

@@ -219,6 +219,22 @@ def test_an_optimizer_from_ddp_is_refused(ranks):
     assert 'load_from=CHECKPOINT' in ranks[0]['refusal']
 
 
+def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
+    strategy = FullyShardedStrategy()
+    strategy._seed = 0
+    strategy.model_state_dict = dict
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'before')
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'fsync', dies)
+    with pytest.raises(KeyboardInterrupt):
+        strategy.save_checkpoint(str(path))
+    assert path.read_bytes() == b'before'
+
+
 def test_other_dtypes_are_refused():
     with pytest.raises(ValueError, match="block_dtype='float16' is none of"):
         FullyShardedStrategy(block_dtype='float16')

@@ -54,9 +54,11 @@ class ShardDataset(BaseDataset):
                  cache_dir: Optional[str] = None,
                  cache_size: Optional[int] = None,
                  lazy_init: bool = False) -> None:
-        self.with_label = with_label
-        self._cache = dict(cache_dir=cache_dir, cache_size=cache_size)
-        self._shard_root = data_root
+        self._shards = dict(
+            root=data_root,
+            with_label=with_label,
+            cache_dir=cache_dir,
+            cache_size=cache_size)
         # The index stays in a file that all processes map into memory.
         super().__init__(
             ann_file='',
@@ -71,15 +73,9 @@ class ShardDataset(BaseDataset):
             ShardFolder: Describes a sample by its index, as a list of
             ``dict`` would.
         """
-        folder = ShardFolder(self._shard_root, **self._cache)
-        classes = folder.index['classes']
-        if self.with_label:
-            if classes is None:
-                raise ValueError(
-                    f'The shards in {self._shard_root!r} have no labels: set '
-                    'with_label=False, or write them anew from class folders '
-                    'with make_shards.py --with-label.')
-            self._metainfo['classes'] = tuple(classes)
+        folder = ShardFolder(**self._shards)
+        if folder.with_label:
+            self._metainfo['classes'] = tuple(folder.index['classes'])
         return folder
 
     @property
@@ -108,20 +104,6 @@ class ShardDataset(BaseDataset):
         count = int(4 * folder.shard_sizes.mean()) // processes
         return fetch_ahead(indices, count, folder.shard_of, folder.fetch)
 
-    def get_data_info(self, idx: int) -> dict:
-        """Describe a sample without reading it.
-
-        Args:
-            idx (int): Index of the sample.
-
-        Returns:
-            dict: ``img_path``, ``sample_idx`` and, with labels, ``gt_label``.
-        """
-        info = super().get_data_info(idx)
-        if not self.with_label:
-            del info['gt_label']
-        return info
-
     def prepare_data(self, idx: int) -> Any:
         """Read a sample and run it through the pipeline.
 
@@ -137,4 +119,4 @@ class ShardDataset(BaseDataset):
 
     def extra_repr(self) -> Sequence[str]:
         """Lines about the shards for ``repr``."""
-        return [f'Shards: \t{self._shard_root}']
+        return [f'Shards: \t{self._shards["root"]}']

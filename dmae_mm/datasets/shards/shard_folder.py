@@ -29,15 +29,17 @@ class ShardFolder:
 
     Args:
         root (str): ``data_root`` of :class:`ShardDataset`.
-        cache_dir (str, optional): As there, like the rest and the errors.
+        with_label (bool): As there, like the rest and the errors.
+        cache_dir (str, optional): Defaults to None.
         cache_size (int, optional): Defaults to None.
     """
 
     def __init__(self,
                  root: str,
+                 with_label: bool = False,
                  cache_dir: Optional[str] = None,
                  cache_size: Optional[int] = None) -> None:
-        self.root = root
+        self.root, self.with_label = root, with_label
         self.is_remote = '://' in root or root.startswith('pipe:')
         if self.is_remote and not cache_dir:
             raise ValueError(
@@ -50,6 +52,11 @@ class ShardFolder:
         content = self._read_index()
         self.index = json.loads(content)
         self._shards = self.index['shards']
+        if with_label and self.index['classes'] is None:
+            raise ValueError(
+                f'The shards in {root!r} have no labels: set with_label=False,'
+                ' or write them anew from class folders with make_shards.py '
+                '--with-label.')
         samples = self._url(SAMPLES_FILE)
         if self.is_remote:
             # The same URL may have other shards one day: by content.
@@ -90,14 +97,15 @@ class ShardFolder:
 
         Returns:
             dict: ``img_path``, which is shard and name inside it, for
-            messages, and ``gt_label``, which is -1 without labels.
+            messages, and with labels ``gt_label``.
         """
         sample = self.samples[index]
         shard = self._shards[sample['shard']]['file']
         name = os.fsdecode(bytes(sample['name']))
-        return dict(
-            img_path=f'{self._url(shard)}/{name}',
-            gt_label=int(sample['label']))
+        info = dict(img_path=f'{self._url(shard)}/{name}')
+        if self.with_label:
+            info['gt_label'] = int(sample['label'])
+        return info
 
     def read(self, index: int) -> bytes:
         """Read a sample.
