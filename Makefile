@@ -5,7 +5,8 @@
 # make lint         check the style
 # make clean        remove caches; make distclean removes .venv as well
 #
-# Whichever comes first installs the tested environment into .venv, once.
+# The first of them installs the tested packages into .venv, once: `make
+# quickstart` and `make study` those that they need, the others all.
 # SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
 # .venv, PYTEST_ARGS='-k mask' picks tests, STUDY_ARGS='--seeds 3' and the like
 # go to studies/study.py. `make test WITH_OPS=1` and `make venv WITH_OPS=1` add
@@ -13,15 +14,25 @@
 
 .DEFAULT_GOAL := quickstart
 .PHONY: quickstart test test-slow study lint venv ops clean distclean
+# Two sets of packages must not be installed at the same time.
+.NOTPARALLEL:
 
 SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The stamp is named after the contents of the files that say what to install:
-# when one of them changes, there is no stamp of that name and pip runs again.
+# A stamp for each set of packages that is installed. It is named after the
+# contents of the files that say what to install: when one of them changes,
+# there is no stamp of that name and pip runs again.
 INSTALL_FILES := setup.cfg setup.py pyproject.toml constraints.txt
-STAMP := $(VENV)/.installed-$(firstword $(shell cat $(INSTALL_FILES) | cksum))
+SUM := $(firstword $(shell cat $(INSTALL_FILES) | cksum))
+SOME := $(VENV)/.installed-some-$(SUM)
+ALL := $(VENV)/.installed-all-$(SUM)
+# All of them are some of them.
+$(SOME): EXTRAS := mm,quickstart
+$(SOME): STAMPS := $(SOME)
+$(ALL): EXTRAS := mm,mim,mmdet,mmseg,quickstart,report,shards,test
+$(ALL): STAMPS := $(SOME) $(ALL)
 OPS := $(if $(WITH_OPS),ops)
 
 # A name on the PATH is not enough: pyenv has shims for Pythons that are not
@@ -30,26 +41,26 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.10 python3)
 USABLE := import ensurepip, sys, venv; \
     sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-quickstart: $(STAMP)
+quickstart: $(SOME)
 	$(BIN)/python tools/quickstart.py --seed $(SEED)
 
 # Two processes, each test file whole in one of them. More threads than cores,
 # with several processes at work, would spin.
-test: $(STAMP) $(OPS)
+test: $(ALL) $(OPS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	    -m 'not slow' $(PYTEST_ARGS)
 
-test-slow: $(STAMP) $(OPS)
+test-slow: $(ALL) $(OPS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load \
 	    -m slow $(PYTEST_ARGS)
 
-study: $(STAMP)
+study: $(SOME)
 	$(BIN)/python studies/study.py $(STUDY_ARGS)
 
-lint: $(STAMP)
+lint: $(ALL)
 	$(BIN)/ruff check .
 
-venv: $(STAMP) $(OPS)
+venv: $(ALL) $(OPS)
 
 $(BIN)/python:
 	@for python in $(CANDIDATES); do \
@@ -68,14 +79,15 @@ $(BIN)/python:
 # pip may take a package whose copying was interrupted for an installed one.
 # So an unfinished environment is made anew; what pip has downloaded is in its
 # cache.
-$(STAMP):
+$(SOME) $(ALL):
 	@if [ -e $(VENV)/.unfinished ]; then rm -rf $(VENV); fi
 	@$(MAKE) --no-print-directory $(BIN)/python
 	@touch $(VENV)/.unfinished
+	@rm -f $(VENV)/.installed-*
 	@echo 'Installing the tested environment into $(VENV):' \
-	    '8 GB and some minutes, only this time'
+	    '7 to 8 GB and some minutes, only this time'
 	$(BIN)/python -m pip install -c constraints.txt \
-	    -e '.[mm,mim,mmdet,mmseg,quickstart,report,shards,test]'
+	    -e '.[$(EXTRAS)]'
 	@$(BIN)/python -c 'import cv2' 2> /dev/null || { \
 	    echo 'The system lacks libraries that opencv-python draws windows' \
 	        'with (libGL and others): taking opencv-python-headless'; \
@@ -84,11 +96,11 @@ $(STAMP):
 	        --force-reinstall opencv-python-headless; \
 	    $(BIN)/python -c 'import cv2'; \
 	}
-	@rm -f $(VENV)/.unfinished $(VENV)/.installed-*
-	@touch $@
+	@touch $(STAMPS)
+	@rm $(VENV)/.unfinished
 
 # Looks each time: it takes seconds where the ops are there.
-ops: $(STAMP)
+ops: $(ALL)
 	$(BIN)/python tools/install_mmcv_ops.py
 
 clean:

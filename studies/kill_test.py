@@ -24,6 +24,7 @@ TRAIN = osp.join(ROOT, 'tools', 'train.py')
 CONFIG = osp.join(ROOT, 'configs', 'digits', 'vit-student_dmae_digits.py')
 STARTED = 'Checkpoints will be saved to'  # the hook, before the first step
 TIMEOUT = 600.0
+MOMENTS = ('starting', 'training', 'writing')
 
 Start = Callable[[List[str], str], int]
 
@@ -81,9 +82,7 @@ class KillTest:
         """Run without interruption; the seconds from its first step on."""
         work_dir = osp.join(self.folder, 'undisturbed')
         pid = self.start([*self.arguments, '--work-dir', work_dir], self.log)
-        began = self._wait(pid, lambda: STARTED in read(self.log))
-        if began is None:
-            self._fail('ends before it trains')
+        began = self._first_step(pid)
         self._wait(pid, lambda: False)
         if not osp.isfile(osp.join(work_dir, 'last_checkpoint')):
             self._fail('does not end well')
@@ -108,30 +107,25 @@ class KillTest:
             left = (time.monotonic() - began) / number * (self.kills - number)
             print(f'{number:>5}  {moment:10} {self._position():>10}  '
                   f'{left:12.0f}', flush=True)
-        pid = self.start(self._resuming(), self.log)
-        self._wait(pid, lambda: False)
+        self._wait(self._resume(), lambda: False)
         return dict(self.counts)
 
-    def _resuming(self) -> List[str]:
-        return [*self.arguments, '--work-dir', self.work_dir, '--resume']
+    def _resume(self) -> int:
+        return self.start(
+            [*self.arguments, '--work-dir', self.work_dir, '--resume'],
+            self.log)
 
     def _one_life(self, window: float) -> str:
         """Start, kill, and check what is left; what the kill fell into."""
-        wanted = self.random.choices(('starting', 'training', 'writing'),
-                                     (1, 4, 5))[0]
+        wanted, = self.random.choices(MOMENTS, weights=(1, 4, 5))
         self.leftovers = self._unfinished()  # of the kill before
-        pid = self.start(self._resuming(), self.log)
-        began = time.monotonic()
-        if wanted == 'starting':
-            # Somewhere before the first step, or soon after it.
-            until = began + self.random.uniform(0, 5)
-            self._wait(pid, lambda: time.monotonic() >= until)
-        else:
-            began = self._wait(pid, lambda: STARTED in read(self.log))
-            if began is None:
-                self._fail('ends before it trains')
-            until = began + self.random.uniform(0, window)
-            self._wait(pid, lambda: time.monotonic() >= until)
+        pid = self._resume()
+        # Somewhere before the first step, or soon after it.
+        began, longest = time.monotonic(), 5.
+        if wanted != 'starting':
+            began, longest = self._first_step(pid), window
+        until = began + self.random.uniform(0, longest)
+        self._wait(pid, lambda: time.monotonic() >= until)
         if wanted == 'writing':
             self._wait(pid, self._is_writing, pause=0)
         os.kill(pid, signal.SIGKILL)
@@ -142,6 +136,13 @@ class KillTest:
                   if STARTED in read(self.log) else 'starting')
         self._check()
         return moment
+
+    def _first_step(self, pid: int) -> float:
+        """Wait for it; the time."""
+        began = self._wait(pid, lambda: STARTED in read(self.log))
+        if began is None:
+            self._fail('ends before it trains')
+        return began
 
     def _wait(self,
               pid: int,
@@ -238,10 +239,9 @@ def main(arguments: Optional[List[str]] = None,
     began = time.monotonic()
     counts = test.run()
     minutes = (time.monotonic() - began) / 60
-    kills = f'{args.kills} kill' + 's' * (args.kills > 1)
-    print(f'\n{kills} in {minutes:.1f} minutes: ' + ', '.join(
-        f'{counts.get(name, 0)} while {name}'
-        for name in ('starting', 'training', 'writing')) + '.')
+    print(f'\n{args.kills} kill{"s" * (args.kills > 1)} in {minutes:.1f} '
+          'minutes: ' + ', '.join(f'{counts.get(name, 0)} while {name}'
+                                  for name in MOMENTS) + '.')
     different = test.differences()
     if different:
         sys.exit(f'NOT EQUAL to the undisturbed run: {len(different)} of '

@@ -1,4 +1,6 @@
 """What the study trains: one job is one training with its evaluation."""
+import copy
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +16,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from .seeds import prepare, versions
 
+_read = functools.cache(Config.fromfile)  # a few files make all jobs
 CONFIGS = osp.join(
     osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs', 'digits')
 MAE = 'vit-student_mae_digits.py'
@@ -146,7 +149,7 @@ def load_config(job: Job, seed: int, data_dir: str, out_dir: str,
         Config: Complete, with the paths of checkpoints that may not exist
         yet.
     """
-    cfg = Config.fromfile(osp.join(CONFIGS, job.config))
+    cfg = copy.deepcopy(_read(osp.join(CONFIGS, job.config)))
     prepare(cfg, osp.join(out_dir, job.name), seed)
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')

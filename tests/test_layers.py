@@ -21,7 +21,6 @@ LAYERS = (
 )
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # Some files still lie where they should not.
-NOT_YET = pytest.mark.xfail(strict=False, reason='still to be moved')
 
 
 def imports(path, root=ROOT):
@@ -100,7 +99,6 @@ def test_each_folder_has_a_layer():
     assert there - {'__init__'} == set(LAYER)
 
 
-@NOT_YET
 def test_nothing_imports_from_a_higher_layer():
     # dmae_mm/__init__.py registers all there is.
     complain([(path, name) for path, name in all_imports(PACKAGE)
@@ -114,7 +112,6 @@ def test_the_package_does_not_need_what_is_around_it():
               if name.split('.')[0] in ('tools', 'studies', 'tests')])
 
 
-@NOT_YET
 def test_hooks_are_hooks():
     """Each file beside them has a class that derives from ``...Hook``."""
     without = [
@@ -127,7 +124,6 @@ def test_hooks_are_hooks():
     assert not without
 
 
-@NOT_YET
 def test_no_file_name_occurs_twice():
     names = Counter(
         path.name for path in PACKAGE.rglob('*')

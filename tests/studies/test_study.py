@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from mmpretrain.registry import MODELS
 
+from studies import study as tool
+from studies import study_page
+from studies.seeds import half_width, interval
+from studies.study_jobs import (Job, all_jobs, fingerprint, finished_result,
+                                load_config)
 from tests.conftest import ROOT
 from tests.configs.recipes import differences
-
-sys.path.insert(0, str(ROOT / 'studies'))
-
-import study_page  # noqa: E402
-from study_jobs import (Job, all_jobs, fingerprint,  # noqa: E402
-                        finished_result, load_config)
 
 JOBS = {job.name: job for job in all_jobs()}
 EPOCH = {
@@ -93,8 +92,8 @@ def study(tmp_path_factory):
     script = folder / 'run.py'
     script.write_text(f"""
 import json, sys
-sys.path.insert(0, {str(ROOT / 'studies')!r})
-import study
+sys.path.insert(0, {str(ROOT)!r})
+from studies import study
 if __name__ == '__main__':
     data = study.write_digits()
     images = study.class_images(data + '/train')
@@ -164,7 +163,6 @@ def test_result_of_another_recipe_is_not_taken_over(tmp_path):
 
 
 def test_teacher_trained_anew_retrains_its_students():
-    import study as tool
     runs = tool.prepare(1, 'data/digits', 'out', {})
     other = tool.prepare(1, 'data/digits', 'out',
                          {'optim_wrapper.optimizer.lr': 1.0})
@@ -197,9 +195,9 @@ def test_statistics_by_hand(made_up):
     values = study_page.by_seed(made_up)
     assert values('dmae', 'knn').tolist() == [84, 85, 86]
     # Standard deviation 1, so 4.303 (Student's t, 2 degrees) / sqrt(3).
-    assert study_page.half_width(np.array([84., 85., 86.])) == pytest.approx(
+    assert half_width(np.array([84., 85., 86.])) == pytest.approx(
         2.4841, abs=1e-4)
-    assert study_page.interval(np.array([4., 5., 6.]), '+') == '+5.00 ± 2.48'
+    assert interval(np.array([4., 5., 6.]), '+') == '+5.00 ± 2.48'
     by_hand = {('kNN', 'holds', 5), ('linear probe', '**not shown**', -1)}
     assert by_hand == {
         (metric, study_page.verdict(difference), difference.mean())
@@ -240,7 +238,6 @@ def test_page(made_up, tmp_path):
 ])
 def test_command_line(options, sizes, is_recipe, tmp_path, monkeypatch):
     """All but the trainings."""
-    import study as tool
     seen = []
 
     def run_all(runs, data_dir, processes):
@@ -283,7 +280,6 @@ def test_command_line(options, sizes, is_recipe, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('option', ['--seeds', '--processes'])
 def test_illegal_numbers(option, monkeypatch, capsys):
-    import study as tool
     monkeypatch.setattr(sys, 'argv', ['study.py', option, '0'])
     with pytest.raises(SystemExit):
         tool.main()

@@ -10,11 +10,8 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from studies import transfer_study
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'studies'))
-
-import transfer_study  # noqa: E402
 
 CONFIG = ROOT / 'configs' / 'digits' / 'vit-student_mae_digits.py'
 

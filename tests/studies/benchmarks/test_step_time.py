@@ -29,8 +29,8 @@ def test_counted_arithmetic_is_that_of_the_models():
     decoder = 3 * (
         blocks(8, 197, 512) + 2 * 50 * 768 * 512 + 2 * 197 * 512 * 768)
     projector = 3 * 2 * 50 * 768 * 1024
-    # The teacher embeds the visible patches; the reference embeds all.
-    teacher = blocks(18, 50, 1024) + 2 * 49 * 768 * 1024
+    # The teacher embeds all patches, and so does the reference.
+    teacher = blocks(18, 50, 1024) + 2 * 196 * 768 * 1024
     reference = (
         blocks(24, 50, 1024) + 2 * 196 * 768 * 1024 + blocks(8, 197, 512) +
         2 * 50 * 1024 * 512 + 2 * 197 * 512 * 768)
