@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from dmae_mm.host import read_config
+from dmae_mm.host import ConfigOptions, read_config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'recipes.md'
@@ -36,7 +36,7 @@ class Row:
     def parsed_options(self) -> dict:
         """The options as tools/train.py understands them."""
         parser = argparse.ArgumentParser()
-        parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+        parser.add_argument('--cfg-options', nargs='*', action=ConfigOptions)
         return parser.parse_args(
             ['--cfg-options', *shlex.split(self.options)]).cfg_options
 

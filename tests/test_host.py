@@ -10,7 +10,7 @@ from mmpretrain.apis.model import ModelHub
 
 import dmae_mm
 from dmae_mm import host
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 
 def test_import_makes_the_configs_known():

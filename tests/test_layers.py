@@ -131,8 +131,6 @@ def test_no_file_name_occurs_twice():
     assert [name for name in names if names[name] > 1] == ['__init__.py']
 
 
-@pytest.mark.xfail(
-    strict=True, reason='helpers of several tests still lie in one of them')
 def test_tests_import_from_no_test_file():
     complain([(path, name) for path, name in all_imports(ROOT / 'tests')
               if any(part.startswith('test_') for part in name.split('.'))])

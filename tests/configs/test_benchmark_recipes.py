@@ -1,7 +1,7 @@
 """Fine-tuning and linear probe against the paper's and MAE's protocol."""
 import pytest
 
-from .recipes import FINETUNE, LINEAR, SIZES, build, load, shape_of
+from tests.toys.recipes import FINETUNE, LINEAR, SIZES, build, load, shape_of
 
 
 @pytest.mark.parametrize('name', FINETUNE)

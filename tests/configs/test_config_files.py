@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from tests.conftest import ROOT
-from .recipes import ALL, BASELINES, CONFIGS, differences, load
+from tests.toys.models import ROOT
+from tests.toys.recipes import ALL, BASELINES, CONFIGS, differences, load
 
 
 def test_file_names_are_unique():

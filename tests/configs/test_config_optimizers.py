@@ -10,8 +10,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from .recipes import CONFIGS
-from .toy_runs import shrink_student
+from tests.toys.recipes import CONFIGS
+from tests.toys.config_runs import shrink_student
 
 
 def learning_rate_scaled(cfg: Config, world_size: int,

@@ -11,12 +11,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from tests.conftest import STUDENT
-from tests.models.classifiers import classifier, saved
+from tests.toys.models import STUDENT
+from tests.toys.models import classifier, saved
 
-from .recipes import ROWS, SIZES, build, load, shape_of
-from .toy_runs import (shrink_classifier, shrink_classifiers_teacher,
-                       shrink_run)
+from tests.toys.recipes import ROWS, SIZES, build, load, shape_of
+from tests.toys.config_runs import (shrink_classifier,
+                                    shrink_classifiers_teacher, shrink_run)
 
 # Student -> teacher, its checkpoint, aligned block of the student and of the
 # teacher.

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from .recipes import (BASELINES, DMAE, SIZES, build, load, shape_of,
-                      visible_patches)
+from tests.toys.recipes import (BASELINES, DMAE, SIZES, build, load, shape_of,
+                                visible_patches)
 
 # Student -> teacher, aligned block of the student and of the teacher.
 TEACHERS = dict(t=('b', 8, 8), s=('b', 8, 8), b=('l', 8, 17))

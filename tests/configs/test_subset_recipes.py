@@ -7,11 +7,11 @@ import torch
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from tests.conftest import ROOT
-from tests.datasets.folders import write_classes
+from tests.toys.models import ROOT
+from tests.toys.folders import write_classes
 
-from .recipes import ROWS, build, differences, load
-from .toy_runs import shrink_classifier, shrink_run
+from tests.toys.recipes import ROWS, build, differences, load
+from tests.toys.config_runs import shrink_classifier, shrink_run
 
 RECIPES = [(size, percent) for size in 'tsb' for percent in (1, 10)]
 

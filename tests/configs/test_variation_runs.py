@@ -9,11 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.nn.functional import normalize
 
-from tests.datasets.folders import write_classes
+from tests.toys.folders import write_classes
 
-from .recipes import VARIATIONS, load
-from .toy_runs import (shrink_classifier, shrink_classifiers_teacher,
-                       shrink_run, shrink_student)
+from tests.toys.recipes import VARIATIONS, load
+from tests.toys.config_runs import (shrink_classifier,
+                                    shrink_classifiers_teacher, shrink_run,
+                                    shrink_student)
 
 # Width and depth in the place of the real ones; the student is 24 wide, 4
 # deep and sees 8 x 8 patches of 4 px. As ViT-H/14 has a larger grid than the

@@ -14,10 +14,10 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from dmae_mm.launch.complete_config import complete_config, readable_options
+from dmae_mm.launch import complete_config
 
-from .recipes import (ROWS, SIZES, VARIATIONS, build, load, shape_of,
-                      visible_patches)
+from tests.toys.recipes import (ROWS, SIZES, VARIATIONS, build, load, shape_of,
+                                visible_patches)
 
 
 def layers_of(projector: torch.nn.Module) -> list:
@@ -137,7 +137,6 @@ def test_tools_train_takes_the_options():
     splits them as they are split here."""
     for name, row in VARIATIONS.items():
         options = row.parsed_options()
-        readable_options(options)
         base = load(row.cells['config'].strip('`'))
         assert complete_config(base.copy(), options) == [], name
         for option, value in options.items():  # each changes something

@@ -3,7 +3,7 @@ import pytest
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
 
-from .folders import write_images
+from tests.toys.folders import write_images
 
 LINES = ['b/2 x.png 1', 'a/1.png 0']
 

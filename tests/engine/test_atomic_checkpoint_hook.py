@@ -18,9 +18,8 @@ from dmae_mm.engine.checkpointing import (AtomicLocalBackend, damage,
 from dmae_mm.engine.hooks import AtomicCheckpointHook
 from dmae_mm.engine.work_dir import sole_run
 from dmae_mm.files import CannotWrite, remove_leftovers
-from tests.engine.test_checkpointing import small_disk
-from tests.engine.resumable_runs import contents
-from tests.engine.test_training import config, photos  # noqa: F401
+from tests.toys.resumable_runs import contents
+from tests.toys.runs import config, small_disk
 
 
 class Fake(Runner):

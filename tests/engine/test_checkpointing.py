@@ -1,5 +1,4 @@
 """A checkpoint is whole or not there; a damaged one is noticed."""
-import contextlib
 import os
 import subprocess
 
@@ -11,25 +10,11 @@ from mmengine.runner import save_checkpoint
 from dmae_mm.engine.checkpointing import (check_before_resuming, damage,
                                           whole_files, write_run_file)
 from dmae_mm.files import CannotWrite
+from tests.toys.runs import small_disk
 
 
 def names(folder) -> list:
     return sorted(path.name for path in folder.iterdir())
-
-
-@contextlib.contextmanager
-def small_disk(folder, *options):
-    """A file system of one megabyte in memory, where one may be mounted."""
-    folder.mkdir()
-    result = subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(folder)],
-        capture_output=True)
-    if result.returncode:
-        pytest.skip('mounting needs root')
-    try:
-        yield folder
-    finally:
-        subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
 def test_mmengine_writes_so_when_asked(tmp_path, monkeypatch):

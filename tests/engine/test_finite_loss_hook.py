@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmae_mm.engine.hooks import finite_loss_hook
 from dmae_mm.engine.step_dump import read_dump
-from tests.engine.planted_nan import equal, planted, stop_in_sixth, train
-from tests.engine.test_training import config, photos  # noqa: F401
+from tests.toys.planted_nan import equal, planted, stop_in_sixth, train
+from tests.toys.runs import config
 
 
 @pytest.fixture(scope='module')

@@ -20,9 +20,8 @@ from dmae_mm.evaluation import FeatureModel, extract_features, knn_accuracy
 from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
                                        labelled_images)
 from dmae_mm.models.teachers import MMPretrainTeacher
-from tests.datasets.folders import write_classes, write_images
-from tests.engine.test_training import config, run
-from tests.tools.test_train import free_port
+from tests.toys.folders import write_classes, write_images
+from tests.toys.runs import config, free_port, run
 
 
 @pytest.fixture(scope='module')

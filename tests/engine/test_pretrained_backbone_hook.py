@@ -12,8 +12,8 @@ from mmengine.runner import BaseLoop
 from mmpretrain.registry import MODELS
 
 from dmae_mm.engine.hooks import PretrainedBackboneHook
-from tests.conftest import STUDENT, TEACHER, TOY_MODEL
-from tests.models.classifiers import classifier
+from tests.toys.models import STUDENT, TEACHER, TOY_MODEL
+from tests.toys.models import classifier
 
 
 class Loop(BaseLoop):

@@ -22,12 +22,10 @@ from dmae_mm.evaluation.images import EvaluationPipeline
 from dmae_mm.evaluation.pictures import draw_reconstructions
 from dmae_mm.evaluation.reconstruction import reconstruct
 from dmae_mm.models import FeatureProjectionNeck
-from tests.evaluation.test_reconstruction import LIGHT
-from tests.datasets.odd_files import broken_files
-from tests.engine import test_fully_sharded_strategy as sharded
-from tests.engine.test_training import config, photos, run  # noqa: F401
-from tests.models.test_hierarchical_student import HIVIT
-from tests.tools.test_train import free_port
+from tests.toys.odd_files import broken_files
+from tests.toys import sharded_runs as sharded
+from tests.toys.runs import config, free_port, run
+from tests.toys.models import HIVIT_STUDENT, LIGHT
 
 
 @MODELS.register_module()
@@ -79,7 +77,8 @@ def random_states() -> list:
     (dict(distill_neck=dict(type='NormedProjectionNeck')), 1, (0, 3, 6, 8)),
     (dict(teacher=None, aligned_layers=[]), 0, (0, 3, 4)),
     (dict(neck=LIGHT), 1, (0, 3, 4)),
-    (dict(backbone=HIVIT, aligned_layers=[(0.75, 3), (2, 1)]), 2, (0, 3, 4)),
+    (dict(backbone=HIVIT_STUDENT, aligned_layers=[(0.75, 3), (2, 1)]), 2,
+     (0, 3, 4)),
 ], ids=['dmae', 'mae', 'light', 'hivit'])
 def test_the_watched_run_is_the_same_bit_for_bit(
         changes, num_maps, steps, photos, tmp_path):  # noqa: F811

@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from dmae_mm.datasets.shards.write_shards import write_shards
-from tests.conftest import ROOT
-from tests.datasets.folders import write_images
+from tests.toys.models import ROOT
+from tests.toys.folders import write_images
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
 

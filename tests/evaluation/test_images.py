@@ -15,8 +15,8 @@ from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
                                        check_readable, evenly_spread,
                                        image_folder, labelled_images,
                                        paths_of, problems)
-from tests.datasets.folders import write_classes, write_images
-from tests.datasets.odd_files import broken_files, odd_files, write
+from tests.toys.folders import write_classes, write_images
+from tests.toys.odd_files import broken_files, odd_files, write
 
 
 def inputs(root, *options, list_file=None, **batching):

@@ -11,10 +11,8 @@ from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
                                                  most_similar, resolve_pairs,
                                                  rule_pair)
 from dmae_mm.models.student_input import StudentInput
-from tests.conftest import TEACHER, TOY_MODEL
-from tests.models.classifiers import classifier
-from tests.models.test_hierarchical_student import HIVIT
-from tests.models.teachers.test_mmpretrain_teacher import randomize
+from tests.toys.models import HIVIT_STUDENT, TEACHER, TOY_MODEL, randomize
+from tests.toys.models import classifier
 
 RANDOM = TOY_MODEL['teacher']
 TIMM = dict(
@@ -104,7 +102,7 @@ def test_a_student_without_cls():
     model = MODELS.build(
         dict(
             copy.deepcopy(TOY_MODEL),
-            backbone=copy.deepcopy(HIVIT),
+            backbone=copy.deepcopy(HIVIT_STUDENT),
             teacher=None,
             aligned_layers=[]))
     assert layer_similarity(model, whole_teacher(model),

@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.evaluation import FeatureModel, extract_features
 from dmae_mm.evaluation.images import image_size
-from tests.conftest import STUDENT, TOY_MODEL
+from tests.toys.models import STUDENT, TOY_MODEL
 
 NORMALISE = dict(mean=[1., 2, 3], std=[2., 4, 8], to_rgb=True)
 VIT = dict(

@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS, HOOKS, MODELS
 from torch.utils.data import DataLoader
 
 from dmae_mm.launch import explain
-from tests.conftest import TOY_MODEL
+from tests.toys.models import TOY_MODEL
 
 CFG = Config(dict(
     default_scope='mmpretrain',

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 
 from dmae_mm.launch import complete_config, measure, preflight
 from dmae_mm.launch.start import TRACEBACK, start
-from tests.tools.test_train import write_toy_run
+from tests.toys.runs import write_toy_run
 
 
 @pytest.fixture

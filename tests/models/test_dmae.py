@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
-from tests.conftest import TEACHER
+from tests.toys.models import TEACHER
 
 
 def build(cfg):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 sys.path.insert(0, str(ROOT / 'studies'))
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 SCRIPT = str(ROOT / 'studies' / 'recipe_costs.py')
 STEP_TIME = str(ROOT / 'studies' / 'benchmarks' / 'step_time.py')

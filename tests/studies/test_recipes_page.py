@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, DictAction
 
-from tests.configs.recipes import ALL, CONFIGS, ROWS
-from tests.conftest import ROOT
+from tests.toys.recipes import ALL, CONFIGS, ROWS
+from tests.toys.models import ROOT
 
 import recipes_page  # noqa: E402
 

@@ -8,10 +8,10 @@ import torch
 from dmae_mm.weights import backbone_to_timm
 from dmae_mm.weights.names import under_prefix
 
-from tests.conftest import STUDENT, TOY_MODEL
-from tests.models.classifiers import classifier
-from tests.tools.transfer_checks import (MAIN, SCRIPT, check, options,
-                                         refused, toy, trained, write_config)
+from tests.toys.models import STUDENT, TOY_MODEL
+from tests.toys.models import classifier
+from tests.toys.transfer_checks import (MAIN, SCRIPT, check, options, refused,
+                                        toy, trained, write_config)
 
 __all__ = ['toy']
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.tools.transfer_checks import refused, toy, write_config
+from tests.toys.transfer_checks import refused, toy, write_config
 
 __all__ = ['toy']
 

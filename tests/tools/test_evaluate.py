@@ -16,9 +16,9 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.evaluation import (extract_features, knn_accuracy,
                               linear_probe_accuracy)
-from tests.conftest import ROOT
-from tests.datasets.folders import write_classes
-from tests.tools.test_train import TRAIN, run, write_toy_run
+from tests.toys.models import ROOT
+from tests.toys.folders import write_classes
+from tests.toys.runs import TRAIN, launch, write_toy_run
 
 main = runpy.run_path(str(ROOT / 'tools' / 'evaluate.py'))['main']
 
@@ -28,7 +28,7 @@ def trained(tmp_path_factory) -> Path:
     """A folder with toy_run.py, out/epoch_1.pth, and labelled images."""
     folder = tmp_path_factory.mktemp('evaluate')
     write_toy_run(folder)
-    run([
+    launch([
         sys.executable, TRAIN, 'toy_run.py', '--work-dir', 'out',
         '--cfg-options', 'train_cfg.max_epochs=1'
     ], folder)

@@ -8,9 +8,8 @@ import torch
 
 from dmae_mm.weights import read_tensor_file
 
-from tests.weights.export.models import (BACKBONES, run, timm_arguments,
-                                             write)
-from tests.conftest import ROOT
+from tests.toys.export_models import BACKBONES, run, timm_arguments, write
+from tests.toys.models import ROOT
 
 SCRIPT = str(ROOT / 'tools' / 'model_converters' / 'export.py')
 MAIN = runpy.run_path(SCRIPT)['main']

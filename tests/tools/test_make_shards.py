@@ -13,8 +13,8 @@ from tqdm import tqdm
 from dmae_mm.datasets import ShardDataset
 from dmae_mm.datasets.shards import write_shards as module
 from dmae_mm.datasets.shards.write_shards import write_shards
-from tests.conftest import ROOT
-from tests.datasets.shards.shard_files import contents_of, write_files
+from tests.toys.models import ROOT
+from tests.toys.shard_files import contents_of, write_files
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
 SCRIPT = runpy.run_path(

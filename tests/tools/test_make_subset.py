@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dmae_mm.datasets import ImageSubset
 from dmae_mm.datasets import balanced_subset as subset
-from tests.conftest import ROOT
-from tests.datasets.folders import write_images
+from tests.toys.models import ROOT
+from tests.toys.folders import write_images
 
 main = runpy.run_path(str(ROOT / 'tools' / 'make_subset.py'))['main']
 

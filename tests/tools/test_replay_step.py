@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from dmae_mm.engine.step_dump import read_dump
-from tests.conftest import ROOT
-from tests.engine.planted_nan import equal, stop_in_sixth
-from tests.engine.test_training import photos  # noqa: F401
+from tests.toys.models import ROOT
+from tests.toys.planted_nan import equal, stop_in_sixth
 
 
 @pytest.fixture(scope='module')

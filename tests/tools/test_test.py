@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 TEST = ROOT / 'tools' / 'test.py'
 

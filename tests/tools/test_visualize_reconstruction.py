@@ -16,10 +16,10 @@ from dmae_mm.evaluation.images import EvaluationPipeline
 from dmae_mm.evaluation.pictures import draw_reconstructions
 from dmae_mm.evaluation.reconstruction import reconstruct
 from dmae_mm.weights import mae_to_mmpretrain
-from tests.weights.files import encoder_only, golden_weights
-from tests.conftest import ROOT
-from tests.datasets.odd_files import broken_files
-from tests.tools.test_train import write_toy_run
+from tests.toys.checkpoints import encoder_only, golden_weights
+from tests.toys.models import ROOT
+from tests.toys.odd_files import broken_files
+from tests.toys.runs import write_toy_run
 
 main = runpy.run_path(
     str(ROOT / 'tools' / 'visualize_reconstruction.py'))['main']

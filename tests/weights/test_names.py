@@ -12,8 +12,8 @@ from dmae_mm.weights import (backbone_from_timm, backbone_state_dict,
                                  backbone_to_timm, mae_to_mmpretrain)
 from dmae_mm.weights.names import layout_of
 
-from tests.conftest import STUDENT
-from .files import META, encoder_only, golden_weights
+from tests.toys.models import STUDENT
+from tests.toys.checkpoints import META, encoder_only, golden_weights
 
 HEADS = 'aligned_feature_projection_heads'
 # Written by hand: what MAE has, and where mmpretrain keeps it. Which weight of

@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 
 from dmae_mm.weights import read_tensor_file, write_tensor_file
 
-from .files import train
+from tests.toys.checkpoints import train
 
 WEIGHTS = {
     'blocks.0.weight': torch.arange(6.).reshape(2, 3),

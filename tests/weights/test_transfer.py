@@ -10,7 +10,7 @@ from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY, LEFT, LOADED,
                                       NEW, NOT_FINITE, RESIZED, compare,
                                       file_misfits, resampled_positions)
 
-from tests.conftest import STUDENT
+from tests.toys.models import STUDENT
 
 TOY = dict(
     type='VisionTransformer', arch=STUDENT, img_size=32, patch_size=8)

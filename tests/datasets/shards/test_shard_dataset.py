@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from dmae_mm.datasets import ShardDataset
 from dmae_mm.datasets.shards import shard_folder as module
 from dmae_mm.datasets.shards.write_shards import write_shards
-from .shard_files import Server, contents_of, write_files
+from tests.toys.shard_files import Server, contents_of, write_files
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
 needs_curl = pytest.mark.skipif(

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from dmae_mm.evaluation.report.config_difference import (differences,
                                                          flat_config)
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 
 def value(config, path):

@@ -14,8 +14,7 @@ import pytest
 from dmae_mm.evaluation.report import Run, write_page
 from dmae_mm.evaluation.report.page import (MAX_POINTS, choose_pictures,
                                             format_number, thinned)
-from tests.evaluation.report.work_dirs import (line, write_killed, write_png,
-                                               write_start)
+from tests.toys.work_dirs import line, write_killed, write_png, write_start
 
 BROWSER = next(
     filter(None,

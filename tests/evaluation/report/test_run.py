@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dmae_mm.evaluation.report import Run
 from dmae_mm.evaluation.report.run import Start
-from tests.evaluation.report.work_dirs import line, write_killed, write_start
-from tests.engine.test_training import config, photos, run  # noqa: F401
+from tests.toys.work_dirs import line, write_killed, write_start
+from tests.toys.runs import config, run
 
 
 @pytest.fixture

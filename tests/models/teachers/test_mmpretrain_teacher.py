@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.models import Teacher
 from dmae_mm.models.student_input import StudentInput
-from tests.conftest import TEACHER
+from tests.toys.models import HIVIT_TEACHER, TEACHER, randomize
 
 VIT = dict(arch=TEACHER, img_size=32, patch_size=8)
 
@@ -23,19 +23,6 @@ def build(type='MAEViT', blocks=(3, ), teacher=dict(), **kwargs):
             **teacher))
 
 
-def randomize(module):
-    """Values of one size everywhere, so that no part is too weak to show."""
-    generator = torch.Generator().manual_seed(3)
-    for parameter in module.parameters():
-        parameter.data.copy_(
-            .2 * torch.randn(parameter.shape, generator=generator))
-
-
-HIVIT = dict(
-    arch=dict(embed_dims=32, depths=[1, 1, 8], num_heads=2),
-    img_size=32,
-    patch_size=8,
-    inner_patches=4)
 VARIANTS = [
     dict(type='MAEViT'),
     dict(type='VisionTransformer'),
@@ -54,8 +41,8 @@ VARIANTS = [
     dict(type='BEiTViT', use_rel_pos_bias=False, use_abs_pos_emb=True),
     dict(type='ViTEVA02', sub_ln=True),
     dict(type='ViTEVA02', with_cls_token=False),
-    dict(type='HiViT', **HIVIT),
-    dict(type='MAEHiViT', **HIVIT),
+    dict(type='HiViT', **HIVIT_TEACHER),
+    dict(type='MAEHiViT', **HIVIT_TEACHER),
 ]
 PREFIX_TOKENS = [1, 1, 1, 0, 1, 2, 1, 0, 1, 1, 1, 1, 0, 0, 0]
 
@@ -213,7 +200,7 @@ def test_the_callers_config_is_not_changed():
     (dict(type='MILANViT'), "'MILANViT'.*MAEViT.*VisionTransformer"),
     (dict(type='VisionTransformer', patch_cfg=dict(kernel_size=12, padding=2)),
      'patches overlap.*12.*hidden'),
-    (dict(HIVIT, type='HiViT', rpe=True), 'rpe=True.*all patches'),
+    (dict(HIVIT_TEACHER, type='HiViT', rpe=True), 'rpe=True.*all patches'),
     (dict(type='BEiTViT', with_cls_token=False), 'need CLS'),
     (dict(arch='vit-b'), "arch='vit-b'.*'?deit-small"),
 ])
@@ -282,7 +269,7 @@ def test_hierarchical_teachers_keep_their_grid(type):
         build(
             teacher=dict(student_input=StudentInput((40, 40), (5, 5), 3)),
             type=type,
-            **HIVIT)
+            **HIVIT_TEACHER)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)

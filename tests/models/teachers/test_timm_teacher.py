@@ -8,7 +8,7 @@ import torch
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.student_input import StudentInput
-from tests.models.teachers.test_mmpretrain_teacher import randomize
+from tests.toys.models import randomize
 
 # One model of each family; small, but built by timm's own recipe for the name.
 FAMILIES = {

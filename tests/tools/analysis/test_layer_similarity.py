@@ -14,9 +14,9 @@ from dmae_mm.evaluation.images import EvaluationPipeline
 from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
                                                  layer_similarity)
 from dmae_mm.models.student_input import StudentInput
-from tests.conftest import ROOT
-from tests.datasets.odd_files import broken_files, write
-from tests.tools.test_train import write_toy_run
+from tests.toys.models import ROOT
+from tests.toys.odd_files import broken_files, write
+from tests.toys.runs import write_toy_run
 
 main = runpy.run_path(
     str(ROOT / 'tools' / 'analysis' / 'layer_similarity.py'))['main']

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.report.work_dirs import line, write_killed, write_start
-from tests.conftest import ROOT
+from tests.toys.work_dirs import line, write_killed, write_start
+from tests.toys.models import ROOT
 
 SCRIPT = str(ROOT / 'tools' / 'analysis' / 'report.py')
 

@@ -8,9 +8,9 @@ import pytest
 from dmae_mm.weights import export_checkpoint, read_tensor_file
 from dmae_mm.weights.export import mmseg_format, timm_format, trained_model
 
-from tests.weights.files import train
+from tests.toys.checkpoints import train
 
-from .models import BACKBONES, refused, timm_arguments, write
+from tests.toys.export_models import BACKBONES, refused, timm_arguments, write
 
 
 def swapping(rename, one, other):

@@ -3,7 +3,8 @@ import pytest
 import timm
 import torch
 
-from .models import BACKBONES, TOY, build, refused, state_of, write
+from tests.toys.export_models import (BACKBONES, TOY, build, refused, state_of,
+                                      write)
 
 TOY_TIMM = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2)
 

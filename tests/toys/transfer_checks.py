@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from tests.conftest import ROOT, STUDENT, TOY_MODEL
-from tests.models.classifiers import classifier
+from tests.toys.models import ROOT, STUDENT, TOY_MODEL
+from tests.toys.models import classifier
 
 SCRIPT = str(ROOT / 'tools' / 'check_transfer.py')
 MAIN = runpy.run_path(SCRIPT)['main']

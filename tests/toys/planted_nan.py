@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, TRANSFORMS
 
 from dmae_mm.engine.hooks.finite_loss_hook import NonFiniteLossError
-from tests.engine.test_training import config
+from .runs import config
 
 
 @TRANSFORMS.register_module(force=True)

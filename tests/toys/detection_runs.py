@@ -7,7 +7,7 @@ from typing import Optional
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 from .coco import CLASSES
 
 CONFIGS = ROOT / 'configs' / 'detection'

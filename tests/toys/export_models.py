@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import export_checkpoint, read_tensor_file
 
-from tests.conftest import STUDENT
+from tests.toys.models import STUDENT
 
 TOY = dict(arch=STUDENT, img_size=32, patch_size=8)
 BACKBONES = {

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from tests.conftest import STUDENT, TEACHER
+from tests.toys.models import STUDENT, TEACHER
 
 TOY_IMAGES = dict(img_size=32, patch_size=8)
 

@@ -1,10 +1,58 @@
-"""Toy classifiers: 16 patches of 8 px, five classes."""
+"""Toy models: 16 patches of 8 px; classifiers have five classes."""
 import copy
+from pathlib import Path
 
 import torch
 from mmpretrain.registry import MODELS
 
-from tests.conftest import STUDENT, TEACHER
+ROOT = Path(__file__).parents[2]
+
+# 16 patches of 8 px; the student is 4 blocks, 24 wide, the teacher 6 and 32.
+STUDENT = dict(
+    embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)
+TEACHER = dict(
+    embed_dims=32, num_layers=6, num_heads=2, feedforward_channels=128)
+TOY_MODEL = dict(
+    type='DMAE',
+    backbone=dict(
+        type='MAEViT', arch=STUDENT, img_size=32, patch_size=8,
+        mask_ratio=0.75),
+    neck=dict(
+        type='MAEPretrainDecoder',
+        num_patches=16,
+        patch_size=8,
+        embed_dim=24,
+        decoder_embed_dim=16,
+        decoder_depth=2,
+        decoder_num_heads=2),
+    head=dict(
+        type='MAEPretrainHead',
+        patch_size=8,
+        loss=dict(type='PixelReconstructionLoss', criterion='L2')),
+    teacher=dict(
+        type='MMPretrainTeacher',
+        backbone=dict(type='MAEViT', arch=TEACHER, img_size=32, patch_size=8),
+        checkpoint=None,
+        allow_random=True),
+    aligned_layers=[(2, 3)])
+# With CrossAttentionDecoder in the place of the stock decoder.
+LIGHT = dict(
+    TOY_MODEL['neck'],
+    type='CrossAttentionDecoder',
+    predict_ratio=0.25)
+# As a student, and as a teacher.
+HIVIT_STUDENT = dict(
+    type='MAEHiViT',
+    arch=dict(embed_dims=24, depths=[1, 1, 8], num_heads=2),
+    img_size=32,
+    patch_size=8,
+    inner_patches=4,
+    mask_ratio=0.75)
+HIVIT_TEACHER = dict(
+    arch=dict(embed_dims=32, depths=[1, 1, 8], num_heads=2),
+    img_size=32,
+    patch_size=8,
+    inner_patches=4)
 
 
 def classifier(arch=TEACHER, backbone=dict(), head=dict(), **parts) -> dict:

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 sys.path.insert(0, str(ROOT / 'studies'))
 

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from dmae_mm.engine.hooks.preemption_hook import Preempted
 from studies.compare_checkpoints import checkpoint_content, differences
-from tests.engine.test_training import config, end_workers
+from .runs import config, end_workers
 
 # 16 images in batches of 3: 6 batches an epoch, the last of one image.
 BATCHES = 6
