@@ -37,16 +37,17 @@ def explain(error: BaseException, cfg: Config, section: str = '') -> str:
     if 'student' in words:  # so errors of this package call it
         words.add('backbone')
     scope = cfg.get('default_scope', 'mmengine')
-    known = dict(entries(read_sections(cfg)))
-    makers = {option: {DataLoader} for option in DATALOADERS}
+    known = {
+        option: value for option, value in entries(read_sections(cfg))
+        if not section or f'{option}.'.startswith(f'{section}.')
+    }
+    makers = {name: {DataLoader} for name in DATALOADERS if name in known}
     for option, value in known.items():
         if not isinstance(value, dict) or 'type' not in value:
             continue
         kind = value['type']
-        made_by = makers[option] = _makers(kind, scope)
-        if isinstance(error, KeyError) and message.startswith(f"'{kind} ") or (
-                not made_by and (kind in message.split() if isinstance(
-                    kind, str) else isinstance(error, TypeError))):
+        makers[option] = _makers(kind, scope)
+        if _is_no_type(kind, makers[option], error, message):
             return (f'{option}.type: {said}\n    {option}.type = {kind!r}, '
                     f'with default_scope = {scope!r}')
 
@@ -89,6 +90,16 @@ def _makers(kind: Any, scope: str) -> Set[Callable]:
     return found - {None}
 
 
+def _is_no_type(kind: Any, made_by: Set[Callable], error: BaseException,
+                message: str) -> bool:
+    """Whether an error says that a ``type`` does not exist."""
+    if not isinstance(kind, str):
+        return not made_by and isinstance(error, TypeError)
+    # It may exist, but not in the registry that was asked.
+    return (isinstance(error, KeyError) and message.startswith(f"'{kind} ")
+            or not made_by and kind in message.split())
+
+
 def _place(error: BaseException, message: str,
            makers: Dict[str, Set[Callable]], section: str) -> str:
     """The section that an error comes from, or ''."""
@@ -102,22 +113,22 @@ def _place(error: BaseException, message: str,
             options = [f'{part}_cfg']
         elif type(owner).__module__.startswith('torch.utils.data'):
             options = [f'{part}_dataloader']
-        place = _nearest(options, place, part, bool(section))
+        place = _nearest(options, place, part)
     # A call with wrong arguments fails before there is an object.
     called = [
         option for option, made_by in makers.items()
         if any(f'{_qualified_name(maker)}() ' in message for maker in made_by)
     ]
-    return _nearest(called, place, part, bool(section))
+    return _nearest(called, place, part)
 
 
-def _nearest(options: List[str], place: str, part: str, fixed: bool) -> str:
-    """That of some alike sections which is meant after this place."""
+def _nearest(options: List[str], place: str, part: str) -> str:
+    """Which of some sections that are alike is meant: inside of ``place``."""
     if place in options:
         return place
     inside = [option for option in options if option.startswith(f'{place}.')]
     return min(
-        inside or ([] if fixed else options),
+        inside or options,
         key=lambda option: (not option.startswith(part), option.count('.')),
         default=place)
 

@@ -129,7 +129,7 @@ def duration(runner: Runner, step: float) -> List[str]:
     return [
         f'Step: {step:.3g} s for {batch} images.',
         f'Reading: {reading:.3g} s for them in one process; '
-        f'{_counted(workers, "worker")}, {_counted(cores, "core")}.',
+        f'workers: {workers}, cores: {cores}.',
         f'Estimate, one process on this machine: {total} iterations x '
         f'{each:.3g} s = {_readable(total * each)},',
         '    without validation and checkpoints.'
@@ -231,10 +231,6 @@ def _bytes(state: Any) -> int:
 def _listed(sizes: Dict[str, int]) -> str:
     return ', '.join(f'{name} {megabytes(size)}'
                      for name, size in sizes.items() if size)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f'{number} {thing}{"" if number == 1 else "s"}'
 
 
 def _readable(seconds: float) -> str:

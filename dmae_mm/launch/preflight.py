@@ -84,7 +84,7 @@ def _parts(cfg: Config, notes: List[str]) -> List[str]:
     model_cfg = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = attempt('model', MODELS.build, model_cfg)
+    model = attempt('', MODELS.build, model_cfg)  # more than one section
     # A constructor asks the model what its layers are; without one, any
     # parameters do.
     if model is not None or not cfg.optim_wrapper.get('constructor'):

@@ -167,3 +167,13 @@ def test_data_of_training_and_of_validation_are_told_apart():
     with pytest.raises(Exception) as caught:
         Validation()
     assert explain(caught.value, cfg).startswith('val_dataloader.dataset (')
+
+
+def test_an_error_that_was_raised_again_elsewhere():
+    with pytest.raises(ValueError) as caught:
+        try:
+            DATASETS.get('CustomDataset')(data_root='gone')
+        except Exception:
+            raise ValueError('in other words') from None
+    assert explain(caught.value, CFG).startswith(
+        'train_dataloader.dataset (CustomDataset): ValueError: in other words')

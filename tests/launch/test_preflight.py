@@ -220,11 +220,6 @@ def test_images_per_step_that_the_learning_rate_is_meant_for(cfg):
             'here each brings 2: --auto-scale-lr adapts it.') in said
 
 
-def test_one_of_a_thing_is_singular():
-    assert [measure._counted(number, 'worker') for number in (0, 1, 2)] == [
-        '0 workers', '1 worker', '2 workers']
-
-
 def _register():
     from mmengine.hooks import Hook
     from mmpretrain.registry import HOOKS

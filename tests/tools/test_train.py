@@ -196,6 +196,14 @@ def test_refusals(config, arguments, message, monkeypatch, capsys):
     assert message in refusal(arguments, monkeypatch, capsys)
 
 
+def test_a_config_that_cannot_be_read(config, monkeypatch, capsys):
+    config.write_text('model = 1 / 0')
+    said = refusal([config], monkeypatch, capsys)
+    assert (f'The config {config} cannot be read: ZeroDivisionError: division '
+            'by zero') in said
+    assert 'Traceback' not in said
+
+
 @pytest.mark.parametrize('flag, key, without, with_flag', [
     ('--amp', 'optim_wrapper.type', 'OptimWrapper', 'AmpOptimWrapper'),
     ('--no-pin-memory', 'train_dataloader.pin_memory', True, False),
