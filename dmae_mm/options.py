@@ -6,13 +6,16 @@ import math
 from typing import Any, Callable, Dict, List, Optional, Type
 
 
-def legal_options(made_by: Callable) -> Optional[List[str]]:
+def legal_options(made_by: Callable,
+                  named: bool = False) -> Optional[List[str]]:
     """The options that a class or function has, from its signature.
 
     Args:
         made_by (Callable): What the ``type`` of a config section names. Where
             a constructor hands on ``**kwargs``, those of its bases are
             options as well.
+        named (bool): Whether those named are all, also where the last base
+            takes ``**kwargs``. Defaults to False.
 
     Returns:
         list[str] | None: None if any option is taken, or no signature known.
@@ -36,7 +39,7 @@ def legal_options(made_by: Callable) -> Optional[List[str]]:
         if all(parameter.kind != parameter.VAR_KEYWORD
                for parameter in parameters):
             return legal
-    return None if constructors else []
+    return legal if named or not constructors else None
 
 
 def unknown_options(made_by: Callable,
@@ -83,7 +86,7 @@ def reject_unknown_options(cls: Type) -> Type:
         type: The same class. Its constructor raises ``TypeError`` for
         keywords that it does not have.
     """
-    init, legal = cls.__init__, legal_options(cls)
+    init, legal = cls.__init__, legal_options(cls, named=True)
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
