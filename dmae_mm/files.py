@@ -18,7 +18,7 @@ class CannotWrite(OSError):
 
 
 @contextlib.contextmanager
-def write_whole(path: str, advice: str = '') -> Iterator[str]:
+def write_whole(path: str, advice: str = '', size: int = 0) -> Iterator[str]:
     """Write a file or folder, or leave what is there as it was.
 
     ::
@@ -27,14 +27,17 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
             image.save(unfinished)
 
     What the body of the ``with`` writes lies on the disk before it gets its
-    name. A body that raises leaves nothing behind; a process that is killed
-    leaves a hidden folder, which :func:`remove_leftovers` removes.
+    name. A body that raises leaves nothing behind, no new folders either; a
+    process that is killed leaves a hidden folder, which
+    :func:`remove_leftovers` removes.
 
     Args:
         path (str): The file or folder. Folders above it are made. A file
             there is replaced; a folder there must be empty.
         advice (str): What a person can do when the disk is full or must not
             be written to. Defaults to '': free space, or another place.
+        size (int): Bytes needed, for the message on a full disk. Defaults to
+            0: not known.
 
     Yields:
         str: Where to write it: a path of the same name in the same file
@@ -46,8 +49,8 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
     """
     folder, name = osp.split(osp.abspath(path))
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=WRITING, dir=folder) as own:
+        with _folder_for(folder), tempfile.TemporaryDirectory(
+                prefix=WRITING, dir=folder) as own:
             unfinished = osp.join(own, name)
             yield unfinished
             for parent, _, files in os.walk(own):
@@ -59,7 +62,24 @@ def write_whole(path: str, advice: str = '') -> Iterator[str]:
         if isinstance(error, CannotWrite) or (error.errno not in NO_SPACE +
                                               NO_ACCESS):
             raise
-        raise explained(error, path, advice) from error
+        raise explained(error, path, advice, size) from error
+
+
+@contextlib.contextmanager
+def _folder_for(path: str) -> Iterator[None]:
+    """Make a folder and those above it, but keep none if the body raises."""
+    missing, above = [], path
+    while not osp.isdir(above):
+        missing.append(above)
+        above = osp.dirname(above)
+    try:
+        os.makedirs(path, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # others have written there
+            for folder in missing:
+                os.rmdir(folder)
+        raise
 
 
 def _sync(path: str) -> None:
@@ -75,7 +95,10 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
-def explained(error: OSError, path: str, advice: str = '') -> CannotWrite:
+def explained(error: OSError,
+              path: str,
+              advice: str = '',
+              size: int = 0) -> CannotWrite:
     """The error of writing something, with what a person has to know.
 
     Args:
@@ -83,13 +106,16 @@ def explained(error: OSError, path: str, advice: str = '') -> CannotWrite:
         path (str): What could not be written, or its folder.
         advice (str): What to do. Defaults to '': free space, or another
             place.
+        size (int): Bytes needed. Defaults to 0: not known.
 
     Returns:
         CannotWrite: Of the same number.
     """
     folder = path if osp.isdir(path) else osp.dirname(osp.abspath(path))
-    reason = f'{path} cannot be written: {error.strerror}.'
-    if error.errno in NO_SPACE:
+    full = error.errno in NO_SPACE
+    needed = f' needs {size:,} bytes and' if size and full else ''
+    reason = f'{path}{needed} cannot be written: {error.strerror}.'
+    if full:
         while not osp.isdir(folder):
             folder = osp.dirname(folder)
         free = shutil.disk_usage(folder).free
@@ -125,3 +151,24 @@ def remove_leftovers(folder: str) -> List[str]:
             names += os.listdir(entry.path)
             shutil.rmtree(entry.path)
     return names
+
+
+def check_place(path: str) -> None:
+    """Find out before the work whether a file can be written after it.
+
+    Args:
+        path (str): The file. Nothing is made.
+
+    Raises:
+        OSError: If it is a folder, or its folder cannot be written to.
+    """
+    if osp.isdir(path):
+        raise IsADirectoryError(f'{path} is a folder. Give the name of a '
+                                'file.')
+    folder = osp.dirname(osp.abspath(path))
+    while not osp.lexists(folder):
+        folder = osp.dirname(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise explained(error, path) from error

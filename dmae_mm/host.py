@@ -3,18 +3,41 @@ import contextlib
 import io
 import logging
 import os.path as osp
+import re
 import warnings
 from pathlib import Path
 from typing import Iterator
 
 import torch.nn as nn
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.apis.model import ModelHub
-from mmpretrain.registry import MODELS
 
 from .messages import one_line
+
+
+class ConfigOptions(DictAction):
+    """``--cfg-options`` of a command line: MMEngine's, with explained errors.
+
+    MMEngine's own ends in a traceback, and reads a dict as text or without
+    end.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for text in values:
+            option, _, value = text.partition('=')
+            if re.search(r'(^|[\[(,])[\s\'"]*\{|dict\(', value):
+                parser.error(
+                    f'{option_string} {option}: a dict cannot be given as one '
+                    f'value. Give its keys one by one, as in {option}.type='
+                    f'NAME {option}.KEY=VALUE, or write a config with _base_')
+            try:
+                super().__call__(parser, namespace, [text], option_string)
+            except (ValueError, AssertionError, RecursionError):
+                parser.error(f'{option_string} takes KEY=VALUE pairs, with '
+                             f'KEY=[a,b] for lists; {text!r} is none')
 
 
 def read_config(path: str, cfg_options: dict = dict()) -> Config:
@@ -44,12 +67,41 @@ def read_config(path: str, cfg_options: dict = dict()) -> Config:
     return cfg
 
 
-def build(cfg: dict, what: str) -> nn.Module:
-    """Build a module of mmpretrain.
+def read_model_config(path: str, cfg_options: dict = dict()) -> Config:
+    """Read a config whose model has a backbone.
+
+    Args:
+        path (str): The file.
+        cfg_options (dict): What to write into it, by dotted names. Defaults
+            to {}.
+
+    Returns:
+        Config: The whole config, with the data preprocessor in the model, as
+        a runner puts it there.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or not be changed that way, or has
+            no ``model.backbone``.
+    """
+    cfg = read_config(path, cfg_options)
+    model = cfg.get('model')
+    if not isinstance(model, dict) or not isinstance(
+            model.get('backbone'), dict):
+        raise ValueError(f'The config {path} has no model.backbone.')
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return cfg
+
+
+def build(cfg: dict, what: str, scope: str = 'mmpretrain') -> nn.Module:
+    """Build a module of mmpretrain or of another package of OpenMMLab.
 
     Args:
         cfg (dict): Its config.
         what (str): How an error calls it.
+        scope (str): Whose registry is asked: 'mmpretrain' (the default),
+            'mmdet' or 'mmseg'; its modules have to be imported.
 
     Returns:
         nn.Module: The module.
@@ -58,7 +110,7 @@ def build(cfg: dict, what: str) -> nn.Module:
         ValueError: If it cannot be built, whatever its class raises then.
     """
     try:
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
+        with DefaultScope.overwrite_default_scope(scope):
             return MODELS.build(cfg)
     except Exception as error:
         raise ValueError(
@@ -78,6 +130,12 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def unwrapped_model(runner) -> nn.Module:
+    """The model that a runner trains, without what wraps it, such as DDP."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def use_plain_numbers(model: nn.Module) -> None:

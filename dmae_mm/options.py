@@ -1,8 +1,71 @@
 """Options that do not exist are refused with the list of those that do."""
+import difflib
 import functools
 import inspect
 import math
-from typing import Any, Type
+from typing import Any, Callable, Dict, List, Optional, Type
+
+
+def legal_options(made_by: Callable) -> Optional[List[str]]:
+    """The options that a class or function has, from its signature.
+
+    Args:
+        made_by (Callable): What the ``type`` of a config section names. Where
+            a constructor hands on ``**kwargs``, those of its bases are
+            options as well.
+
+    Returns:
+        list[str] | None: None if any option is taken, or no signature known.
+    """
+    constructors = [
+        vars(cls)['__init__'] for cls in made_by.__mro__
+        if cls is not object and '__init__' in vars(cls)
+    ] if isinstance(made_by, type) else [made_by]
+    legal: List[str] = []
+    for constructor in constructors:
+        try:
+            parameters = inspect.signature(constructor).parameters.values()
+        except ValueError:  # written in C
+            return None
+        legal += [
+            parameter.name for parameter in parameters
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD,
+                                  parameter.KEYWORD_ONLY)
+            and parameter.name not in ('self', *legal)
+        ]
+        if all(parameter.kind != parameter.VAR_KEYWORD
+               for parameter in parameters):
+            return legal
+    return None if constructors else []
+
+
+def unknown_options(made_by: Callable,
+                    given: Dict[str, Any],
+                    legal: Optional[List[str]] = None) -> str:
+    """What to say of options that a class or function does not have.
+
+    Args:
+        made_by (Callable): The class or function.
+        given (dict): Options and their values.
+        legal (list[str], optional): Options that exist. Defaults to those in
+            the signature.
+
+    Returns:
+        str: Those that do not exist, and the legal ones, close ones first;
+        '' if all exist.
+    """
+    legal = legal_options(made_by) if legal is None else legal
+    if legal is None or given.keys() <= {*legal}:
+        return ''
+    unknown = {name: given[name] for name in given if name not in legal}
+    close = [
+        option for name in unknown
+        for option in difflib.get_close_matches(name, legal)
+    ]
+    listed = sorted(legal, key=lambda option: option not in close)
+    return (f'{made_by.__name__} has no option '
+            f'{", ".join(f"{k}={v!r}" for k, v in unknown.items())}. '
+            f'Its options are: {", ".join(listed) or "none"}.')
 
 
 def reject_unknown_options(cls: Type) -> Type:
@@ -13,26 +76,20 @@ def reject_unknown_options(cls: Type) -> Type:
     needs.
 
     Args:
-        cls (type): A class whose constructor has no ``**kwargs``.
+        cls (type): A class. Where its constructor takes ``**kwargs``, they
+            are the options of the class that it derives from.
 
     Returns:
         type: The same class. Its constructor raises ``TypeError`` for
         keywords that it does not have.
     """
-    init = cls.__init__
-    legal = [
-        name for name, parameter in inspect.signature(init).parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and name != 'self'
-    ]
+    init, legal = cls.__init__, legal_options(cls)
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
-        unknown = {k: v for k, v in kwargs.items() if k not in legal}
-        if unknown:
-            given = ', '.join(f'{k}={v!r}' for k, v in unknown.items())
-            raise TypeError(f'{cls.__name__} has no option {given}. '
-                            f'Its options are: {", ".join(legal) or "none"}.')
+        problem = unknown_options(cls, kwargs, legal)
+        if problem:
+            raise TypeError(problem)
         init(self, *args, **kwargs)
 
     cls.__init__ = checked_init

@@ -17,18 +17,15 @@ Nothing is measured; every assumption is an option with its default:
     python studies/communication_costs.py CONFIG [CONFIG ...]
 """
 import argparse
-import logging
 import math
 import sys
 from pathlib import Path
 from typing import Dict
 
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-
 # A clone runs its own code, installed or not: see train.py.
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+from dmae_mm.host import quietly, read_config  # noqa: E402
 from recipe_costs import build, count_gflop  # noqa: E402
 
 BUCKET = 25 * 2**20  # bytes; PyTorch's default for DDP
@@ -104,17 +101,17 @@ def main() -> None:
         if option != 'configs' and not value > 0:
             parser.error(f'--{option.replace("_", "-")} {value} must be '
                          'above 0')
-    missing = [path for path in args.configs if not Path(path).is_file()]
-    if missing:
-        parser.error(f'there is no config {", ".join(missing)}')
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
-    for path in args.configs:
-        cfg = Config.fromfile(path)
-        gflop = count_gflop(cfg)
-        parameters = sum(
-            parameter.numel() for parameter in build(cfg).parameters()
-            if parameter.requires_grad)
-        print(f'{Path(path).stem}: {gflop["total"]:.1f} GFLOP an image, '
+    try:
+        configs = {Path(path).stem: read_config(path) for path in args.configs}
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    for name, cfg in configs.items():
+        with quietly():
+            gflop = count_gflop(cfg)
+            parameters = sum(
+                parameter.numel() for parameter in build(cfg).parameters()
+                if parameter.requires_grad)
+        print(f'{name}: {gflop["total"]:.1f} GFLOP an image, '
               f'{parameters / 1e6:.1f} million trained parameters\n')
         print('| GPUs | images x accumulated | compute, ms | all-reduce, ms '
               '| left, hidden | left, exposed |')

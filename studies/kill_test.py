@@ -5,7 +5,6 @@ writes checkpoints, and is resumed each time. In the end its weights, its
 optimizer and its schedules must be those of an undisturbed run, bit for bit.
 """
 import argparse
-import contextlib
 import glob
 import os
 import os.path as osp
@@ -77,7 +76,7 @@ class KillTest:
         self.work_dir = osp.join(folder, 'killed')
         self.log = osp.join(folder, 'start.log')
         self.counts: Counter = Counter()
-        self.leftovers: Set[int] = set()
+        self.leftovers: Set[str] = set()
 
     def undisturbed(self) -> float:
         """Run without interruption; the seconds from its first step on."""
@@ -163,20 +162,16 @@ class KillTest:
             time.sleep(pause)
         return time.monotonic()
 
-    def _unfinished(self) -> Set[int]:
-        """The times of files that are being written, or were."""
-        found = set()
-        for path in glob.glob(osp.join(self.work_dir, '*.writing')):
-            with contextlib.suppress(FileNotFoundError):  # done by now
-                found.add(os.stat(path).st_mtime_ns)
-        return found
+    def _unfinished(self) -> Set[str]:
+        """Files that are being written, or were: see dmae_mm/files.py."""
+        return set(glob.glob(osp.join(self.work_dir, '.writing-*', '*')))
 
     def _is_writing(self) -> bool:
         return not self._unfinished() <= self.leftovers
 
     def _check(self) -> None:
         """What is left must be usable."""
-        from dmae_mm.engine.checkpoint_files import damage
+        from dmae_mm.engine.checkpointing import damage
 
         last = osp.join(self.work_dir, 'last_checkpoint')
         if not osp.isfile(last):
@@ -199,8 +194,8 @@ class KillTest:
 
     def differences(self) -> List[str]:
         """What the two runs ended with, where it differs."""
-        from dmae_mm.engine.compare_checkpoints import (checkpoint_content,
-                                                        differences)
+        from studies.compare_checkpoints import (checkpoint_content,
+                                                 differences)
         ours, theirs = (
             checkpoint_content(
                 read(osp.join(self.folder, name, 'last_checkpoint')))

@@ -7,28 +7,30 @@ speed of `--tflops`, an assumption: 100 is about a third of the 312 that an
 A100 can do in float16. Loading of data, validation and communication are not
 included.
 
-    python studies/recipe_costs.py configs/dmae/*.py --tflops 100
+    python studies/recipe_costs.py configs/dmae/*.py vit-b_dmae-mlp
+    python studies/recipe_costs.py --page    # rewrites docs/recipes.md
 """
 import argparse
-import logging
 import re
 import sys
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List
 
 import torch
 import torch.nn as nn
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
 # A clone runs its own code, installed or not: see train.py.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+from dmae_mm.files import write_whole  # noqa: E402
+from dmae_mm.host import quietly, read_config  # noqa: E402
 from dmae_mm.models import DMAE  # noqa: E402
+from recipes_page import PAGE, read_page, replace_cells  # noqa: E402
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
 
@@ -127,35 +129,72 @@ def format_hours(hours: float) -> str:
     return f'{hours:.{1 if hours >= 1 else 2}f}'
 
 
-def main() -> None:
+def cost_cells(cfg: Config, tflops: float) -> List[str]:
+    """Of a row of docs/recipes.md: GFLOP/image, teacher, GPU-hours."""
+    counts = count_gflop(cfg)
+    teacher = counts['teacher']
+    return [
+        f'{counts["total"]:.1f}', f'{teacher:.1f}' if teacher else '',
+        format_hours(gpu_hours(cfg, counts['total'], tflops))
+    ]
+
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument(
+        'recipes',
+        nargs='*',
+        metavar='RECIPE',
+        help='path of a config, or name of a row of docs/recipes.md')
+    parser.add_argument(
+        '--page',
+        action='store_true',
+        help='count all rows of docs/recipes.md and write its last columns')
     parser.add_argument(
         '--tflops',
         type=float,
         default=100,
         help='assumed speed of a GPU, sustained, in 10^12 floating point '
         'operations a second (default: 100)')
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
     args = parser.parse_args()
     if not args.tflops > 0:
         parser.error(f'--tflops {args.tflops} must be above 0')
-    missing = [path for path in args.configs if not Path(path).is_file()]
-    if missing:
-        parser.error(f'there is no config {", ".join(missing)}')
+    if bool(args.recipes) == args.page:
+        parser.error('give configs or names of recipes, or --page')
+    text = PAGE.read_text(encoding='utf-8')
+    if args.page:
+        with quietly():
+            text = replace_cells(
+                text, lambda row: cost_cells(row.read(), args.tflops))
+        with write_whole(PAGE) as path:
+            Path(path).write_text(text, encoding='utf-8')
+        return
 
-    # That nothing normalises the images, for example, which do not exist.
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
-    print('| config | student | decoder | teacher | GFLOP/image | epochs '
+    rows = read_page(text)
+    try:
+        recipes = {
+            Path(name).stem: rows[name].read() if name in rows else
+            read_config(name)
+            for name in args.recipes
+        }
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    print('| recipe | student | decoder | teacher | GFLOP/image | epochs '
           '| GPU-hours |')
     print('| --- ' + '| ---: ' * 6 + '|')
-    for path in args.configs:
-        cfg = Config.fromfile(path)
-        counts = count_gflop(cfg)
+    for name, cfg in recipes.items():
+        with quietly():
+            counts = count_gflop(cfg)
         cells = [f'{value:.1f}' for value in counts.values()]
         hours = gpu_hours(cfg, counts['total'], args.tflops)
-        print(f'| {Path(path).stem} | {" | ".join(cells)} '
+        print(f'| {name} | {" | ".join(cells)} '
               f'| {cfg.train_cfg.max_epochs} | {format_hours(hours)} |')
 
 

@@ -12,15 +12,15 @@ from concurrent.futures import FIRST_COMPLETED, wait
 
 # A clone runs its own code, installed or not: see train.py.
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
-sys.path[:0] = [ROOT, osp.join(ROOT, 'tools')]
+sys.path.insert(0, ROOT)
 
 import dmae_mm  # noqa: E402, F401  First: it checks its hosts.
+from dmae_mm.datasets import (balanced_subset, class_images,  # noqa: E402
+                              write_list)
 from dmae_mm.evaluation.digits import write_digits  # noqa: E402
-from make_subset import (balanced_subset, class_images,  # noqa: E402
-                         write_list)
 from mmengine.config import Config  # noqa: E402
 from studies.seeds import (command_line, one_thread_each,  # noqa: E402
-                           parse)
+                            parse)
 from studies.study_jobs import (all_jobs, fingerprint,  # noqa: E402
                                 finished_result, load_config, run_job)
 from studies.study_page import write_page  # noqa: E402

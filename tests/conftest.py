@@ -1,43 +1,13 @@
-"""Toy models, images and files that the tests share."""
+"""Fixtures that the tests share; what they are made of is in toys/."""
 import copy
-from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 import dmae_mm  # noqa: F401
-
-ROOT = Path(__file__).parents[1]
-
-# 16 patches of 8 px; the student is 4 blocks, 24 wide, the teacher 6 and 32.
-STUDENT = dict(
-    embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)
-TEACHER = dict(
-    embed_dims=32, num_layers=6, num_heads=2, feedforward_channels=128)
-TOY_MODEL = dict(
-    type='DMAE',
-    backbone=dict(
-        type='MAEViT', arch=STUDENT, img_size=32, patch_size=8,
-        mask_ratio=0.75),
-    neck=dict(
-        type='MAEPretrainDecoder',
-        num_patches=16,
-        patch_size=8,
-        embed_dim=24,
-        decoder_embed_dim=16,
-        decoder_depth=2,
-        decoder_num_heads=2),
-    head=dict(
-        type='MAEPretrainHead',
-        patch_size=8,
-        loss=dict(type='PixelReconstructionLoss', criterion='L2')),
-    teacher=dict(
-        type='MMPretrainTeacher',
-        backbone=dict(type='MAEViT', arch=TEACHER, img_size=32, patch_size=8),
-        checkpoint=None,
-        allow_random=True),
-    aligned_layers=[(2, 3)])
-
+from tests.toys.models import TOY_MODEL
 
 @pytest.fixture(scope='session', autouse=True)
 def _few_threads():
@@ -55,3 +25,14 @@ def toy_model() -> dict:
 def images() -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(3, 3, 32, 32, generator=generator)
+
+
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory):
+    """A folder of 16 small images without labels."""
+    root = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / f'{i:02}.png'), cv2.resize(coarse, (48, 48)))
+    return str(root)

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from dmae_mm.files import CannotWrite, remove_leftovers, write_whole
+from dmae_mm.files import (CannotWrite, check_place, remove_leftovers,
+                           write_whole)
 
 
 def test_a_file_replaces_another(tmp_path):
@@ -35,6 +36,8 @@ def test_what_fails_changes_nothing(tmp_path):
             file.write('new')
         raise KeyError
     assert path.read_text() == 'old'
+    with pytest.raises(KeyError), write_whole(str(tmp_path / 'b' / 'c' / 'd')):
+        raise KeyError
     assert os.listdir(tmp_path) == ['a.txt']
 
 
@@ -74,3 +77,13 @@ def _umask() -> int:
     value = os.umask(0)
     os.umask(value)
     return value
+
+
+def test_a_place_is_tried_without_making_anything(tmp_path):
+    check_place(str(tmp_path / 'new' / 'folder' / 'a'))
+    (tmp_path / 'file').touch()
+    with pytest.raises(CannotWrite, match='file/a cannot be written: Not a '):
+        check_place(str(tmp_path / 'file' / 'a'))
+    with pytest.raises(IsADirectoryError, match='is a folder. Give the name'):
+        check_place(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

@@ -8,7 +8,7 @@ from typing import List
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 SOME = '.[mm,quickstart]'
 ALL = '.[mm,mim,mmdet,mmseg,quickstart,report,shards,test]'

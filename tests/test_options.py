@@ -1,6 +1,7 @@
 import pytest
 
-from dmae_mm.options import is_finite_number, reject_unknown_options
+from dmae_mm.options import (is_finite_number, legal_options,
+                             reject_unknown_options, unknown_options)
 
 
 @reject_unknown_options
@@ -34,6 +35,31 @@ def test_a_class_without_options():
     hook()
     with pytest.raises(TypeError, match='interval=3. Its options are: none'):
         hook(interval=3)
+
+
+def test_legal_options_of_the_bases_that_options_are_handed_to():
+    class Third(Derived):
+
+        def __init__(self, colour, **kwargs):
+            super().__init__(**kwargs)
+
+    assert legal_options(Third) == ['colour', 'size', 'depth']
+
+
+def test_what_takes_any_option():
+    class Any:
+
+        def __init__(self, size, **kwargs):
+            pass
+
+    for made_by in (Any, lambda size, **kwargs: None):
+        assert legal_options(made_by) is None
+        assert unknown_options(made_by, dict(sise=1)) == ''
+
+
+def test_close_options_come_first():
+    assert unknown_options(Base, dict(deph=3)) == (
+        'Base has no option deph=3. Its options are: depth, size.')
 
 
 def test_missing_ones_are_still_pythons_error():

@@ -11,8 +11,8 @@ from typing import List
 import pytest
 from packaging.requirements import Requirement
 
-from tests.conftest import ROOT
-from tests.tools.test_train import run, write_toy_run
+from tests.toys.models import ROOT
+from tests.toys.runs import launch, write_toy_run
 
 # What runs in the environment of the wheel, from a folder of its own.
 PROBE = """
@@ -59,7 +59,7 @@ def wheel(tmp_path_factory) -> Path:
         ignore=shutil.ignore_patterns('.*', '__pycache__', '*.egg-info',
                                       'work_dirs', 'data'))
     before = source_files(checkout)
-    run([
+    launch([
         sys.executable, '-c', 'from setuptools import build_meta; '
         f'build_meta.build_sdist({str(folder)!r})'
     ], checkout)
@@ -68,11 +68,11 @@ def wheel(tmp_path_factory) -> Path:
         '--no-build-isolation', '--wheel-dir', folder
     ]
     sdist, = folder.glob('*.tar.gz')
-    run([*pip_wheel, sdist], folder)
+    launch([*pip_wheel, sdist], folder)
     wheel, = folder.glob('*.whl')
     from_sdist = zipfile.ZipFile(wheel).namelist()
     wheel.unlink()
-    run([*pip_wheel, checkout], folder)
+    launch([*pip_wheel, checkout], folder)
     assert zipfile.ZipFile(wheel).namelist() == from_sdist
     # Nothing is left in the checkout, where `mim` would find it.
     assert source_files(checkout) == before
@@ -124,9 +124,10 @@ def test_wheel_works_alone(wheel, tmp_path):
     the .pth files there, so an editable dmae_mm in it stays out of sight.
     """
     environment = tmp_path / 'environment'
-    run([sys.executable, '-m', 'venv', '--without-pip', environment], tmp_path)
+    launch([sys.executable, '-m', 'venv', '--without-pip', environment],
+           tmp_path)
     python = environment / 'bin' / 'python'
-    run([
+    launch([
         sys.executable, '-m', 'pip', '--python', python, 'install',
         '--no-deps', wheel
     ], tmp_path)
@@ -136,17 +137,17 @@ def test_wheel_works_alone(wheel, tmp_path):
     (site_packages / 'borrowed.pth').write_text('\n'.join(
         [*borrowed, 'import _distutils_hack; _distutils_hack.add_shim()']))
 
-    output = run([python, '-c', PROBE.format(root=str(ROOT))], tmp_path)
+    output = launch([python, '-c', PROBE.format(root=str(ROOT))], tmp_path)
     assert int(output.split(' configs')[0].split()[-1]) > 0
 
-    output = run([
+    output = launch([
         python, '-m', 'mim', 'search', 'dmae_mm', '--model', 'dmae', '--field',
         'published_top_1_accuracy', 'published_by'
     ], tmp_path)
     assert 'vit-b_dmae-mask95_in1k' in output and '83.6' in output
 
     config = write_toy_run(tmp_path / 'run')
-    output = run([
+    output = launch([
         python, '-m', 'mim', 'train', 'dmae_mm', config, '--work-dir', 'out',
         '--cfg-options', 'train_cfg.max_epochs=1'
     ], tmp_path / 'run')
@@ -156,7 +157,7 @@ def test_wheel_works_alone(wheel, tmp_path):
 
 def test_importing_needs_no_more_than_the_requirements():
     """An import of what only an extra installs would break plain installs."""
-    extras = ['mim', 'sklearn', 'skimage', 'hypothesis', 'pytest']
+    extras = ['mim', 'plotly', 'sklearn', 'skimage', 'hypothesis', 'pytest']
     code = (f'import sys; sys.modules.update(dict.fromkeys({extras}, None)); '
             'import dmae_mm')
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

@@ -21,9 +21,12 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     sys.path.insert(0, ROOT)
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
-from dmae_mm.engine.replay import Replay, pick_device  # noqa: E402
+import torch  # noqa: E402
+from dmae_mm.engine.replay import Replay  # noqa: E402
 from dmae_mm.engine.step_dump import read_dump  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
+from dmae_mm.host import read_config  # noqa: E402
+from mmengine.config import DictAction  # noqa: E402
+from mmengine.device import get_device  # noqa: E402
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -40,18 +43,15 @@ def main(argv: Optional[List[str]] = None) -> int:
         metavar='KEY=VALUE',
         help='change the config, for example optim_wrapper.dtype=float32')
     args = parser.parse_args(argv)
-    if not osp.isfile(args.config):
-        parser.error(f'there is no config {args.config!r}')
     try:
+        cfg = read_config(args.config, args.cfg_options)
         dump = read_dump(args.dump)
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options)
-        device, name = pick_device()
+        device = torch.device(get_device())
+        name = (torch.cuda.get_device_name()
+                if device.type == 'cuda' else device.type)
         print(f'Iteration {dump["iter"]}, epoch {dump["epoch"]}, rank '
               f'{dump["rank"]} of {dump["world_size"]}, on {name}. '
-              f'{len(dump["images"])} images:')
-        for path in dump['images']:
-            print(f'    {path}')
+              f'{len(dump["images"])} images:', *dump['images'], sep='\n    ')
         if ('cuda' in dump['random_state']) != (device.type == 'cuda'):
             print('WARNING: the run was on another kind of device: other '
                   'random numbers are drawn there, for masks as well.')

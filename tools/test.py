@@ -16,10 +16,9 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
 import mmpretrain  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
 
-from dmae_mm.launch import (LaunchError, missing_files,  # noqa: E402
-                            readable_options)
+from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
+from dmae_mm.launch import missing_files  # noqa: E402
 
 
 def check_files() -> None:
@@ -29,28 +28,19 @@ def check_files() -> None:
     parser.add_argument('config', nargs='?')
     parser.add_argument('checkpoint', nargs='?')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={})
-    try:
-        args, others = parser.parse_known_args()
-        readable_options(args.cfg_options)
-    except RecursionError:  # DictAction on dict(KEY=VALUE)
-        parser.error('--cfg-options: a dict cannot be given as one value')
-    except LaunchError as error:
-        parser.error(str(error))
-    except ValueError as error:  # DictAction on an argument without `=`
-        parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
+        '--cfg-options', nargs='+', action=ConfigOptions, default={})
+    args, others = parser.parse_known_args()
     if args.checkpoint is None or {'-h', '--help'} & {*others}:
         return  # mmpretrain's script explains itself
     problems = []
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         problems.append(f'there is no checkpoint {args.checkpoint!r}')
-    if not osp.isfile(args.config):
-        problems.append(f'there is no config {args.config!r}')
-    else:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg = read_config(args.config, args.cfg_options)
         problems += missing_files(
             cfg, ('test_dataloader', ), checkpoints=False)
+    except (FileNotFoundError, ValueError) as error:
+        problems.append(str(error))
     if problems:
         parser.error('\n- '.join(['this cannot be evaluated:', *problems]))
 

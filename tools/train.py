@@ -18,13 +18,14 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     sys.path.insert(0, ROOT)
 
 import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
 
 from dmae_mm.engine.work_dir import sole_run  # noqa: E402
-from dmae_mm.launch import (LAUNCHER_VARIABLES, LaunchError,  # noqa: E402
-                            Preflight, adapt_to_cpu, complete_config,
-                            readable_options, start, static_problems)
+from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
+from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
+                            complete_config, preflight, start,
+                            static_problems)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, for example train_dataloader.batch_size=32; '
@@ -87,22 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    try:
-        args = parser.parse_args()
-        readable_options(args.cfg_options)
-    except RecursionError:  # DictAction on dict(KEY=VALUE)
-        parser.error('--cfg-options: a dict cannot be given as one value. '
-                     'Give its keys one by one, as in model.teacher.type=NAME '
-                     'model.teacher.KEY=VALUE')
-    except LaunchError as error:
-        parser.error(str(error))
-    except ValueError as error:  # DictAction on an argument without `=`
-        parser.error(f'--cfg-options takes KEY=VALUE pairs ({error})')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-
-    if not osp.isfile(args.config):
-        parser.error(f'there is no config {args.config!r}')
+def check_args(parser: argparse.ArgumentParser,
+               args: argparse.Namespace) -> None:
+    """Refuse what cannot work, before the config is read."""
     if (args.resume not in (None, 'auto') and '://' not in args.resume
             and not osp.isfile(args.resume)):
         parser.error(f'there is no checkpoint {args.resume!r} to resume from')
@@ -118,17 +106,15 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
                 f'--launcher {args.launcher} expects the environment variable '
                 f'{name}, which the launcher sets for each process: start '
                 'with tools/dist_train.sh or tools/slurm_train.sh')
-    return args
 
 
 def load_config(parser: argparse.ArgumentParser,
                 args: argparse.Namespace) -> Config:
     """Read the config and write the command line's options into it."""
-    try:  # anything can go wrong in a config: it is Python
-        cfg = Config.fromfile(args.config)
-    except Exception as error:
-        parser.error(f'the config {args.config!r} cannot be read '
-                     f'({type(error).__name__}: {error})')
+    try:
+        cfg = read_config(args.config)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -159,26 +145,24 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
     parser.error(f'{args.config}: {message}')
 
 
-def check_work_dir(parser: argparse.ArgumentParser, work_dir: str) -> None:
-    """Find out now, not when the first checkpoint is written."""
-    try:
-        os.makedirs(work_dir, exist_ok=True)
-        tempfile.TemporaryFile(dir=work_dir).close()
-    except OSError as error:
-        parser.error(f'cannot write to the work dir {work_dir!r}: {error}')
-
-
 def main() -> None:
     parser = build_parser()
-    args = parse_args(parser)
+    args = parser.parse_args()
+    check_args(parser, args)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(parser, args)
     if not args.check:
         refuse(parser, args, static_problems(cfg))
-        check_work_dir(parser, cfg.work_dir)
+        try:  # now, not when the first checkpoint is written
+            os.makedirs(cfg.work_dir, exist_ok=True)
+            tempfile.TemporaryFile(dir=cfg.work_dir).close()
+        except OSError as error:
+            parser.error(f'cannot write to the work dir {cfg.work_dir!r}: '
+                         f'{error}')
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
     if args.check:
-        sys.exit(0 if Preflight(cfg).run() else 1)
+        sys.exit(0 if preflight(cfg) else 1)
     rank, *_ = LAUNCHER_VARIABLES.get(args.launcher, ('', ))
     with sole_run(cfg, main_process=os.environ.get(rank, '0') == '0'):
         start(cfg)

@@ -14,11 +14,6 @@ model = dict(
         'vit-base-p16_ft-8xb128-coslr-100e_in1k/'
         'vit-base-p16_ft-8xb128-coslr-100e_in1k_20220825-cf70aa21.pth'),
     logit_loss=None,
-    # As in configs/_base_/models/dmae_vit-p16.py.
-    aligned_layers=[(0.75, 0.75)],
-    distill_neck=dict(type='FeatureProjectionNeck', projector='linear'),
-    distill_loss=dict(
-        type='FeatureAlignmentLoss',
-        criterion='L1',
-        normalize=True,
-        loss_weight=1.0))
+    # As in configs/_base_/models/dmae_vit-p16.py, of which projector and
+    # criterion are the defaults.
+    aligned_layers=[(0.75, 0.75)])

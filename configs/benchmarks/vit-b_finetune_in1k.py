@@ -1,10 +1,5 @@
 # Fine-tune a pre-trained ViT-B on ImageNet. Needs
 # --cfg-options model.backbone.init_cfg.checkpoint=/path/of/epoch_100.pth
-_base_ = [
-    '../_base_/models/vit-p16_finetune.py',
-    '../_base_/datasets/imagenet_finetune.py',
-    '../_base_/schedules/finetune_100e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './vit-s_finetune_in1k.py'
 
 model = dict(backbone=dict(arch='b'), head=dict(in_channels=768))

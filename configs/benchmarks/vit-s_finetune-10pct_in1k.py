@@ -5,7 +5,7 @@
 # Needs --cfg-options model.backbone.init_cfg.checkpoint=/path/of/epoch_100.pth
 # Our choice, not the paper's: schedule and batch size are those for all
 # labels, which makes 12,500 steps of 1024 images.
-_base_ = 'vit-s_finetune_in1k.py'
+_base_ = './vit-s_finetune_in1k.py'
 
 train_dataloader = dict(
     dataset=dict(

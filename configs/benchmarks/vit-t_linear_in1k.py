@@ -1,11 +1,6 @@
 # Linear probe of a frozen, pre-trained ViT-T on ImageNet. Needs
 # --cfg-options model.backbone.init_cfg.checkpoint=/path/of/epoch_100.pth
-_base_ = [
-    '../_base_/models/vit-p16_linear.py',
-    '../_base_/datasets/imagenet_linear.py',
-    '../_base_/schedules/linear_90e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './vit-s_linear_in1k.py'
 
 model = dict(
     backbone=dict(arch='deit-t'),

@@ -9,8 +9,8 @@ _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
+    '../_base_/detection.py',
 ]
-custom_imports = dict(imports=['dmae_mm'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(
@@ -21,12 +21,7 @@ model = dict(
         patch_size=16,
         out_type='featmap',
         drop_path_rate=0.1,
-        # No such file: training stops until
-        # --cfg-options model.backbone.init_cfg.checkpoint=... names one.
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='PATH_OF_THE_PRETRAINED_CHECKPOINT',
-            prefix='backbone.')),
+        init_cfg={{_base_.pretrained}}),
     # Strides 16, 32 and 64, the latter two by pooling.
     neck=dict(in_channels=[384], num_outs=3),
     rpn_head=dict(
@@ -47,22 +42,6 @@ train_dataloader = dict(
         *_base_.train_pipeline,  # noqa: F821
     ]))
 
-optim_wrapper = dict(
-    _delete_=True,
-    type='AmpOptimWrapper',
-    optimizer=dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
-    constructor='BackboneLayerDecayConstructor',
-    paramwise_cfg=dict(
-        layer_decay_rate=0.7,
-        norm_decay_mult=0.,
-        custom_keys={
-            '.cls_token': dict(decay_mult=0.),
-            '.pos_embed': dict(decay_mult=0.)
-        }))
-
-custom_hooks = [
-    dict(type='mmpretrain.ExactResumeHook'),
-    dict(type='mmpretrain.PretrainedBackboneHook')
-]
-randomness = dict(seed=0, diff_rank_seed=True)
+optim_wrapper = dict(_delete_=True, **_base_.layer_decay)  # noqa: F821
+default_hooks = dict(
+    checkpoint=dict(type='mmpretrain.AtomicCheckpointHook'))

@@ -9,8 +9,8 @@
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::common/lsj-100e_coco-instance.py',
+    '../_base_/detection.py',
 ]
-custom_imports = dict(imports=['dmae_mm'], allow_failed_imports=False)
 
 image_size = (1024, 1024)
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
@@ -25,12 +25,7 @@ model = dict(
         img_size=1024,
         patch_size=16,
         drop_path_rate=0.1,
-        # No such file: training stops until
-        # --cfg-options model.backbone.init_cfg.checkpoint=... names one.
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='PATH_OF_THE_PRETRAINED_CHECKPOINT',
-            prefix='backbone.')),
+        init_cfg={{_base_.pretrained}}),
     neck=dict(
         _delete_=True,
         type='SimpleFeaturePyramid',
@@ -63,16 +58,7 @@ test_pipeline = [
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(
-    _delete_=True,
-    type='AmpOptimWrapper',
-    optimizer=dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
-    constructor='BackboneLayerDecayConstructor',
-    paramwise_cfg=dict(
-        layer_decay_rate=0.7,
-        norm_decay_mult=0.,
-        custom_keys={'.pos_embed': dict(decay_mult=0.)}))
+optim_wrapper = dict(_delete_=True, **_base_.layer_decay)  # noqa: F821
 # 25 epochs of 4 passes each; lower rates from 88% and 96% on.
 param_scheduler = [
     dict(
@@ -85,9 +71,5 @@ param_scheduler = [
         milestones=[22, 24],
         gamma=0.1)
 ]
-
-custom_hooks = [
-    dict(type='mmpretrain.ExactResumeHook'),
-    dict(type='mmpretrain.PretrainedBackboneHook')
-]
-randomness = dict(seed=0, diff_rank_seed=True)
+default_hooks = dict(
+    checkpoint=dict(type='mmpretrain.AtomicCheckpointHook'))

@@ -93,5 +93,5 @@ test_cfg = dict()
 log_processor = dict(by_epoch=True)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20),
-    checkpoint=dict(type='CheckpointHook', interval=20))
+    checkpoint=dict(type='mmpretrain.AtomicCheckpointHook', interval=20))
 randomness = dict(seed=0)

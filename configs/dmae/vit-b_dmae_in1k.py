@@ -1,10 +1,5 @@
 # ViT-B learns from the ViT-L that MAE pre-trained for 1600 epochs.
-_base_ = [
-    '../_base_/models/dmae_vit-p16.py',
-    '../_base_/datasets/image_folder.py',
-    '../_base_/schedules/pretrain_100e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './vit-s_dmae_in1k.py'
 
 model = dict(
     backbone=dict(arch='b'),

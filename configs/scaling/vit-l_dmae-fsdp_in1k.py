@@ -1,7 +1,7 @@
 # A student as large as the paper's largest teacher, ViT-L, learns from ViT-H,
 # both sharded over 16 GPUs: 16 x 64 images x 4 accumulated batches.
 _base_ = [
-    '../ablations/vit-b_dmae-teacher-h_in1k.py',
+    '../dmae/vit-b_dmae-teacher-h_in1k.py',
     '../_base_/fsdp.py',
 ]
 

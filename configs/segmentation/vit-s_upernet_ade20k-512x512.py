@@ -70,6 +70,8 @@ param_scheduler = [
 
 train_dataloader = dict(batch_size=2)
 
+default_hooks = dict(
+    checkpoint=dict(type='mmpretrain.AtomicCheckpointHook'))
 randomness = dict(seed=0, diff_rank_seed=True)
 # For --auto-scale-lr.
 auto_scale_lr = dict(base_batch_size=16, enable=False)

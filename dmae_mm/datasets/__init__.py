@@ -5,6 +5,8 @@ with contextlib.redirect_stdout(io.StringIO()):
     # It prints that an optional package, OneDL, is not installed.
     import mmpretrain.datasets  # noqa: F401
 
+from .balanced_subset import (balanced_subset, class_images,  # noqa: E402
+                              write_list)
 from .class_folders import EXTENSIONS, read_class_folders  # noqa: E402
 from .image_subset import ImageSubset  # noqa: E402
 from .seeded_sampler import SeededSampler  # noqa: E402
@@ -16,5 +18,6 @@ from .transforms import (BadImageError, FastRandomResizedCrop,  # noqa: E402
 __all__ = [
     'BadImageError', 'EXTENSIONS', 'FastRandomResizedCrop', 'ImageSubset',
     'LoadImageOrSkip', 'SeedSample', 'SeededIndex', 'SeededSampler',
-    'ShardDataset', 'ShardSampler', 'read_class_folders'
+    'ShardDataset', 'ShardSampler', 'balanced_subset', 'class_images',
+    'read_class_folders', 'write_list'
 ]

@@ -7,6 +7,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.custom import find_folders
 
+from dmae_mm.messages import first_few
+
 # What OpenCV reads, as in configs/_base_/datasets/image_folder.py.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff',
               '.webp')
@@ -50,7 +52,8 @@ def read_class_folders(root: str,
     if empty:
         raise ValueError(
             f'{len(empty)} of the {len(classes)} class folders in {root!r} '
-            f'have no images ({", ".join(EXTENSIONS)}): {_some(empty)}. '
+            f'have no images ({", ".join(EXTENSIONS)}): '
+            f'{first_few(list(map(repr, empty)))}. '
             'Remove these folders, or add images.')
     return dataset
 
@@ -87,11 +90,5 @@ def check_class_folders(root: str) -> Sequence[str]:
 
 
 def _count(names: Sequence[str], what: str) -> str:
-    listed = f' ({_some(names)})' if names else ''
+    listed = f' ({first_few(list(map(repr, names)))})' * bool(names)
     return f'{len(names)} {what}{"s" * (len(names) != 1)}{listed}'
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    more = f' and {len(names) - limit} more' * (len(names) > limit)
-    return ', '.join(map(repr, names[:limit])) + more

@@ -4,6 +4,7 @@ from mmengine.fileio import get_file_backend, list_from_file
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from dmae_mm.messages import first_few
 from dmae_mm.options import reject_unknown_options
 
 from .class_folders import EXTENSIONS, check_class_folders
@@ -97,9 +98,8 @@ class ImageSubset(CustomDataset):
 
     def _refuse(self, problem: str, wrong: Sequence[str]) -> None:
         if wrong:
-            more = ', ...' * (len(wrong) > 3)
             raise ValueError(
                 f'{len(wrong)} lines of {self.ann_file!r} {problem}: '
-                f'{", ".join(map(repr, wrong[:3]))}{more}. The list does not '
+                f'{first_few(list(map(repr, wrong)), 3)}. The list does not '
                 f'belong to the folder {self.img_prefix!r}, or was changed: '
                 'write it anew with tools/make_subset.py.')

@@ -1,6 +1,8 @@
 """The pipelines of a data set."""
 from typing import Any, List
 
+from .transforms import LoadImageOrSkip
+
 
 def pipelines_of(dataset: Any) -> List[list]:
     """The lists of transforms of a data set, looking through wrappers.
@@ -25,3 +27,21 @@ def pipelines_of(dataset: Any) -> List[list]:
     transforms = getattr(
         getattr(dataset, 'pipeline', None), 'transforms', None)
     return [] if transforms is None else [transforms]
+
+
+def let_skip(dataset: Any) -> List[list]:
+    """Tell the pipelines of a data set to skip broken images.
+
+    Args:
+        dataset: As of :func:`pipelines_of`.
+
+    Returns:
+        List[list]: The transforms of each pipeline that will skip.
+    """
+    skipping = []
+    for transforms in pipelines_of(dataset):
+        for transform in transforms:
+            if isinstance(transform, LoadImageOrSkip):
+                transform.skip = True
+                skipping.append(transforms)
+    return skipping

@@ -1,5 +1,5 @@
 import itertools
-from typing import Iterator, Optional, Sized
+from typing import Iterator
 
 from mmengine.dataset import DefaultSampler
 from mmpretrain.registry import DATA_SAMPLERS
@@ -29,13 +29,7 @@ class SeededSampler(DefaultSampler):
             have the same number. Defaults to True.
     """
 
-    def __init__(self,
-                 dataset: Sized,
-                 shuffle: bool = True,
-                 seed: Optional[int] = None,
-                 round_up: bool = True) -> None:
-        super().__init__(dataset, shuffle, seed, round_up)
-        self._skipped = 0
+    _skipped = 0  # samples used before
 
     def skip(self, num_samples: int) -> None:
         """Let the next iterator begin behind samples already used.
@@ -49,5 +43,8 @@ class SeededSampler(DefaultSampler):
         skipped, self._skipped = self._skipped, 0
         seed, epoch = self.seed, self.epoch
         return (SeededIndex(index, seed, epoch)
-                for index in itertools.islice(super().__iter__(), skipped,
-                                              None))
+                for index in itertools.islice(self._order(), skipped, None))
+
+    def _order(self) -> Iterator[int]:
+        """The samples of this process in this epoch, all of them."""
+        return super().__iter__()

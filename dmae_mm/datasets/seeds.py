@@ -79,6 +79,5 @@ def seed_sample(seed: int) -> None:
 
 def seed_step(seed: int) -> None:
     """Seed all generators that a training step draws from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    seed_sample(seed)
     torch.manual_seed(seed)

@@ -1,6 +1,6 @@
 from .hooks import TeacherHook
-from .loops import ResumableTrainLoop
 from .optimizers import BackboneLayerDecayConstructor
+from .resumable_train_loop import ResumableTrainLoop
 from .strategies import FullyShardedStrategy
 
 __all__ = [

@@ -1,6 +1,8 @@
 """Run a dumped training step again, and find where it goes wrong."""
 import contextlib
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import functools
+import math
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 import torch.nn as nn
@@ -10,7 +12,7 @@ from mmengine.runner import set_random_seed
 
 from dmae_mm.weights.safe_load import load_without_executing
 
-from .step_dump import set_random_state, unplain
+from .step_dump import set_random_state
 
 
 class Replay:
@@ -36,8 +38,7 @@ class Replay:
             raise ValueError('The dump holds no batch, because its data '
                              'samples have no plain form: the step cannot be '
                              f'repeated. Its images: {dump["images"]}')
-        self.dump, self.device, self.say = dump, device, say
-        self.cfg = cfg
+        self.cfg, self.dump, self.device, self.say = cfg, dump, device, say
         self.model = self._build().to(device).train()
         self.first_bad: Optional[str] = None
         self.first_bad_gradient: Optional[str] = None
@@ -56,15 +57,14 @@ class Replay:
             if teacher.fingerprint() != dump['teacher']:
                 self.say('WARNING: this teacher is not the one of the run: '
                          f'{teacher.checkpoint!r} has changed.')
-        weights = dump['weights']
+        weights, path = dump['weights'], dump['checkpoint']
         if weights is None:
-            if dump['checkpoint'] is None:
+            if path is None:
                 raise ValueError('The dump holds no weights, and there was no '
                                  'checkpoint yet: nothing can be repeated.')
-            self.say('The dump holds no weights. Those of '
-                     f'{dump["checkpoint"]} are taken, of an earlier step.')
-            weights = load_without_executing(
-                dump['checkpoint'], dump['checkpoint'])['state_dict']
+            self.say(f'The dump holds no weights. Those of {path} are taken, '
+                     'of an earlier step.')
+            weights = load_without_executing(path, path)['state_dict']
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -79,10 +79,8 @@ class Replay:
             bool: Whether the losses are the same as in the run: equal, or not
             finite in both.
         """
-        spoiled = [
-            name for name, weight in self.model.state_dict().items()
-            if weight.is_floating_point() and not _is_finite(weight)
-        ]
+        spoiled = [name for name, weight in self.model.state_dict().items()
+                   if not _is_finite(weight)]
         if spoiled:
             self.say(f'{len(spoiled)} weights are not finite before the step, '
                      f'the first is {spoiled[0]}. An earlier step with a '
@@ -90,31 +88,20 @@ class Replay:
                      'learning rate. Repeat that step, or start again from a '
                      'checkpoint, with clip_grad or a lower learning rate.')
         set_random_state(self.dump['random_state'])
-        with self._watched(), _autocast(self.cfg, self.device):
+        with _autocast(self.cfg.optim_wrapper, self.device):
             # Transforms of the device may be random as well.
-            data = self.model.data_preprocessor(
-                unplain(self.dump['batch']), True)
-            images = data['inputs']
-            for tensor in _tensors(images):
-                if not _is_finite(tensor):
-                    self.say('The images are not finite after the data '
-                             'preprocessor.')
+            data = self.model.data_preprocessor(self.dump['batch'], True)
+            if not all(map(_is_finite, _tensors(data['inputs']))):
+                self.say('The images are not finite after the data '
+                         'preprocessor.')
+            self._watch()
             losses = self.model(**data, mode='loss')
             total, terms = self.model.parse_losses(losses)
-            self.say(f'{"":24} repeated      in the run')
-            same = True
-            for name, value in terms.items():
-                now, then = float(value.detach()), self.dump['terms'].get(name)
-                equal = now == then or not (_finite_number(now)
-                                            or _finite_number(then))
-                same &= equal
-                self.say(f'{name:24} {now:<13.7g} '
-                         f'{"-" if then is None else format(then, ".7g")}'
-                         f'{"" if equal else "   differs"}')
+        same = self._compare(terms)
         if self.first_bad:
             self.say(f'The first that is not finite: {self.first_bad}'
                      f'{self._largest_weight()}')
-        elif not bool(torch.isfinite(total)):
+        elif not _is_finite(total):
             self.say('Every module gives finite outputs: the loss itself, or '
                      'what is computed between modules, is not finite.')
         else:
@@ -123,84 +110,75 @@ class Replay:
                  'The losses differ from those of the run.')
         return same
 
+    def _compare(self, terms: Dict[str, torch.Tensor]) -> bool:
+        """Print the losses beside those of the run: are they the same?"""
+        self.say(f'{"":24} repeated      in the run')
+        same = True
+        for name, value in terms.items():
+            now, then = value.item(), self.dump['terms'].get(name)
+            equal = then is not None and (
+                now == then or not (math.isfinite(now) or math.isfinite(then)))
+            same &= equal
+            then = '-' if then is None else f'{then:.7g}'
+            self.say(f'{name:24} {now:<13.7g} {then}' +
+                     '   differs' * (not equal))
+        return same
+
     def _largest_weight(self) -> str:
         """What shows a training that has exploded; '' without weights."""
-        sizes = {
-            name: _largest(weight)
-            for name, weight in self.model.named_parameters()
-            if weight.numel() and _is_finite(weight)
-        }
+        sizes = [(_largest(weight), name)
+                 for name, weight in self.model.named_parameters()
+                 if weight.numel() and _is_finite(weight)]
         if not sizes:
             return ''
-        name = max(sizes, key=sizes.get)
-        return f'; the largest finite weight is {sizes[name]:.2g}, in {name}'
+        size, name = max(sizes)
+        return f'; the largest finite weight is {size:.2g}, in {name}'
 
     def _backward(self, total: torch.Tensor) -> None:
         self.say('The losses are finite. Their gradients:')
-        try:
-            with torch.autograd.detect_anomaly():
-                total.backward()
-        except RuntimeError as error:
-            self.say(f'    {str(error).splitlines()[0]}')
-            bad = None  # those of the parameters are incomplete
-        else:
-            bad = [
-                name for name, parameter in self.model.named_parameters()
-                if parameter.grad is not None
-                and not _is_finite(parameter.grad)
-            ]
+        total.backward()
         if self.first_bad_gradient:
             self.say('    The first that is not finite: at the output of '
                      f'{self.first_bad_gradient}')
-        if bad is not None:
-            self.say(f'    {len(bad)} parameters have gradients that are not '
-                     'finite' + (f', the last is {bad[-1]}' if bad else ''))
+        bad = [name for name, weight in self.model.named_parameters()
+               if weight.grad is not None and not _is_finite(weight.grad)]
+        self.say(f'    {len(bad)} parameters have gradients that are not '
+                 'finite' + (f', the last is {bad[-1]}' if bad else ''))
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Look at what goes into and comes out of each module.
+    def _watch(self) -> None:
+        """Have :meth:`_look` called behind each module.
 
-        A module that contains others is called back after them, so the first
-        one is the innermost.
+        For one that contains others, this is after them: what it finds first
+        is the innermost.
         """
-        modules = [(name, module)
-                   for name, module in self.model.named_modules()
-                   if not name.startswith('data_preprocessor')]
+        modules = dict(self.model.named_modules())
         teacher = getattr(self.model, 'teacher', None)
         if teacher is not None:  # not among the modules
-            modules += teacher.named_modules(prefix='teacher')
-        handles = [
-            module.register_forward_hook(self._watch(name or 'the model'))
-            for name, module in modules
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            modules.update(teacher.named_modules(prefix='teacher'))
+        for name, module in modules.items():
+            module.register_forward_hook(
+                functools.partial(self._look, name or 'the model'))
 
-    def _watch(self, name: str) -> Callable:
-
-        def look(module: nn.Module, args: tuple, output: Any) -> None:
-            for tensor in _tensors(output):
-                if self.first_bad is None and not _is_finite(tensor):
-                    self.first_bad = (
-                        f'the output of {name} ({type(module).__name__}), '
-                        f'whose input is {_extent(args)}')
-                if tensor.requires_grad:
-                    tensor.register_hook(look_back)
+    def _look(self, name: str, module: nn.Module, args: tuple,
+              output: Any) -> None:
+        name = f'{name} ({type(module).__name__})'
 
         def look_back(gradient: torch.Tensor) -> None:
             if self.first_bad_gradient is None and not _is_finite(gradient):
                 self.first_bad_gradient = name
 
-        return look
+        for tensor in _tensors(output):
+            if self.first_bad is None and not _is_finite(tensor):
+                self.first_bad = (f'the output of {name}, whose input is '
+                                  f'{_extent(args)}')
+            if tensor.requires_grad:
+                tensor.register_hook(look_back)
 
 
 def _tensors(value: Any) -> List[torch.Tensor]:
-    """All tensors of floating-point numbers in a module's output."""
+    """All tensors in what goes into or comes out of a module."""
     if isinstance(value, torch.Tensor):
-        return [value] if value.is_floating_point() else []
+        return [value]
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -210,12 +188,12 @@ def _tensors(value: Any) -> List[torch.Tensor]:
 
 def _extent(args: tuple) -> str:
     """How large a module's input is."""
-    parts = [tensor for tensor in _tensors(args) if tensor.numel()]
-    if not all(_is_finite(tensor) for tensor in parts):
+    parts = [tensor for tensor in _tensors(args)
+             if tensor.is_floating_point() and tensor.numel()]
+    if not all(map(_is_finite, parts)):
         return 'not finite'
-    if not parts:
-        return 'finite'
-    return f'finite, up to {max(map(_largest, parts)):.2g}'
+    return 'finite' + (
+        f', up to {max(map(_largest, parts)):.2g}' if parts else '')
 
 
 def _largest(tensor: torch.Tensor) -> float:
@@ -223,26 +201,14 @@ def _largest(tensor: torch.Tensor) -> float:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(tensor).all())  # integers are
 
 
-def _finite_number(value: Optional[float]) -> bool:
-    return value is not None and value - value == 0
-
-
-def _autocast(cfg: Config, device: torch.device) -> Any:
+def _autocast(optim_wrapper: dict, device: torch.device) -> Any:
     """The precision of the run's optimizer wrapper."""
-    optim_wrapper = cfg.optim_wrapper
     if not str(optim_wrapper.get('type')).endswith('AmpOptimWrapper'):
         return contextlib.nullcontext()
     dtype = optim_wrapper.get('dtype') or 'float16'
     return torch.autocast(
         device.type,
         dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-
-
-def pick_device() -> Tuple[torch.device, str]:
-    """The first accelerator, or else the CPU, and its name."""
-    if torch.cuda.is_available():
-        return torch.device('cuda', 0), torch.cuda.get_device_name(0)
-    return torch.device('cpu'), 'CPU'

@@ -16,8 +16,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
-from .checkpoint_files import (NO_SPACE, CannotWrite, check_before_resuming,
-                               explained, write_atomically)
+from dmae_mm.files import NO_SPACE, CannotWrite, explained
+
+from .checkpointing import ADVICE, check_before_resuming, write_run_file
 
 LOCK = '.run.lock'
 HOLDER = '.run.json'
@@ -69,29 +70,16 @@ def lock_work_dir(work_dir: str) -> None:
         host=socket.gethostname(),
         pid=os.getpid(),
         since=time.strftime('%Y-%m-%d %H:%M:%S'))
-    write_atomically(osp.join(work_dir, HOLDER), json.dumps(holder).encode())
-
-
-def unlock_work_dir(work_dir: str) -> None:
-    """Let others train in a work dir that this process has locked."""
-    lock = _held.pop(osp.realpath(work_dir), None)
-    if lock is not None:
-        lock.release()
-
-
-def _holder(work_dir: str) -> dict:
-    try:
-        with open(osp.join(work_dir, HOLDER)) as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return {}
+    write_run_file(osp.join(work_dir, HOLDER), json.dumps(holder).encode())
 
 
 def _in_use(work_dir: str) -> WorkDirInUse:
-    holder = _holder(work_dir)
-    who = (f'process {holder["pid"]} on {holder["host"]} has been training '
-           f'there since {holder["since"]}' if holder else
-           'another process is training there')
+    who = 'another process is training there'
+    with contextlib.suppress(OSError, ValueError):
+        with open(osp.join(work_dir, HOLDER)) as file:
+            holder = json.load(file)
+        who = (f'process {holder["pid"]} on {holder["host"]} has been '
+               f'training there since {holder["since"]}')
     return WorkDirInUse(
         f'The work dir {work_dir} is in use: {who}. Two runs would overwrite '
         "each other's checkpoints. Give this one another place (--work-dir), "
@@ -117,21 +105,17 @@ def sole_run(cfg: Config, main_process: bool = True) -> Iterator[None]:
     """
     try:
         prepare_work_dir(cfg, main_process)
-        refused = False
     except (WorkDirInUse, ValueError) as error:
-        refused = f'error: {error}'
-    if refused:
-        sys.exit(refused)
+        sys.exit(f'error: {error}')
     try:
         yield
-    except CannotWrite as error:
-        sys.exit(f'error: {error.strerror}')
     except OSError as error:
-        if error.errno not in (*NO_SPACE, errno.EROFS):
-            raise
-        # A log, for example.
-        where = error.filename or cfg.work_dir
-        sys.exit(f'error: {explained(error, where).strerror}')
+        if not isinstance(error, CannotWrite):
+            if error.errno not in (*NO_SPACE, errno.EROFS):
+                raise
+            # A log, for example.
+            error = explained(error, error.filename or cfg.work_dir, ADVICE)
+        sys.exit(f'error: {error.strerror}')
 
 
 def prepare_work_dir(cfg: Config, main_process: bool = True) -> None:
@@ -154,20 +138,14 @@ def prepare_work_dir(cfg: Config, main_process: bool = True) -> None:
     if not cfg.get('resume') and cfg.get('load_from') is None:
         cfg.resume = _was_preempted(cfg, main_process)
     if cfg.get('resume'):
-        path = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
-        if path is not None and '://' not in path:
-            check_before_resuming(path)
-    elif main_process:
-        _tell_of_earlier_run(cfg.work_dir)
-
-
-def _tell_of_earlier_run(work_dir: str) -> None:
-    if not osp.isfile(osp.join(work_dir, 'last_checkpoint')):
-        return
-    last = osp.basename(find_latest_checkpoint(work_dir))
-    print(f'WARNING: {work_dir} holds {last} of an earlier run. This one '
-          'begins anew and will write over its checkpoints. To go on with it, '
-          'stop and add --resume; to keep it, choose another --work-dir.')
+        check_before_resuming(cfg.work_dir, cfg.get('load_from'))
+    elif main_process and osp.isfile(
+            osp.join(cfg.work_dir, 'last_checkpoint')):
+        last = osp.basename(find_latest_checkpoint(cfg.work_dir))
+        print(f'WARNING: {cfg.work_dir} holds {last} of an earlier run. This '
+              'one begins anew and will write over its checkpoints. To go on '
+              'with it, stop and add --resume; to keep it, choose another '
+              '--work-dir.')
 
 
 def _was_preempted(cfg: Config, main_process: bool) -> bool:
@@ -178,7 +156,7 @@ def _was_preempted(cfg: Config, main_process: bool) -> bool:
             stopped = json.load(file)
     except FileNotFoundError:
         return False
-    before, now = stopped['config'], comparable_config(cfg)
+    before, now = stopped['config'], _comparable(cfg)
     if before != now:
         changes = [
             line.rstrip() for line in difflib.unified_diff(
@@ -208,23 +186,21 @@ def note_preemption(work_dir: str, cfg: Config, signal: str,
         signal (str): What stopped it.
         iteration (int): Iterations done.
     """
-    content = dict(
-        signal=signal, iter=iteration, config=comparable_config(cfg))
-    write_atomically(
+    content = dict(signal=signal, iter=iteration, config=_comparable(cfg))
+    write_run_file(
         osp.join(work_dir, PREEMPTED),
         json.dumps(content, indent=1).encode())
 
 
 def forget_preemption(work_dir: str) -> None:
     """A run has come to its end: the next start is a new one."""
-    path = osp.join(work_dir, PREEMPTED)
-    if osp.exists(path):
-        os.remove(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(osp.join(work_dir, PREEMPTED))
 
 
-def comparable_config(cfg: Config) -> str:
+def _comparable(cfg: Config) -> str:
     """A config as text, without what may differ where a run goes on."""
-    content = cfg.to_dict()
-    for key in _NOT_COMPARED:
-        content.pop(key, None)
-    return Config(content).pretty_text
+    return Config({
+        key: value
+        for key, value in cfg.to_dict().items() if key not in _NOT_COMPARED
+    }).pretty_text

@@ -1,9 +1,64 @@
 """How similar are the features of two networks? Linear CKA, by minibatches."""
-from typing import Sequence
+from typing import Iterable, Sequence, Tuple
 
 import torch
 
 MIN_EXAMPLES = 4  # below, the unbiased estimator does not exist
+# For each block (G, n, C): G minibatches of n examples.
+BlockOutputs = Sequence[torch.Tensor]
+
+
+def minibatch_cka(
+        features: Iterable[Tuple[BlockOutputs, BlockOutputs]]) -> torch.Tensor:
+    """Linear CKA between all blocks of one network and all of another.
+
+    Nguyen, Raghu and Kornblith, 2021, `Do Wide and Deep Networks Learn the
+    Same Things? <https://arxiv.org/abs/2010.15327>`_: each of the
+    three HSIC is summed over minibatches, then divided,
+
+    .. math:: \\mathrm{CKA} = \\frac{\\sum_i \\mathrm{HSIC}_1(K_i, L_i)}
+              {\\sqrt{\\sum_i \\mathrm{HSIC}_1(K_i, K_i)}
+               \\sqrt{\\sum_i \\mathrm{HSIC}_1(L_i, L_i)}}
+
+    Each estimate of HSIC is unbiased whatever the size of the minibatches is,
+    so that small ones are noisier but not systematically off. An unbiased
+    estimate of something near 0 can be negative, and so can CKA. What is kept
+    are three small matrices, however many examples there are.
+
+    Args:
+        features (Iterable[tuple]): The first network's features, for each of
+            A blocks (G, n, C): G minibatches of n examples; and the second
+            network's, of the same examples, for each of B blocks (G, n, C').
+
+    Returns:
+        torch.Tensor: (A, B), float64.
+
+    Raises:
+        ValueError: If a minibatch has fewer than 4 examples, or if a block's
+            features do not vary, or are not finite.
+    """
+    cross, ours, theirs = torch.zeros(3, 1, dtype=torch.float64)
+    for first, second in features:
+        groups, count, _ = first[0].shape
+        if count < MIN_EXAMPLES:
+            raise ValueError(f'A minibatch of {count} examples is too small '
+                             f'for CKA: it needs at least {MIN_EXAMPLES}.')
+        first, second = (torch.stack([_gram(block) for block in blocks])
+                         for blocks in (first, second))
+        cross = cross + groups * unbiased_hsic(first, second).cpu()
+        ours = ours + groups * _own_hsic(first)
+        theirs = theirs + groups * _own_hsic(second)
+    for owner, kept in (('first', ours), ('second', theirs)):
+        wrong = [
+            index for index, value in enumerate(kept.tolist())
+            if not 0 < value < float('inf')
+        ]
+        if wrong:
+            raise ValueError(
+                f'CKA of the {owner} network is undefined for its blocks '
+                f'{wrong}: their features are constant, not finite, or there '
+                'are too few examples.')
+    return cross / (ours.sqrt()[:, None] * theirs.sqrt())
 
 
 def unbiased_hsic(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -37,80 +92,10 @@ def unbiased_hsic(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return total / (n * (n - 3)) / first.shape[1]
 
 
-class MinibatchCKA:
-    """Linear CKA between all blocks of one network and all of another.
-
-    Nguyen, Raghu and Kornblith, 2021, `Do Wide and Deep Networks Learn the
-    Same Things? <https://arxiv.org/abs/2010.15327>`_: each of the
-    three HSIC is summed over minibatches, then divided,
-
-    .. math:: \\mathrm{CKA} = \\frac{\\sum_i \\mathrm{HSIC}_1(K_i, L_i)}
-              {\\sqrt{\\sum_i \\mathrm{HSIC}_1(K_i, K_i)}
-               \\sqrt{\\sum_i \\mathrm{HSIC}_1(L_i, L_i)}}
-
-    Each estimate of HSIC is unbiased whatever the size of the minibatches is,
-    so that small ones are noisier but not systematically off. An unbiased
-    estimate of something near 0 can be negative, and so can CKA.
-
-    What is kept are three small matrices, however many examples there are.
-
-    Args:
-        first_blocks (int): Blocks of the first network, A.
-        second_blocks (int): Blocks of the second network, B.
-    """
-
-    def __init__(self, first_blocks: int, second_blocks: int) -> None:
-        self._cross = torch.zeros(
-            first_blocks, second_blocks, dtype=torch.float64)
-        self._first = torch.zeros(first_blocks, dtype=torch.float64)
-        self._second = torch.zeros(second_blocks, dtype=torch.float64)
-
-    def update(self, first: Sequence[torch.Tensor],
-               second: Sequence[torch.Tensor]) -> None:
-        """Add minibatches.
-
-        Args:
-            first (Sequence[torch.Tensor]): The first network's features, for
-                each block (G, n, C): G minibatches of n examples.
-            second (Sequence[torch.Tensor]): The second network's, of the same
-                examples, for each block (G, n, C').
-
-        Raises:
-            ValueError: If a minibatch has fewer than 4 examples.
-        """
-        count = first[0].shape[1]
-        if count < MIN_EXAMPLES:
-            raise ValueError(f'A minibatch of {count} examples is too small '
-                             f'for CKA: it needs at least {MIN_EXAMPLES}.')
-        ours, theirs = (torch.stack([_gram(feature) for feature in features])
-                        for features in (first, second))
-        groups = ours.shape[1]
-        self._cross += groups * unbiased_hsic(ours, theirs).cpu()
-        for kept, grams in ((self._first, ours), (self._second, theirs)):
-            for index, gram in enumerate(grams.split(1)):
-                kept[index] += groups * unbiased_hsic(gram, gram).item()
-
-    def result(self) -> torch.Tensor:
-        """CKA of what has been added.
-
-        Returns:
-            torch.Tensor: (A, B), float64.
-
-        Raises:
-            ValueError: If a block's features do not vary, or are not finite.
-        """
-        for owner, kept in (('first', self._first), ('second', self._second)):
-            wrong = [
-                index for index, value in enumerate(kept.tolist())
-                if not 0 < value < float('inf')
-            ]
-            if wrong:
-                raise ValueError(
-                    f'CKA of the {owner} network is undefined for its blocks '
-                    f'{wrong}: their features are constant, not finite, or '
-                    'there are too few examples.')
-        return self._cross / (
-            self._first.sqrt()[:, None] * self._second.sqrt())
+def _own_hsic(grams: torch.Tensor) -> torch.Tensor:
+    """Of each feature space with itself, (A, )."""
+    return torch.cat(
+        [unbiased_hsic(gram, gram)[0] for gram in grams.split(1)]).cpu()
 
 
 def _gram(features: torch.Tensor) -> torch.Tensor:
@@ -121,18 +106,3 @@ def _gram(features: torch.Tensor) -> torch.Tensor:
     features = features.double()
     features = features - features.mean(dim=1, keepdim=True)
     return features @ features.transpose(1, 2)
-
-
-def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
-    """CKA of two sets of features in one minibatch, unbiased as above.
-
-    Args:
-        first (torch.Tensor): (n, C).
-        second (torch.Tensor): Of the same examples, (n, C').
-
-    Returns:
-        float: CKA.
-    """
-    cka = MinibatchCKA(1, 1)
-    cka.update([first[None]], [second[None]])
-    return cka.result().item()

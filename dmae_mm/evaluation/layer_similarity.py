@@ -1,29 +1,135 @@
 """CKA between all blocks of a student and all blocks of its teacher."""
-from dataclasses import dataclass
-from typing import Iterable, List, Sequence, Tuple, Union
+from typing import (Dict, Iterable, Iterator, List, Optional, Sequence, Tuple,
+                    Union)
 
 import torch
 import torch.nn as nn
+from torch.utils.data import DataLoader
 
-from dmae_mm.host import build
-from dmae_mm.models import ClassifierTeacher, Teacher
-from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.host import build, quietly
+from dmae_mm.messages import first_few
+from dmae_mm.models import DMAE, ClassifierTeacher, Teacher
 from dmae_mm.models.distillation import check_pairs
 from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import visible_ids
+from dmae_mm.models.tokens import BlockFeatures, resolve_block, visible_ids
+from dmae_mm.weights import read_tensor_file
 
-from .cka import MinibatchCKA
+from .cka import MIN_EXAMPLES, BlockOutputs, minibatch_cka
+from .images import (EvaluationPipeline, image_folder, paths_of, problems,
+                     with_progress)
+from .trained_models import (build_pretraining_model, load_backbone, move,
+                             read_model)
 
 RULE_DEPTH = 0.75  # the paper's choice, of both depths
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A student block, a teacher block, 0-based, and their CKA."""
-    student: int
-    teacher: int
-    cka: float
+def compare_layers(config: str,
+                   images: str,
+                   checkpoint: Optional[str] = None,
+                   num_images: int = 1024,
+                   batch_size: int = 64,
+                   num_workers: int = 2,
+                   seed: int = 0,
+                   crop_pct: float = 0.875,
+                   device: Optional[str] = None,
+                   cfg_options: dict = dict()) -> dict:
+    """Compare the student of a config with its teacher, on image files.
+
+    Args: As ``tools/analysis/layer_similarity.py --help`` says.
+
+    Returns:
+        dict: What was compared; 'cka', (student blocks, teacher blocks) as
+        lists; pairs as of :func:`as_pair`: the paper's 'rule', the
+        'config_pairs', and the 'most_similar' to their student blocks; and
+        path and reason of the images that were 'skipped'.
+
+    Raises:
+        ValueError: If the model, a checkpoint or the images cannot be used.
+        OSError: If a file cannot be found, read or fetched.
+    """
+    section = read_model(config, cfg_options)
+    if not section.get('teacher'):
+        raise ValueError(f'The config {config} has no model.teacher to '
+                         'compare the student with.')
+    torch.manual_seed(seed)
+    model = build_pretraining_model(section, config)
+    if not isinstance(model, DMAE):
+        raise ValueError(f'The model of {config} is a '
+                         f'{type(model).__name__}, not a DMAE.')
+    teacher = build_whole_teacher(
+        section['teacher'],
+        StudentInput.of_vit(model.backbone, model.data_preprocessor))
+    configured = resolve_pairs(section['aligned_layers'],
+                               len(blocks_of(model.backbone)),
+                               teacher.num_layers)
+    pipeline = EvaluationPipeline.of(model.backbone, crop_pct)
+    generator = torch.Generator().manual_seed(seed)
+    paths, skipped = _drawn(images, num_images, num_workers, generator)
+    with quietly():
+        model.init_weights()
+    file = checkpoint and read_tensor_file(checkpoint)
+    if file:
+        load_backbone(model.backbone, file, config)
+    teacher.init_weights()
+    for network in (model, teacher):
+        move(network, device)
+
+    # The last batch must not be too small: below two batches of 4, one.
+    number = min(-(-len(paths) // batch_size), len(paths) // MIN_EXAMPLES)
+    batches = DataLoader(
+        paths,
+        batch_sampler=[
+            part.tolist()
+            for part in torch.arange(len(paths)).tensor_split(number)
+        ],
+        num_workers=num_workers,
+        collate_fn=pipeline.read,
+        generator=generator)  # not the one that draws the masks
+    torch.manual_seed(seed)  # the same masks with and without checkpoint
+    cka = layer_similarity(model, teacher, with_progress(batches, 'batches'))
+    return dict(
+        config=config,
+        checkpoint=checkpoint,
+        sha256=file and file.sha256,
+        teacher=teacher.checkpoint,
+        images=images,
+        num_images=len(paths),
+        skipped=skipped,
+        batch_size=batch_size,
+        mask_ratio=model.backbone.mask_ratio,
+        seed=seed,
+        rule=rule_pair(cka),
+        config_pairs=[as_pair(cka, *pair) for pair in configured],
+        most_similar=most_similar(cka, [ours for ours, _ in configured]),
+        most_similar_of_all_student_blocks=most_similar(cka, range(len(cka))),
+        cka=cka.tolist())
+
+
+def _drawn(folder: str, wanted: int, num_workers: int,
+           generator: torch.Generator
+           ) -> Tuple[List[str], List[Tuple[str, str]]]:
+    """Paths of some images, and path and reason of what is none."""
+    paths = paths_of(image_folder(folder))
+    paths = [
+        paths[index]
+        for index in torch.randperm(len(paths), generator=generator)
+    ]
+    readable, skipped = [], []
+    for path, problem in zip(paths, problems(paths, num_workers)):
+        if problem is None:
+            readable.append(path)
+        else:
+            skipped.append((path, problem))
+        if len(readable) == wanted:
+            break
+    if len(readable) < MIN_EXAMPLES:
+        named = first_few([f'{path!r} ({why})' for path, why in skipped])
+        raise ValueError(
+            f'{folder!r} has {len(readable)} readable images; CKA needs at '
+            f'least {MIN_EXAMPLES}, and is noisy below some hundred.' +
+            f' Not readable: {named}.' * bool(skipped))
+    return readable, skipped
 
 
 def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
@@ -81,35 +187,30 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
     backbone = model.backbone
     blocks = blocks_of(backbone)
     student_blocks = BlockFeatures(blocks, range(len(blocks)))
-    cka = MinibatchCKA(len(blocks), teacher.num_layers)
-    for batch in batches:
-        images = model.data_preprocessor(batch)['inputs']
-        (latent, _, ids_restore), ours = student_blocks.record(
-            backbone, images)
-        num_visible = latent.shape[1] - backbone.num_extra_tokens
-        ids_keep = visible_ids(ids_restore, num_visible)  # (B, K)
-        theirs = teacher(images, ids_keep)
+
+    def by_place(tokens: BlockOutputs, num_prefix: int) -> BlockOutputs:
         # The k-th visible patch of each image: its place is random.
-        cka.update(*([
-            tokens[:, prefix:].transpose(0, 1)  # (K, B, C)
-            for tokens in features
-        ] for features, prefix in ((ours, backbone.num_extra_tokens),
-                                   (theirs, teacher.num_prefix_tokens))))
-    return cka.result()
+        return [block[:, num_prefix:].transpose(0, 1) for block in tokens]
+
+    def features() -> Iterator[Tuple[BlockOutputs, BlockOutputs]]:
+        for batch in batches:
+            images = model.data_preprocessor(batch)['inputs']
+            (latent, _, ids_restore), ours = student_blocks.record(
+                backbone, images)
+            num_prefix = backbone.num_extra_tokens
+            ids_keep = visible_ids(ids_restore,
+                                   latent.shape[1] - num_prefix)  # (B, K)
+            theirs = teacher(images, ids_keep)
+            yield (by_place(ours, num_prefix),
+                   by_place(theirs, teacher.num_prefix_tokens))  # (K, B, C)
+
+    return minibatch_cka(features())
 
 
 def resolve_pairs(
         aligned_layers: Sequence[Tuple[Union[int, float], Union[int, float]]],
         student_blocks: int, teacher_blocks: int) -> List[Tuple[int, int]]:
-    """The pairs of a config as 0-based blocks.
-
-    Args:
-        aligned_layers (Sequence[tuple]): As in :class:`DMAE`.
-        student_blocks (int): Number of the student's blocks.
-        teacher_blocks (int): Number of the teacher's blocks.
-
-    Returns:
-        list[tuple[int, int]]: Student block and teacher block of each.
+    """The pairs of a config as 0-based blocks, of so many blocks.
 
     Raises:
         ValueError: If these are no pairs, or there is no such block.
@@ -120,34 +221,24 @@ def resolve_pairs(
             for ours, theirs in aligned_layers]
 
 
-def rule_pair(cka: torch.Tensor) -> Pair:
-    """The paper's pair: three quarters of both depths.
+def as_pair(cka: torch.Tensor, student: int,
+            teacher: int) -> Dict[str, Union[int, float]]:
+    """A 'student' block and a 'teacher' block, 0-based, with their 'cka'."""
+    return dict(
+        student=student, teacher=teacher, cka=cka[student, teacher].item())
 
-    Args:
-        cka (torch.Tensor): From :func:`layer_similarity`.
 
-    Returns:
-        Pair: The pair.
-    """
+def rule_pair(cka: torch.Tensor) -> dict:
+    """The paper's pair, three quarters of both depths: see :func:`as_pair`."""
     blocks, = resolve_pairs([(RULE_DEPTH, RULE_DEPTH)], *cka.shape)
-    return Pair(*blocks, cka[blocks].item())
+    return as_pair(cka, *blocks)
 
 
-def choose_pairs(cka: torch.Tensor,
-                 student_blocks: Sequence[int]) -> List[Pair]:
-    """For each of some student blocks, the teacher's most similar block.
+def most_similar(cka: torch.Tensor,
+                 student_blocks: Iterable[int]) -> List[dict]:
+    """Some student blocks, each with the teacher's most similar block.
 
-    Of equal ones the first, which costs least.
-
-    Args:
-        cka (torch.Tensor): From :func:`layer_similarity`.
-        student_blocks (Sequence[int]): 0-based.
-
-    Returns:
-        list[Pair]: One pair for each.
+    Of equal ones the first, which costs least. See :func:`as_pair`.
     """
     best = cka.argmax(dim=1).tolist()
-    return [
-        Pair(block, best[block], cka[block, best[block]].item())
-        for block in student_blocks
-    ]
+    return [as_pair(cka, block, best[block]) for block in student_blocks]

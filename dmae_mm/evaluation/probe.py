@@ -1,84 +1,72 @@
 """How good are frozen features? Nearest neighbours and a linear probe."""
-import inspect
-from typing import Iterable, Tuple
+import os.path as osp
+from typing import Optional
 
-import numpy as np
-import torch
-import torch.nn as nn
+from mmpretrain.datasets import CustomDataset
 
-POOLINGS = ('mean', 'cls')
+from .features import Features, cached_features
+from .images import EvaluationPipeline, labelled_images
+from .trained_models import FeatureModel, move
 
 
-@torch.no_grad()
-def extract_features(model: nn.Module,
-                     dataloader: Iterable,
-                     pooling: str = 'mean') -> Tuple[np.ndarray, np.ndarray]:
-    """One vector for each whole, unmasked image.
+def probe_checkpoint(model: str,
+                     checkpoint: str,
+                     train: str,
+                     test: str,
+                     train_list: Optional[str] = None,
+                     knn: bool = True,
+                     linear: bool = True,
+                     k: int = 5,
+                     features: str = 'mean',
+                     crop_pct: float = 0.875,
+                     batch_size: int = 128,
+                     num_workers: int = 2,
+                     device: Optional[str] = None,
+                     cache: str = osp.join('work_dirs', 'evaluate')) -> dict:
+    """How well a checkpoint's features tell classes apart.
 
-    Args:
-        model (nn.Module): A model with ``backbone`` and
-            ``data_preprocessor``, such as :class:`DMAE`, or a
-            :class:`FeatureModel`. Of the model, only the backbone is run, in
-            eval mode; afterwards, each module is in the mode in which it was.
-        dataloader (Iterable): Labelled batches, in mmpretrain's format.
-        pooling (str): 'mean' of the patch tokens, or over space, or the
-            'cls' token. Defaults to 'mean'.
+    Args: As ``tools/evaluate.py --help`` says.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Features (N, C), float32, and labels
-        (N, ), int64.
+        dict: What was evaluated, and the accuracies in percent: 'knn' and
+        'linear'.
 
     Raises:
-        ValueError: If the backbone's output cannot be pooled so.
+        ImportError: If scikit-learn is not installed.
+        ValueError: If an option, the model, the checkpoint or the images
+            cannot be used.
+        OSError: If a file cannot be found, read, fetched or written.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f'pooling={pooling!r} does not exist. Choose one of '
-                         f'{", ".join(POOLINGS)}.')
-    backbone = model.backbone
-    # Backbones of masked image modelling mask, unless they are told not to.
-    masked = 'mask' in inspect.signature(backbone.forward).parameters
-    kwargs = dict(mask=None) if masked else {}
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    features, labels = [], []
-    try:
-        for batch in dataloader:
-            batch = model.data_preprocessor(batch, False)
-            outputs = backbone(batch['inputs'], **kwargs)
-            features.append(_pool(backbone, outputs, pooling).cpu())
-            labels.extend(int(s.gt_label) for s in batch['data_samples'])
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return torch.cat(features).float().numpy(), np.array(labels)
-
-
-def _pool(backbone: nn.Module, outputs: Tuple[torch.Tensor, ...],
-          pooling: str) -> torch.Tensor:
-    """Features (B, C) of a backbone's last output.
-
-    Args:
-        backbone (nn.Module): The backbone.
-        outputs (tuple[torch.Tensor]): Its outputs, of which the last is
-            taken: tokens (B, P + L, C), a map (B, C, rows, columns), or (B,
-            C) where the backbone itself pools.
-        pooling (str): 'mean' or 'cls'.
-    """
-    if not outputs:
-        raise ValueError(
-            f'The backbone, a {type(backbone).__name__}, returns no features: '
-            'its out_indices name no block that it has.')
-    output, num_extra = outputs[-1], getattr(backbone, 'num_extra_tokens', 0)
-    if pooling == 'cls' and (output.dim() != 3 or num_extra == 0):
-        raise ValueError(
-            f'pooling={pooling!r}, but the backbone, a '
-            f'{type(backbone).__name__}, returns no CLS token among its '
-            "tokens. Choose 'mean'.")
-    if output.dim() == 4:
-        return output.mean(dim=(2, 3))
-    if output.dim() == 2:
-        return output
-    return output[:, 0] if pooling == 'cls' else output[:, num_extra:].mean(1)
+    check_scikit_learn()
+    network = FeatureModel(model, checkpoint)
+    pipeline = EvaluationPipeline.of(network.backbone, crop_pct)
+    splits = dict(
+        train=labelled_images(train, pipeline, train_list),
+        test=labelled_images(test, pipeline))
+    check_splits(**splits, num_neighbors=k if knn else 1)
+    move(network, device)
+    found = cached_features(network, splits, features, cache, batch_size,
+                            num_workers)
+    results = dict(
+        model=model,
+        checkpoint=checkpoint,
+        sha256=network.file.sha256,
+        averaged=network.file.is_averaged,
+        train=train,
+        train_list=train_list,
+        test=test,
+        train_images=len(splits['train']),
+        test_images=len(splits['test']),
+        classes=len(splits['train'].CLASSES),
+        img_size=pipeline.img_size,
+        crop_pct=crop_pct,
+        features=features,
+        width=found['train'][0].shape[1])
+    if knn:
+        results.update(k=k, knn=knn_accuracy(**found, num_neighbors=k))
+    if linear:
+        results.update(linear=linear_probe_accuracy(**found))
+    return results
 
 
 def check_scikit_learn() -> None:
@@ -94,8 +82,38 @@ def check_scikit_learn() -> None:
                           'scikit-learn: pip install scikit-learn') from None
 
 
-def knn_accuracy(train: Tuple[np.ndarray, np.ndarray],
-                 test: Tuple[np.ndarray, np.ndarray],
+def check_splits(train: CustomDataset, test: CustomDataset,
+                 num_neighbors: int) -> None:
+    """Refuse splits that cannot be compared with each other.
+
+    Args:
+        train (CustomDataset): Images to learn from.
+        test (CustomDataset): Images to classify.
+        num_neighbors (int): k of the nearest neighbours.
+
+    Raises:
+        ValueError: If their classes differ, only one of them is among the
+            training images, or there are fewer of these than neighbours.
+    """
+    ours, theirs = set(train.CLASSES), set(test.CLASSES)
+    if ours != theirs:
+        raise ValueError(
+            'The class folders differ. Only in '
+            f'{osp.normpath(train.img_prefix)}: '
+            f'{sorted(ours - theirs) or "none"}; only in '
+            f'{osp.normpath(test.img_prefix)}: '
+            f'{sorted(theirs - ours) or "none"}. Both need the same ones.')
+    if len(set(train.get_gt_labels().tolist())) < 2:
+        raise ValueError(f'All images that {train.ann_file!r} names are of '
+                         'one class. At least two are needed.')
+    if not 1 <= num_neighbors <= len(train):
+        raise ValueError(
+            f'k={num_neighbors} nearest neighbours cannot be found among '
+            f'{len(train)} training images. Give k from 1 to {len(train)}.')
+
+
+def knn_accuracy(train: Features,
+                 test: Features,
                  num_neighbors: int = 5) -> float:
     """Accuracy of the nearest neighbours by cosine similarity.
 
@@ -112,8 +130,7 @@ def knn_accuracy(train: Tuple[np.ndarray, np.ndarray],
     return 100 * float(classifier.fit(*train).score(*test))
 
 
-def linear_probe_accuracy(train: Tuple[np.ndarray, np.ndarray],
-                          test: Tuple[np.ndarray, np.ndarray]) -> float:
+def linear_probe_accuracy(train: Features, test: Features) -> float:
     """Accuracy of a logistic regression on standardised features.
 
     This is not MAE's linear probe, which trains for 90 epochs with

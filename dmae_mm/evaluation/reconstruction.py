@@ -1,6 +1,8 @@
 """What a masked autoencoder makes of images, as pixels."""
+import contextlib
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import (Any, Dict, Iterable, Iterator, List, Optional, Sequence,
+                    Tuple)
 
 import numpy as np
 import torch
@@ -9,8 +11,15 @@ import torch.nn.functional as F
 from mmpretrain.models.heads import MAEPretrainHead
 from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
+from torch.overrides import TorchFunctionMode
 
-from .recorded_step import record_step
+from dmae_mm.models.checks import check_mask_ratio
+from dmae_mm.models.tokens import visible_ids
+from dmae_mm.weights import TensorFile, read_tensor_file
+
+from .images import EvaluationPipeline
+from .trained_models import (build_pretraining_model, in_eval_mode,
+                             load_whole, move, read_model)
 
 HIDDEN = 76  # grey value of hidden patches
 NOT_FINITE = (255, 0, 255)  # colour of predictions that are no numbers
@@ -44,6 +53,51 @@ class Reconstruction:
     similarity: Dict[str, np.ndarray]
 
 
+def reconstruct_with_checkpoint(
+    config: str,
+    checkpoint: str,
+    images: Sequence[str],
+    mask_ratio: Optional[Sequence[float]] = None,
+    seed: int = 0,
+    similarity: bool = False,
+    crop_pct: float = 0.875,
+    device: Optional[str] = None,
+    cfg_options: dict = dict()
+) -> Tuple[List[Tuple[Reconstruction, ...]], TensorFile]:
+    """Reconstruct image files by a model that was trained.
+
+    Args: As ``tools/visualize_reconstruction.py --help`` says.
+
+    Returns:
+        tuple[list, TensorFile]: For each image, a reconstruction at each
+        ratio; and what the checkpoint says about itself.
+
+    Raises:
+        ValueError: If an option, the model, the checkpoint or an image cannot
+            be used.
+        OSError: If a file cannot be found, read or fetched.
+    """
+    model = build_pretraining_model(
+        read_model(config, cfg_options), config, similarity)
+    check_reconstructs(model)
+    ratios = mask_ratio or [model.backbone.mask_ratio]
+    for ratio in ratios:
+        model.backbone.mask_ratio = ratio
+        check_mask_ratio(model.backbone, has_teacher=False)
+    pipeline = EvaluationPipeline.of(model.backbone, crop_pct)
+    pixels = pipeline.read(images)['inputs']
+    file = read_tensor_file(checkpoint)
+    load_whole(model, file, config)
+    if similarity:
+        model.teacher.init_weights()
+    move(model, device)
+    columns = []
+    for ratio in ratios:
+        model.backbone.mask_ratio = ratio
+        columns.append(reconstruct(model, pixels, seed))
+    return list(zip(*columns)), file
+
+
 def check_reconstructs(model: nn.Module) -> None:
     """Refuse models that do not predict pixels of masked patches.
 
@@ -66,15 +120,16 @@ def check_reconstructs(model: nn.Module) -> None:
 
 @torch.no_grad()
 def reconstruct(model: nn.Module,
-                images: List[torch.Tensor],
+                images: Iterable[torch.Tensor],
                 seed: int = 0) -> List[Reconstruction]:
     """Mask images and have them reconstructed, as a training step does it.
 
-    The model's own ``loss()`` is run in eval mode: see :func:`record_step`.
-    In that mode a :class:`CrossAttentionDecoder` predicts all hidden patches.
-    Image i has the same mask in every call, on every device and in any
-    company: it is drawn by a generator of its own with the seed ``seed + i``,
-    and for a higher mask ratio hides further patches.
+    The model's own ``loss()`` is run in eval mode, so that what is shown is
+    what the losses are computed from, and so that it works with sharded
+    parameters. In that mode a :class:`CrossAttentionDecoder` predicts all
+    hidden patches. Image i has the same mask in every call, on every device
+    and in any company: it is drawn by a generator of its own with the seed
+    ``seed + i``, and for a higher mask ratio hides further patches.
 
     The model is left as it was, each module in its mode, and no number is
     drawn from PyTorch's generators. The images are run one by one, so that
@@ -82,8 +137,8 @@ def reconstruct(model: nn.Module,
 
     Args:
         model (nn.Module): A :class:`DMAE` or mmpretrain's ``MAE``.
-        images (list[torch.Tensor]): Images of the model's size as
-            :class:`ImageFiles` returns them: (C, H, W), uint8, BGR.
+        images (Iterable[torch.Tensor]): Images of the model's size as
+            :class:`EvaluationPipeline` reads them: (C, H, W), uint8, BGR.
         seed (int): Of the masks. Defaults to 0.
 
     Returns:
@@ -95,49 +150,105 @@ def reconstruct(model: nn.Module,
             something else to the images than to normalise them.
     """
     check_reconstructs(model)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # A compiled part would be compiled anew for these shapes.
-        with torch.compiler.set_stance('force_eager'):
-            return [
-                _reconstruct_one(model, image, seed + index)
-                for index, image in enumerate(images)
-            ]
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    # A compiled part would be compiled anew for these shapes.
+    with in_eval_mode(model), torch.compiler.set_stance('force_eager'):
+        return [
+            _reconstruct_one(model, image, seed + index)
+            for index, image in enumerate(images)
+        ]
 
 
 def _reconstruct_one(model: nn.Module, image: torch.Tensor,
                      seed: int) -> Reconstruction:
     inputs = model.data_preprocessor(
         dict(inputs=image[None], data_samples=None))['inputs']
-    _check_normalised(model, image, inputs)
+    original = _pixels(model, inputs)  # (1, C, H, W)
+    _check_normalised(model, original, image)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(1, model.backbone.num_patches, generator=generator)
-    step = record_step(model, inputs, noise)
+    with _recorded(model) as seen, _MaskNoise(noise) as mask_noise:
+        model(inputs, None, mode='loss')
+    if not mask_noise.was_used:
+        raise ValueError(
+            f'model.backbone, a {type(model.backbone).__name__}, does not '
+            "draw its mask as mmpretrain's MAEViT and MAEHiViT do, so it "
+            'cannot be given a fixed one.')
+    latent, mask, ids_restore = seen['backbone']
+    num_visible = latent.shape[1] - model.backbone.num_extra_tokens
+    ids_keep = visible_ids(ids_restore, num_visible)  # (1, K)
 
-    pixels = model.head.patchify(_pixels(model, inputs))  # (1, L, p * p * C)
-    visible = step.mask[..., None] == 0  # (1, L, 1)
+    pixels = model.head.patchify(original)  # (1, L, p * p * C)
+    visible = mask[..., None] == 0  # (1, L, 1)
     grey = torch.full_like(pixels, HIDDEN)
-    pred, is_predicted = _predicted_pixels(model, inputs, step.prediction)
+    pred, is_predicted = _predicted_pixels(model, inputs, seen['neck'])
     predicted = torch.where(is_predicted, pred, grey)
-    original, masked, reconstructed = (
-        _to_image(model, patches)
-        for patches in (pixels, torch.where(visible, pixels, grey),
-                        torch.where(visible, pixels, predicted)))
     return Reconstruction(
-        original,
-        masked,
-        reconstructed,
-        num_visible=step.ids_keep.shape[1],
-        num_patches=step.mask.shape[1],
+        *(_to_image(model, patches)
+          for patches in (pixels, torch.where(visible, pixels, grey),
+                          torch.where(visible, pixels, predicted))),
+        num_visible=num_visible,
+        num_patches=mask.shape[1],
         norm_pix=model.head.norm_pix,
         similarity={
-            name: _similarity_map(*pair, step.ids_keep, step.mask.shape[1])
-            for name, pair in step.aligned.items()
+            name: _similarity_map(*pair, ids_keep, mask.shape[1])
+            for name, pair in seen['pairs'].items()
         })
+
+
+@contextlib.contextmanager
+def _recorded(model: nn.Module) -> Iterator[Dict[str, Any]]:
+    """Record what the parts of a model hand on during a step.
+
+    Yields:
+        dict: What 'backbone' and 'neck' return; and in 'pairs', for each
+        aligned pair, such as 's8_t17', the projected student's and the
+        teacher's tokens as the loss gets them, (B, N, C).
+    """
+    seen: Dict[str, Any] = dict(pairs={})
+    distillation = getattr(model, 'distillation', None)
+    names = iter(distillation.loss_names if distillation else ())
+    handles = [
+        getattr(model, part).register_forward_hook(
+            lambda module, args, output, part=part: seen.update({part: output})
+        ) for part in ('backbone', 'neck')
+    ]
+    if getattr(model, 'distill_loss', None) is not None:
+        handles.append(
+            model.distill_loss.register_forward_pre_hook(
+                lambda module, args: seen['pairs'].update({
+                    next(names).removeprefix('loss_align_'): args
+                })))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _MaskNoise(TorchFunctionMode):
+    """Hands out given numbers where a backbone asks for random ones.
+
+    MAE shows the patches of the smallest of L random numbers.
+
+    Args:
+        noise (torch.Tensor): What ``torch.rand`` of this shape returns.
+    """
+
+    def __init__(self, noise: torch.Tensor) -> None:
+        super().__init__()
+        self.noise = noise
+        self.was_used = False
+
+    def __torch_function__(self,
+                           func: Any,
+                           types: Any,
+                           args: tuple = (),
+                           kwargs: Optional[dict] = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.rand and args == tuple(self.noise.shape):
+            self.was_used = True
+            return self.noise.to(kwargs.get('device'))
+        return func(*args, **kwargs)
 
 
 def _predicted_pixels(model: nn.Module, inputs: torch.Tensor,
@@ -176,10 +287,10 @@ def _pixels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return images if is_rgb else images.flip(1)
 
 
-def _check_normalised(model: nn.Module, image: torch.Tensor,
-                      inputs: torch.Tensor) -> None:
-    pixels = _pixels(model, inputs).flip(1).cpu()
-    if pixels.shape[1:] != image.shape or (pixels - image).abs().max() > 1:
+def _check_normalised(model: nn.Module, recovered: torch.Tensor,
+                      image: torch.Tensor) -> None:
+    bgr = recovered[0].flip(0).cpu()
+    if bgr.shape != image.shape or (bgr - image).abs().max() > 1:
         raise ValueError(
             f'model.data_preprocessor, a '
             f'{type(model.data_preprocessor).__name__}, does something else '
@@ -202,15 +313,8 @@ def _similarity_map(student: torch.Tensor, teacher: torch.Tensor,
                     ids_keep: torch.Tensor, num_patches: int) -> np.ndarray:
     """Cosines of the visible patches' tokens, where they lie.
 
-    Args:
-        student (torch.Tensor): Projected, (1, N, C): perhaps CLS, then the
-            visible patches.
-        teacher (torch.Tensor): (1, N, C).
-        ids_keep (torch.Tensor): Indices of the visible patches, (1, K).
-        num_patches (int): All patches, L.
-
-    Returns:
-        np.ndarray: (sqrt(L), sqrt(L)), float32.
+    Of tokens (1, N, C), perhaps CLS and then the K visible patches, and of
+    the indices of these, (1, K): (sqrt(L), sqrt(L)), float32.
     """
     cosine = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
     cosine = cosine[0, cosine.shape[1] - ids_keep.shape[1]:]  # without CLS

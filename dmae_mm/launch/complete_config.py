@@ -1,50 +1,12 @@
 """A config as tools/train.py trains it: completed, with all options in it."""
 import difflib
-import inspect
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import Runner
 
-DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Sections that are read: the arguments of MMEngine's Runner, and more that it
-# reads or, as the last one, the reading of a config file.
-READ_SECTIONS = {
-    *inspect.signature(Runner.__init__).parameters, 'activation_checkpointing',
-    'compile', 'efficient_conv_bn_eval', 'find_unused_parameters',
-    'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
-    'custom_imports'
-}
-
-
-class LaunchError(ValueError):
-    """What keeps a run from being started, for the person who started it."""
-
-
-def readable_options(options: Dict[str, Any]) -> None:
-    """Refuse what looks like a dict on the command line.
-
-    MMEngine would read it as text, or recurse without end.
-
-    Raises:
-        LaunchError: If so.
-    """
-    for option, value in options.items():
-        if any(text.lstrip().startswith('{') or 'dict(' in text
-               for text in _texts(value)):
-            raise LaunchError(
-                f'--cfg-options {option}: a dict cannot be given as one '
-                f'value. Give its keys one by one, as in {option}.type=NAME '
-                f'{option}.KEY=VALUE, or write a config with _base_')
-
-
-def _texts(value: Any) -> List[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [text for item in value for text in _texts(item)]
-    return []
+from .sections import (DATALOADERS, READ_SECTIONS, entries, last_name,
+                       read_sections)
 
 
 def complete_config(cfg: Config,
@@ -65,46 +27,34 @@ def complete_config(cfg: Config,
     Returns:
         list[str]: What is wrong with the options and the sections.
     """
-    for name in DATALOADERS:
-        if isinstance(cfg.get(name), dict):
-            _complete_dataloader(cfg[name], no_pin_memory,
-                                 no_persistent_workers)
-            if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
-                # As mmpretrain's training script: self-supervised models are
-                # fed wrongly without, and without an error. mmdet and mmseg
-                # take lists of images.
-                cfg[name].setdefault('collate_fn',
-                                     dict(type='default_collate'))
+    loaders = [cfg[name] for name in DATALOADERS
+               if isinstance(cfg.get(name), dict)]
+    for loader in loaders:
+        loader.setdefault('pin_memory', get_device() != 'cpu')
+        loader.setdefault('persistent_workers', True)
+        if no_pin_memory:
+            loader['pin_memory'] = False
+        if no_persistent_workers:
+            loader['persistent_workers'] = False
+        if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
+            # As mmpretrain's training script: self-supervised models are fed
+            # wrongly without, and without an error. mmdet and mmseg take
+            # lists of images.
+            loader.setdefault('collate_fn', dict(type='default_collate'))
     problems = _unknown_options(cfg, options) + _copied_options(cfg, options)
     if problems:
         return problems
-    optim_wrapper = cfg.get('optim_wrapper')
-    counts = optim_wrapper.get('accumulative_counts', 1) if isinstance(
-        optim_wrapper, dict) else 1
+    accumulated = _accumulated(cfg)
     try:
         cfg.merge_from_dict(options)
     except (TypeError, KeyError, IndexError) as error:
         return [f'--cfg-options: {error}']
-    for name in DATALOADERS:
-        if isinstance(cfg.get(name), dict) and not cfg[name].get(
-                'num_workers'):
-            cfg[name].persistent_workers = False  # there are none to keep
-
-    missing = [
-        name for name in ('model', 'train_dataloader', 'train_cfg',
-                          'optim_wrapper') if cfg.get(name) is None
-    ]
-    if missing:
-        problems.append(f'it has no {", ".join(missing)}: it is not a config '
-                        'to train with')
-    problems += [
-        f'{name}={cfg[name]!r} is not a dict'
-        for name in ('model', 'train_cfg', 'optim_wrapper', 'default_hooks',
-                     'randomness', 'env_cfg', *DATALOADERS)
-        if cfg.get(name) is not None and not isinstance(cfg[name], dict)
-    ]
+    problems = _missing_sections(cfg)
     if problems:
         return problems
+    for name in DATALOADERS:
+        if cfg.get(name) is not None and not cfg[name].get('num_workers'):
+            cfg[name].persistent_workers = False  # there are none to keep
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -113,7 +63,8 @@ def complete_config(cfg: Config,
             return ['--auto-scale-lr needs auto_scale_lr='
                     'dict(base_batch_size=...) in the config']
         cfg.auto_scale_lr.enable = True
-    _follow_accumulation(cfg, counts, options)
+    if 'auto_scale_lr.base_batch_size' not in options:
+        _follow_accumulation(cfg, accumulated)
     return []
 
 
@@ -139,13 +90,17 @@ def _copied_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
     key that nobody copied may have a reader, a hook for example.
     """
     problems = []
-    read = {key: section for key, section in cfg.items()
-            if key in READ_SECTIONS}
     for option, value in options.items():
         name, dot, rest = option.partition('.')
         if name in READ_SECTIONS or name not in cfg:
             continue
-        copies = list(_copies(name, cfg[name], read))
+        # Numbers and names are equal by accident, too: only options of the
+        # variable's own name count then.
+        by_value = cfg[name] and isinstance(cfg[name], (dict, list, tuple))
+        copies = [
+            copy for copy, item in entries(read_sections(cfg)) if '.' in copy
+            and item == cfg[name] and (by_value or last_name(copy) == name)
+        ]
         if copies:
             shown = '...' if isinstance(value, (list, tuple)) else value
             problems.append(
@@ -156,51 +111,36 @@ def _copied_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
     return problems
 
 
-def _copies(name: str, value: Any, section: Any,
-            option: str = '') -> Iterator[str]:
-    """Options with the value of a variable.
-
-    Numbers and names are equal by accident, too: only options of the
-    variable's own name count then.
-    """
-    for key, item in _items(section):
-        path = f'{option}.{key}' if option else str(key)
-        if item == value and (key == name or (
-                value and isinstance(value, (dict, list, tuple)))):
-            yield path
-        else:
-            yield from _copies(name, value, item, path)
-
-
-def _items(section: Any) -> List[Tuple[Any, Any]]:
-    if isinstance(section, dict):
-        return list(section.items())
-    return list(enumerate(section)) if isinstance(section,
-                                                  (list, tuple)) else []
+def _missing_sections(cfg: Config) -> List[str]:
+    missing = [
+        name for name in ('model', 'train_dataloader', 'train_cfg',
+                          'optim_wrapper') if cfg.get(name) is None
+    ]
+    return [
+        f'it has no {", ".join(missing)}: it is not a config to train with'
+    ] * bool(missing) + [
+        f'{name}={cfg[name]!r} is not a dict'
+        for name in ('model', 'train_cfg', 'optim_wrapper', 'default_hooks',
+                     'randomness', 'env_cfg', *DATALOADERS)
+        if cfg.get(name) is not None and not isinstance(cfg[name], dict)
+    ]
 
 
-def _follow_accumulation(cfg: Config, counts: int,
-                         options: Dict[str, Any]) -> None:
+def _accumulated(cfg: Config) -> Any:
+    """How many batches make an optimizer step."""
+    section = cfg.get('optim_wrapper')
+    return section.get('accumulative_counts', 1) if isinstance(
+        section, dict) else 1
+
+
+def _follow_accumulation(cfg: Config, before: Any) -> None:
     """Keep the scaling of the learning rate right for other accumulation.
 
     MMEngine compares ``base_batch_size`` with the images of one iteration and
     leaves accumulation out, so the number holds for the config's own
     ``accumulative_counts`` only.
     """
-    now = cfg.optim_wrapper.get('accumulative_counts', 1)
-    scaling = cfg.get('auto_scale_lr') or {}
-    if (now != counts and 'base_batch_size' in scaling
-            and 'auto_scale_lr.base_batch_size' not in options
-            and all(type(n) is int and n > 0 for n in (now, counts))):
-        scaling['base_batch_size'] *= counts / now
-
-
-def _complete_dataloader(dataloader: dict, no_pin_memory: bool,
-                         no_persistent_workers: bool) -> None:
-    dataloader.setdefault('pin_memory', get_device() != 'cpu')
-    dataloader.setdefault('persistent_workers',
-                          bool(dataloader.get('num_workers')))
-    if no_pin_memory:
-        dataloader['pin_memory'] = False
-    if no_persistent_workers:
-        dataloader['persistent_workers'] = False
+    now, scaling = _accumulated(cfg), cfg.get('auto_scale_lr') or {}
+    if now != before and 'base_batch_size' in scaling and all(
+            type(count) is int and count > 0 for count in (now, before)):
+        scaling['base_batch_size'] *= before / now

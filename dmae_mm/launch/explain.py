@@ -1,235 +1,160 @@
-"""Which option of a config is behind an error from deep inside a package."""
+"""Which section of a config an error from deep inside a package comes from."""
+import contextlib
 import re
 import traceback
-from types import FrameType
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Set
 
-import torch.nn as nn
+import mmengine.registry
 from mmengine.config import Config
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from mmengine.runner import BaseLoop, TestLoop, ValLoop
+from torch.utils.data import DataLoader
 
-from .complete_config import READ_SECTIONS
+from dmae_mm.options import unknown_options
 
-# Functions of MMEngine's Runner, and the section of the config they read.
-_SECTIONS = dict(
-    build_train_loop='train_cfg',
-    build_val_loop='val_cfg',
-    build_test_loop='test_cfg',
-    build_optim_wrapper='optim_wrapper',
-    build_param_scheduler='param_scheduler',
-    _check_scheduler_cfg='param_scheduler',
-    build_model='model',
-    _init_model_weights='model',
-    scale_lr='auto_scale_lr',
-    register_hooks='default_hooks and custom_hooks',
-    register_default_hooks='default_hooks',
-    register_custom_hooks='custom_hooks',
-    build_evaluator='val_evaluator and test_evaluator',
-    build_visualizer='visualizer',
-    build_log_processor='log_processor',
-    build_logger='log_level',
-    set_randomness='randomness',
-    setup_env='env_cfg',
-    wrap_model='model_wrapper_cfg',
-    load_or_resume='load_from and resume',
-    _maybe_compile='compile')
-# What registries call their argument, and where a data loader is built.
-_BUILDERS = ('build_from_cfg', 'build_scheduler_from_cfg')
-_SHOWN = 240  # characters of a value
-_UNKNOWN_TYPE = re.compile(r'is not in the .*registry')
+from .sections import DATALOADERS, entries, last_name, read_sections, shown
+
+_LISTED = 8  # options
 
 
-def explain(error: BaseException, cfg: Config) -> str:
-    """Say which part of a config an error comes from.
+def explain(error: BaseException, cfg: Config, section: str = '') -> str:
+    """Say which section of a config an error comes from.
 
-    The calls that led to the error are searched for the config dict that was
-    being built, for the module of the model that was running, and for the
-    part of the runner that was at work. Nothing is built again.
+    It is one whose ``type`` does not exist, or else that of the innermost
+    object that was at work, or being made, when the error was raised.
 
     Args:
         error (BaseException): As it was caught.
         cfg (Config): Of the run.
+        section (str): What was being built. Defaults to '', not known.
 
     Returns:
-        str: A few lines: the option, the error, the values beside it.
+        str: A few lines: the section, the error, the options that it names,
+        or else all options of the section.
     """
     message = ' '.join(str(error).split()) or type(error).__name__
-    option, section = _origin(error, cfg)
     said = f'{type(error).__name__}: {message}'
-    if option is None:
-        return said
-    if _UNKNOWN_TYPE.search(message):
-        scope = cfg.get('default_scope', 'mmengine')
-        return f'{option}.type: {said}\n    with default_scope = {scope!r}'
-    kind = section.get('type') if isinstance(section, dict) else None
-    kind = getattr(kind, '__name__', kind)
-    lines = [f'{option}{f" ({kind})" if kind else ""}: {said}']
-    if isinstance(section, dict):
-        named = _named(section, message)
-        lines += [f'    {option}.{key} = {_shown(value)}'
-                  for key, value in named.items()]
-        others = [f'{key}={_shown(value)}' for key, value in section.items()
+    words = set(re.findall(r'\w+', message)) - {'type'}
+    if 'student' in words:  # so errors of this package call it
+        words.add('backbone')
+    scope = cfg.get('default_scope', 'mmengine')
+    known = {
+        option: value for option, value in entries(read_sections(cfg))
+        if not section or f'{option}.'.startswith(f'{section}.')
+    }
+    makers = {name: {DataLoader} for name in DATALOADERS if name in known}
+    for option, value in known.items():
+        if not isinstance(value, dict) or 'type' not in value:
+            continue
+        kind = value['type']
+        makers[option] = _makers(kind, scope)
+        if _is_no_type(kind, makers[option], error, message):
+            return (f'{option}.type: {said}\n    {option}.type = {kind!r}, '
+                    f'with default_scope = {scope!r}')
+
+    place = _place(error, message, makers, section)
+    options = known.get(place)
+    title, details = f'{place}: ' if place else '', []
+    if isinstance(options, dict):
+        kind = options.get('type')
+        if kind:
+            title = f'{place} ({getattr(kind, "__name__", kind)}): '
+        named = _named(options, words, place)
+        if isinstance(error, TypeError):
+            given = {key: options[key] for key in words.intersection(options)}
+            details = [unknown_options(made_by, given)
+                       for made_by in makers.get(place, ())]
+        others = [f'{key}={shown(value)}' for key, value in options.items()
                   if key != 'type']
         if others and not named:
-            lines.append('    its options: ' + ', '.join(others))
-    return '\n'.join(lines)
-
-
-def _named(section: dict, message: str) -> Dict[str, Any]:
-    """The options of a section that a message names, those inside as well."""
-    named = {}
-    for key, value in section.items():
-        names = 'backbone|student' if key == 'backbone' else re.escape(
-            str(key))
-        if key == 'type' or not re.search(rf'\b({names})\b', message):
-            continue
-        inner = _named(value, message) if isinstance(value, dict) else {}
-        # A default that is not in the config: "neck: num_patches is 196".
-        default = re.match(rf'{re.escape(str(key))}: (\w+) is (\d+)', message)
-        if default and isinstance(value, dict):
-            inner.setdefault(default[1], int(default[2]))
-        if inner:
-            named.update((f'{key}.{name}', item)
-                         for name, item in inner.items())
-        else:
-            named[str(key)] = value
-    return named
-
-
-def _shown(value: Any) -> str:
-    text = _text(value)
-    return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
-
-
-def _text(value: Any) -> str:
-    """As in a config file."""
-    if isinstance(value, dict):
-        # The type comes first: the rest may be cut off.
-        items = sorted(value.items(), key=lambda item: item[0] != 'type')
-        return f'dict({", ".join(f"{k}={_text(v)}" for k, v in items)})'
-    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
-        return '[...]'  # pipelines, init_cfg
-    return repr(value)
-
-
-def _origin(error: BaseException,
-            cfg: Config) -> Tuple[Optional[str], Optional[dict]]:
-    """Option and dict that an error comes from, as exactly as is known."""
-    frames = _frames(error)
-    section = None
-    for name, _ in frames:
-        section = section or _SECTIONS.get(name)
-    # Variables of the config that sections have copies of come last.
-    known = dict(_dicts(dict(sorted(
-        cfg.items(), key=lambda item: item[0] not in READ_SECTIONS))))
-    for name, frame in reversed(frames):
-        if name in _BUILDERS:
-            found = _find(frame.f_locals.get('cfg'), known)
-            if found:
-                return found, known[found]
-        elif name == 'build_dataloader':
-            section = _dataloader_of(frames)
-            return section, known.get(section)
-        owner = frame.f_locals.get('self')
-        if isinstance(owner, _BaseDataLoaderIter):  # what is collated
-            section = _dataloader_of(frames)
-            return section, known.get(section)
-        found = _module(owner, frames, cfg) or _instance(owner, known)
-        if found:
-            return found, known.get(found)
-    return section, known.get(section)
-
-
-def _frames(error: BaseException) -> List[Tuple[str, FrameType]]:
-    """Of the error and of those that it was raised from, outermost first."""
-    frames = [(frame.f_code.co_name, frame)
-              for frame, _ in traceback.walk_tb(error.__traceback__)]
-    cause = error.__cause__ or error.__context__
-    return frames + _frames(cause) if cause is not None else frames
-
-
-def _dataloader_of(frames: List[Tuple[str, FrameType]]) -> str:
-    names = [name for name, _ in frames]
-    for part in ('val', 'test'):
-        if f'build_{part}_loop' in names or f'{part}_dataloader' in names:
-            return f'{part}_dataloader'
-    return 'train_dataloader'
-
-
-def _dicts(value: Any, option: str = '') -> Iterator[Tuple[str, dict]]:
-    """All dicts in a config and their options, those inside come later."""
-    if isinstance(value, (dict, Config)):
-        if option:
-            yield option, value
-        items = list(value.items())
-    elif isinstance(value, (list, tuple)):
-        items = list(enumerate(value))
+            details.append(f'its options: {", ".join(others)}')
     else:
-        return
-    for key, item in items:
-        yield from _dicts(item, f'{option}.{key}' if option else str(key))
+        named = {option: value for option, value in known.items()
+                 if last_name(option) in words}
+    lines = [title + said]
+    lines += [f'{option} = {shown(value)}'
+              for option, value in list(named.items())[:_LISTED]]
+    lines += [detail for detail in details if detail not in message]
+    return '\n    '.join(lines)
 
 
-def _find(built: Any, known: Dict[str, dict]) -> Optional[str]:
-    """The option of a dict that was built, if it is in the config.
-
-    Its builder may have taken some keys out or put others in, so that the one
-    of the same type with the most equal items is taken.
-    """
-    if not isinstance(built, dict) or 'type' not in built:
-        return None
-    best, most = None, 0
-    for option, section in known.items():
-        if section.get('type') != built['type']:
-            continue
-        score = 1 + sum(
-            key in section and _same(section[key], value)
-            for key, value in built.items())
-        if score > most:
-            best, most = option, score
-    return best
+def _makers(kind: Any, scope: str) -> Set[Callable]:
+    """The classes and functions that a ``type`` may mean."""
+    if callable(kind):
+        return {kind}
+    found = set()
+    for registry in vars(mmengine.registry).values():
+        if isinstance(registry, mmengine.registry.Registry):
+            with contextlib.suppress(Exception):  # not in this one
+                found.add(
+                    registry.get(kind if '.' in kind else f'{scope}.{kind}'))
+    return found - {None}
 
 
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # tensors and arrays
-        return False
+def _is_no_type(kind: Any, made_by: Set[Callable], error: BaseException,
+                message: str) -> bool:
+    """Whether an error says that a ``type`` does not exist."""
+    if not isinstance(kind, str):
+        return not made_by and isinstance(error, TypeError)
+    # It may exist, but not in the registry that was asked.
+    return (isinstance(error, KeyError) and message.startswith(f"'{kind} ")
+            or not made_by and kind in message.split())
 
 
-def _module(owner: Any, frames: List[Tuple[str, FrameType]],
-            cfg: Config) -> Optional[str]:
-    """The section of a module of the model, e.g. model.head.loss."""
-    if not isinstance(owner, nn.Module):
-        return None
-    for _, frame in frames:
-        root = frame.f_locals.get('self')
-        if not isinstance(root, nn.Module) or not hasattr(root, 'train_step'):
-            continue
-        try:
-            names = {module: name for name, module in root.named_modules()}
-            teacher = getattr(root, 'teacher', None)
-            if isinstance(teacher, nn.Module):  # not among the modules
-                names.update((module, name) for name, module in
-                             teacher.named_modules(prefix='teacher'))
-        except AttributeError:  # it is being built
-            continue
-        if owner not in names:
-            continue
-        option, section = 'model', cfg.model
-        for part in names[owner].split('.'):
-            inner = section.get(part) if isinstance(section, dict) else None
-            if not isinstance(inner, dict):
-                break
-            option, section = f'{option}.{part}', inner
-        return option
-    return None
+def _place(error: BaseException, message: str,
+           makers: Dict[str, Set[Callable]], section: str) -> str:
+    """The section that an error comes from, or ''."""
+    place, part = section, 'train'
+    for owner in _at_work(error):
+        options = [option for option, made_by in makers.items()
+                   if type(owner) in made_by]
+        if isinstance(owner, BaseLoop):
+            part = ('val' if isinstance(owner, ValLoop) else
+                    'test' if isinstance(owner, TestLoop) else 'train')
+            options = [f'{part}_cfg']
+        elif type(owner).__module__.startswith('torch.utils.data'):
+            options = [f'{part}_dataloader']
+        place = _nearest(options, place, part)
+    # A call with wrong arguments fails before there is an object.
+    called = [
+        option for option, made_by in makers.items()
+        if any(f'{_qualified_name(maker)}() ' in message for maker in made_by)
+    ]
+    return _nearest(called, place, part)
 
 
-def _instance(owner: Any, known: Dict[str, dict]) -> Optional[str]:
-    """The section that a running transform, hook or schedule is built from."""
-    kind = type(owner).__name__
-    for option, section in known.items():
-        if section.get('type') == kind and not option.startswith('model'):
-            return option
-    return None
+def _nearest(options: List[str], place: str, part: str) -> str:
+    """Which of some sections that are alike is meant: inside of ``place``."""
+    if place in options:
+        return place
+    inside = [option for option in options if option.startswith(f'{place}.')]
+    return min(
+        inside or options,
+        key=lambda option: (not option.startswith(part), option.count('.')),
+        default=place)
+
+
+def _at_work(error: BaseException) -> Iterator[Any]:
+    """The objects whose methods an error went through, outermost first."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        yield frame.f_locals.get('self')
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield from _at_work(cause)
+
+
+def _qualified_name(maker: Callable) -> str:
+    """As Python calls it when arguments are wrong: 'DMAE.__init__'."""
+    function = maker.__init__ if isinstance(maker, type) else maker
+    return getattr(function, '__qualname__', '?')
+
+
+def _named(options: dict, words: Set[str], place: str) -> Dict[str, Any]:
+    """The options that a message names, and those inside them."""
+    found = {}
+    for key, value in options.items():
+        if key in words:
+            option = f'{place}.{key}'
+            inner = _named(value, words, option) if isinstance(
+                value, dict) else {}
+            found.update(inner or {option: value})
+    return found

@@ -1,4 +1,5 @@
 """What a few steps of a run tell about its memory, time and checkpoints."""
+import contextlib
 import os
 import os.path as osp
 import resource
@@ -8,14 +9,50 @@ import time
 from typing import Any, Dict, List
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from dmae_mm.engine.hooks.unwrapped_model import unwrapped_model
+from dmae_mm.engine.checkpointing import whole_files
+from dmae_mm.host import unwrapped_model
+
+from .schedule_notes import schedule_notes
+from .start import build_runner
 
 # Steps that are timed, after the first, and how long they may take.
 MAX_STEPS, MAX_SECONDS = 5, 15.0
 MAX_SAMPLES = 32  # images that are read to see how fast that is
+
+
+def measure_steps(cfg: Config, notes: List[str]) -> List[str]:
+    """Start a run itself, and stop it after a few steps.
+
+    Args:
+        cfg (Config): Completed. Is changed.
+        notes (list[str]): What is no problem is added here.
+
+    Returns:
+        list[str]: Lines on memory, time and checkpoints.
+
+    Raises:
+        Exception: Whatever the run raises.
+    """
+    # A step is an optimizer step here, so that all memory is in use.
+    counts = cfg.optim_wrapper.pop('accumulative_counts', 1)
+    checkpoints = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    steps = FewStepsHook()
+    runner = build_runner(cfg)
+    runner.register_hook(steps, priority='LOWEST')
+    with contextlib.suppress(Enough):
+        runner.train()
+    lines = [
+        *memory(runner, steps.gradients),
+        *duration(runner, min(steps.seconds)),
+        *images(runner, counts),
+        *checkpoint(runner, checkpoints.get('max_keep_ckpts', -1))
+    ]
+    notes += schedule_notes(runner)
+    return lines
 
 
 class Enough(Exception):
@@ -29,9 +66,7 @@ class FewStepsHook(Hook):
         self.seconds: List[float] = []
         self.gradients = 0  # bytes
 
-    def before_train_iter(self,
-                          runner,
-                          batch_idx: int,
+    def before_train_iter(self, runner, batch_idx: int,
                           data_batch: Any = None) -> None:
         if not self.seconds:
             self.began = time.perf_counter()
@@ -44,10 +79,7 @@ class FewStepsHook(Hook):
             parameter.grad.nbytes for group in optimizer.param_groups
             for parameter in group['params'] if parameter.grad is not None)
 
-    def after_train_iter(self,
-                         runner,
-                         batch_idx: int,
-                         data_batch: Any = None,
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Any = None) -> None:
         """Count, and stop.
 
@@ -86,27 +118,28 @@ def memory(runner: Runner, gradients: int) -> List[str]:
     ]
 
 
-def duration(runner: Runner, seconds: List[float], counts: int) -> List[str]:
-    """Lines on how long the run will take.
-
-    Args:
-        runner (Runner): After some steps.
-        seconds (list[float]): Of each step.
-        counts (int): Batches accumulated to an optimizer step.
-    """
+def duration(runner: Runner, step: float) -> List[str]:
+    """Lines on how long the run will take, with the seconds of a step."""
     loader = runner.train_dataloader
     batch, workers = loader.batch_size or 1, loader.num_workers
-    step, total, cores = min(seconds), runner.max_iters, os.cpu_count() or 1
+    total, cores = runner.max_iters, os.cpu_count() or 1
     reading = _reading(loader.dataset, batch)
     each = max(step, reading / min(workers, cores)) if workers else (
         step + reading)
-    lines = [
+    return [
         f'Step: {step:.3g} s for {batch} images.',
         f'Reading: {reading:.3g} s for them in one process; '
-        f'{_counted(workers, "worker")}, {_counted(cores, "core")}.',
+        f'workers: {workers}, cores: {cores}.',
         f'Estimate, one process on this machine: {total} iterations x '
         f'{each:.3g} s = {_readable(total * each)},',
-        '    without validation and checkpoints.',
+        '    without validation and checkpoints.'
+    ]
+
+
+def images(runner: Runner, counts: int) -> List[str]:
+    """Lines on the images of an optimizer step, of several batches."""
+    batch = runner.train_dataloader.batch_size or 1
+    lines = [
         f'Images per optimizer step: {batch * counts} in each process '
         f'({batch} x {counts} accumulated).'
     ]
@@ -154,7 +187,11 @@ def checkpoint(runner: Runner, kept: int) -> List[str]:
         name: value.clone()
         for name, value in unwrapped_model(runner).state_dict().items()
     }
-    runner.save_checkpoint(runner.work_dir, 'check.pth', by_epoch=False)
+    runner.save_checkpoint(
+        runner.work_dir,
+        'check.pth',
+        by_epoch=False,
+        backend_args=whole_files(runner.work_dir))
     size = osp.getsize(path)
     runner.resume(path)
     for name, value in unwrapped_model(runner).state_dict().items():
@@ -194,10 +231,6 @@ def _bytes(state: Any) -> int:
 def _listed(sizes: Dict[str, int]) -> str:
     return ', '.join(f'{name} {megabytes(size)}'
                      for name, size in sizes.items() if size)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f'{number} {thing}{"" if number == 1 else "s"}'
 
 
 def _readable(seconds: float) -> str:

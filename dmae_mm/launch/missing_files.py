@@ -1,12 +1,13 @@
 """Files and folders that a config names and that are not there."""
 import os.path as osp
-from typing import Any, Iterator, List, Tuple
+from typing import Any, List, Tuple
 
 from mmengine.config import Config
 
+from .sections import entries, hooks, last_name
+
 # The data loaders that a training uses.
 TRAINING = ('train_dataloader', 'val_dataloader')
-_CHECKPOINTS = ('checkpoint', 'pretrained')
 _SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 # Options of hooks of this package that name files or folders.
 _HOOK_FILES = ('train_root', 'test_root', 'train_list')
@@ -31,26 +32,21 @@ def missing_files(cfg: Config, dataloaders: Tuple[str, ...] = TRAINING,
     """
     problems = []
     for name in dataloaders:
-        if isinstance(cfg.get(name), dict):
-            for option, dataset in _data_sets(cfg[name].get('dataset'),
-                                              f'{name}.dataset'):
-                problems += _missing_data(option, dataset)
+        section = cfg.get(name)
+        if isinstance(section, dict):
+            for option, value in entries({'dataset': section.get('dataset')},
+                                         name):
+                problems += _missing_data(option, value)
     if checkpoints:
-        for option, path in _checkpoints(cfg):
-            if not osp.isfile(path):
+        for option, path in entries(
+                dict(model=cfg.get('model'), load_from=cfg.get('load_from'))):
+            if _is_checkpoint(option, path) and not osp.isfile(path):
                 problems.append(f'there is no checkpoint {path!r}: set '
                                 f'--cfg-options {option}=/path/to/file')
-        hooks = [(f'default_hooks.{name}', hook)
-                 for name, hook in (cfg.get('default_hooks') or {}).items()]
-        custom = cfg.get('custom_hooks')
-        if isinstance(custom, (list, tuple)):
-            hooks += [(f'custom_hooks.{index}', hook)
-                      for index, hook in enumerate(custom)]
-        for option, hook in hooks:
-            for key in _HOOK_FILES:
-                path = hook.get(key) if isinstance(hook, dict) else None
-                if _is_local(path) and not osp.exists(path):
-                    problems.append(f'{option}.{key}: there is no {path!r}')
+        for option, path in entries(hooks(cfg)):
+            if last_name(option) in _HOOK_FILES and _is_local(
+                    path) and not osp.exists(path):
+                problems.append(f'{option}: there is no {path!r}')
     return problems
 
 
@@ -60,21 +56,16 @@ def _is_local(path: Any) -> bool:
             and not path.startswith('pipe:'))
 
 
-def _data_sets(dataset: Any, option: str) -> Iterator[Tuple[str, dict]]:
-    """The data sets that read files, inside those that repeat or join them."""
-    if not isinstance(dataset, dict):
-        return
-    if isinstance(dataset.get('dataset'), dict):
-        yield from _data_sets(dataset['dataset'], f'{option}.dataset')
-    elif isinstance(dataset.get('datasets'), (list, tuple)):
-        for index, part in enumerate(dataset['datasets']):
-            yield from _data_sets(part, f'{option}.datasets.{index}')
-    else:
-        yield option, dataset
+def _is_checkpoint(option: str, value: Any) -> bool:
+    key = last_name(option)
+    return _is_local(value) and (
+        key in ('checkpoint', 'load_from')
+        or key == 'pretrained' and value.endswith(_SUFFIXES))
 
 
-def _missing_data(option: str, dataset: dict) -> List[str]:
-    if dataset.get('type') in _DOWNLOADED:
+def _missing_data(option: str, dataset: Any) -> List[str]:
+    """Of a data set; anything else in the section of one names no data."""
+    if not isinstance(dataset, dict) or dataset.get('type') in _DOWNLOADED:
         return []
     root = dataset.get('data_root')
     if _is_local(root) and not osp.isdir(root):
@@ -95,19 +86,3 @@ def _missing_data(option: str, dataset: dict) -> List[str]:
                 problems.append(f'there is no {path!r}: set --cfg-options '
                                 f'{option}.{key} or {option}.data_root')
     return problems
-
-
-def _checkpoints(cfg: Config) -> Iterator[Tuple[str, str]]:
-    yield from _named(cfg.get('model'), 'model')
-    if _is_local(cfg.get('load_from')):
-        yield 'load_from', cfg.load_from
-
-
-def _named(value: Any, option: str) -> Iterator[Tuple[str, str]]:
-    items = value.items() if isinstance(value, dict) else (
-        enumerate(value) if isinstance(value, (list, tuple)) else ())
-    for key, item in items:
-        if key in _CHECKPOINTS and _is_local(item) and (
-                key == 'checkpoint' or item.endswith(_SUFFIXES)):
-            yield f'{option}.{key}', item
-        yield from _named(item, f'{option}.{key}')

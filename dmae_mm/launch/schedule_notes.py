@@ -1,7 +1,9 @@
 """Whether the schedule of the learning rate ends with the training."""
-from typing import Any, List
+from typing import List
 
 from mmengine.runner import IterBasedTrainLoop, Runner
+
+from .sections import schedulers
 
 _ENDLESS = 10**9  # what MMEngine takes for an `end` that is not given
 
@@ -19,25 +21,20 @@ def schedule_notes(runner: Runner) -> List[str]:
         list[str]: A note for schedules by epoch, and one for those by
         iteration, with their options.
     """
-    schedulers = runner.cfg.get('param_scheduler') or []
-    if isinstance(schedulers, dict):
-        entries = [('param_scheduler', schedulers)]
-    else:
-        entries = [(f'param_scheduler.{index}', scheduler)
-                   for index, scheduler in enumerate(schedulers)]
     lengths = [('iteration', False, runner.max_iters)]
     if not isinstance(runner.train_loop, IterBasedTrainLoop):
         lengths.append(('epoch', True, runner.max_epochs))
     notes = []
     for unit, by_epoch, length in lengths:
-        chosen = [(option, scheduler) for option, scheduler in entries
+        chosen = {option: scheduler
+                  for option, scheduler in schedulers(runner.cfg).items()
                   if isinstance(scheduler, dict)
-                  and scheduler.get('by_epoch', True) is by_epoch]
-        last = max((_end(scheduler) for _, scheduler in chosen), default=0)
+                  and scheduler.get('by_epoch', True) is by_epoch}
+        last = max(map(_end, chosen.values()), default=0)
         if last > length:
             options = ', '.join(
                 f'{option}.{key}={scheduler[key]}'
-                for option, scheduler in chosen
+                for option, scheduler in chosen.items()
                 for key in ('begin', 'end', 'T_max') if scheduler.get(key))
             notes.append(
                 f"the learning rate's schedule ends at {unit} {last}, the "
@@ -46,7 +43,7 @@ def schedule_notes(runner: Runner) -> List[str]:
     return notes
 
 
-def _end(scheduler: Any) -> int:
+def _end(scheduler: dict) -> int:
     """0 if there is none."""
     end = scheduler.get('end')
     if end is None and 'T_max' in scheduler:

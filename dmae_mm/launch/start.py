@@ -32,32 +32,38 @@ def start(cfg: Config) -> None:
             first step. That traceback is written to a file in the work dir.
         OSError: As it comes, a full disk, for example.
     """
-    begun = _Begun()
+    begun, message = _Begun(), None
     try:
         runner = build_runner(cfg)
-        shorten_console(runner.logger)
         # MMEngine logs the config, but not how the run was started.
         runner.logger.info(f'Command: {shlex.join(sys.argv)}')
         runner.register_hook(begun, priority='VERY_LOW')
         runner.train()
     except NonFiniteLossError as error:
         message = str(error) if is_main_process() else 1
-    except OSError as error:
-        if begun.iterations or not isinstance(error, FileNotFoundError):
-            raise
-        message = _explained(error, cfg)
     except Exception as error:  # whatever a class raises
-        if begun.iterations:
+        if begun.iterations or (isinstance(error, OSError)
+                                and not isinstance(error, FileNotFoundError)):
             raise
         message = _explained(error, cfg)
-    else:
-        return
-    sys.exit(message)
+    if message is not None:
+        sys.exit(message)
 
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that the config asks for."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
+        Runner.from_cfg(cfg))
+    shorten_console(runner.logger)
+    return runner
+
+
+def shorten_console(logger: logging.Logger) -> None:
+    """Leave one line per parameter of the optimizer to the log file."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(lambda record: not record.getMessage().
+                              startswith('paramwise_options'))
 
 
 class _Begun(Hook):
@@ -78,11 +84,3 @@ def _explained(error: Exception, cfg: Config) -> str:
     except OSError:
         return message + '\n' + traceback.format_exc()
     return f'{message}\nThe run was not started. Traceback: {path}'
-
-
-def shorten_console(logger: logging.Logger) -> None:
-    """Leave one line per parameter of the optimizer to the log file."""
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.addFilter(lambda record: not record.getMessage().
-                              startswith('paramwise_options'))

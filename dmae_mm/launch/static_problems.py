@@ -1,13 +1,12 @@
 """What is wrong with a config, as far as can be seen without building it."""
-from typing import Any, List
+from typing import Iterator, List
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
 
 from dmae_mm.options import is_finite_number
 
-from .complete_config import DATALOADERS
 from .missing_files import missing_files
+from .sections import DATALOADERS, entries, hooks, schedulers, shown
 
 # Larger numbers in `model`, or of workers, would keep the machine busy for
 # hours before anything fails.
@@ -23,87 +22,76 @@ def static_problems(cfg: Config) -> List[str]:
     Returns:
         list[str]: A sentence for each problem, with its option.
     """
-    problems = _too_large(cfg.get('model'), 'model')
-    if not isinstance(cfg.get('default_scope', ''), str):
-        problems.append(f'default_scope={cfg.default_scope!r} is not the name '
-                        "of a package, such as 'mmpretrain'")
-    problems += _hooks(cfg)
+    return [
+        *_wrong_numbers(cfg), *_no_sections(cfg), *_normalisation(cfg),
+        *missing_files(cfg)
+    ]
+
+
+def _wrong_numbers(cfg: Config) -> Iterator[str]:
+    for option, value in entries(cfg.model, 'model'):
+        if type(value) is int and abs(value) > LARGEST:
+            yield (f'{option}={value} is beyond any model: at most {LARGEST} '
+                   'is accepted')
+    legal = {'randomness.seed': (0, 2**32 - 1)}
     for key in ('max_epochs', 'max_iters'):
-        length = cfg.train_cfg.get(key)
-        if length is not None and (type(length) is not int or length < 1):
-            problems.append(f'train_cfg.{key}={length!r} is not an int of at '
-                            'least 1')
+        legal[f'train_cfg.{key}'] = (1, None)
     for name in DATALOADERS:
-        section = cfg.get(name)
-        if isinstance(section, dict):
-            problems += _dataloader(section, name)
+        legal[f'{name}.batch_size'] = (1, None)
+        legal[f'{name}.num_workers'] = (0, MOST_WORKERS)
+    for option, (least, most) in legal.items():
+        name, _, key = option.partition('.')
+        value = (cfg.get(name) or {}).get(key)
+        if value is not None and (type(value) is not int or value < least or
+                                  (most is not None and value > most)):
+            yield f'{option}={value!r} is not an int ' + (
+                f'of at least {least}' if most is None else
+                f'from {least} to {most}')
+
+
+def _no_sections(cfg: Config) -> Iterator[str]:
+    """Values where only a dict with a ``type`` makes sense."""
+    sections = {'model': cfg.model, **hooks(cfg)}
+    for name in DATALOADERS:
+        if cfg.get(name) is not None:
+            for key in ('dataset', 'sampler'):
+                sections[f'{name}.{key}'] = cfg[name].get(key)
+            if 'collate_fn' in cfg[name]:
+                sections[f'{name}.collate_fn'] = cfg[name].collate_fn
+    if 'constructor' not in cfg.optim_wrapper:
+        sections['optim_wrapper.optimizer'] = cfg.optim_wrapper.get(
+            'optimizer')
+    for option, scheduler in schedulers(cfg).items():
+        parts = scheduler.values() if isinstance(scheduler, dict) else ()
+        if not parts or not all(
+                isinstance(part, (dict, list, tuple)) for part in parts):
+            sections[option] = scheduler  # else: those of several optimizers
+    for option, section in sections.items():
+        # A config written in Python may hold the object itself.
+        if section is None or isinstance(
+                section, (str, int, float, list, tuple)) or (
+                    isinstance(section, dict) and 'type' not in section):
+            yield f"{option}={shown(section)} is not a dict with a 'type'"
+    custom = cfg.get('custom_hooks') or []
+    if not isinstance(custom, (list, tuple)):
+        yield f'custom_hooks={custom!r} is not a list'
+    if not isinstance(cfg.get('default_scope', ''), str):
+        yield (f'default_scope={cfg.default_scope!r} is not the name of a '
+               "package, such as 'mmpretrain'")
+
+
+def _normalisation(cfg: Config) -> Iterator[str]:
+    """Pixels must stay numbers: a loss that is none would not say why."""
     for option, section in (('data_preprocessor',
                              cfg.get('data_preprocessor')),
                             ('model.data_preprocessor',
                              cfg.model.get('data_preprocessor'))):
-        if isinstance(section, dict):
-            problems += _normalisation(section, option)
-    return problems + missing_files(cfg)
-
-
-def _dataloader(section: dict, name: str) -> List[str]:
-    problems = []
-    workers = section.get('num_workers', 0)
-    if type(workers) is not int or not 0 <= workers <= MOST_WORKERS:
-        problems.append(f'{name}.num_workers={workers!r} is not an int from 0 '
-                        f'to {MOST_WORKERS}')
-    for key in ('dataset', 'sampler'):
-        # A config written in Python may hold the object itself.
-        value = section.get(key)
-        if value is None or isinstance(value, (str, int, float, list, tuple)):
-            problems.append(f'{name}.{key}={value!r} is not a dict')
-        elif isinstance(value, dict) and 'type' not in value:
-            problems.append(f"{name}.{key}={dict(value)!r} has no 'type'")
-    return problems
-
-
-def _hooks(cfg: Config) -> List[str]:
-    custom = cfg.get('custom_hooks') or []
-    if not isinstance(custom, (list, tuple)):
-        return [f'custom_hooks={custom!r} is not a list']
-    hooks = [(f'default_hooks.{name}', hook)
-             for name, hook in (cfg.get('default_hooks') or {}).items()
-             if hook is not None]  # None leaves out one of MMEngine's
-    hooks += [(f'custom_hooks.{index}', hook)
-              for index, hook in enumerate(custom)]
-    return [
-        f"{option}={hook!r} is not a dict with the hook's 'type'"
-        for option, hook in hooks if not isinstance(hook, Hook) and not (
-            isinstance(hook, dict) and 'type' in hook)
-    ]
-
-
-def _normalisation(section: dict, option: str) -> List[str]:
-    """Pixels must stay numbers: a loss that is none would not say why."""
-    problems = []
-    for key in ('mean', 'std'):
-        for value in _flat(section.get(key)):
-            if not is_finite_number(value) or (key == 'std' and value <= 0):
-                problems.append(
-                    f'{option}.{key}={section[key]!r} must be finite numbers' +
-                    (' above 0' if key == 'std' else ''))
-                break
-    return problems
-
-
-def _flat(value: Any) -> List[Any]:
-    if isinstance(value, (list, tuple)):
-        return [inner for item in value for inner in _flat(item)]
-    return [] if value is None else [value]
-
-
-def _too_large(value: Any, option: str) -> List[str]:
-    items = value.items() if isinstance(value, dict) else (
-        enumerate(value) if isinstance(value, (list, tuple)) else ())
-    problems = []
-    for key, item in items:
-        if type(item) is int and abs(item) > LARGEST:
-            problems.append(f'{option}.{key}={item} is beyond any model: at '
-                            f'most {LARGEST} is accepted')
-        problems += _too_large(item, f'{option}.{key}')
-    return problems
+        for key in ('mean', 'std'):
+            given = section.get(key) if isinstance(section, dict) else None
+            numbers = [value for _, value in entries([given])
+                       if value is not None
+                       and not isinstance(value, (list, tuple))]
+            if not all(is_finite_number(number) and (
+                    number > 0 or key == 'mean') for number in numbers):
+                yield (f'{option}.{key}={given!r} must be finite numbers'
+                       + ' above 0' * (key == 'std'))

@@ -48,6 +48,7 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
     """Refuse a backbone, decoder and head of different sizes."""
     rows, columns = patch_grid(backbone)
     side = patch_size(backbone)[0]
+    channels = input_channels(backbone)
     if rows != columns:
         raise ValueError(
             f'backbone: img_size={img_size(backbone)} gives {rows} x '
@@ -62,8 +63,10 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
          '(img_size / patch_size)^2'),
         ('neck: values of a patch (patch_size^2 * in_chans)',
          neck.decoder_pred.out_features,
-         side**2 * input_channels(backbone),
+         side**2 * channels,
          'patch_size^2 * in_channels'),
+        ('head: in_channels', getattr(head, 'in_channels', channels),
+         channels, 'its in_channels'),
         ('head: patch_size', getattr(head, 'patch_size', side), side,
          'its patch_size'),
     ):

@@ -1,5 +1,5 @@
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch.nn as nn
 
@@ -62,6 +62,13 @@ class StudentInput:
             cls.of(backbone, data_preprocessor),
             img_size=img_size(backbone),
             patch_grid=patch_grid(backbone))
+
+
+    def of_channels(self, channels: Sequence[int]) -> 'StudentInput':
+        """The same images with some of their channels, perhaps repeated."""
+        mean, std = (values and tuple(values[c] for c in channels)
+                     for values in (self.mean, self.std))
+        return replace(self, in_channels=len(channels), mean=mean, std=std)
 
 
 def input_channels(network: nn.Module) -> int:

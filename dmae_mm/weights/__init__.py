@@ -1,10 +1,8 @@
 from .export import Exported, export_checkpoint
-from .key_mapping import (backbone_from_timm, backbone_state_dict,
-                          backbone_to_mmseg, backbone_to_timm,
-                          mae_to_mmpretrain)
-from .mae_converter import convert_mae_file
-from .tensor_file import TensorFile, read_tensor_file
-from .write import write_tensor_file
+from .names import (backbone_from_timm, backbone_state_dict,
+                    backbone_to_mmseg, backbone_to_timm, convert_mae_file,
+                    mae_to_mmpretrain)
+from .tensor_file import TensorFile, read_tensor_file, write_tensor_file
 
 __all__ = [
     'Exported', 'TensorFile', 'backbone_from_timm', 'backbone_state_dict',

@@ -4,6 +4,7 @@ import http.client
 import os
 import os.path as osp
 import re
+import shutil
 from typing import Optional
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -11,6 +12,8 @@ from urllib.request import Request, urlopen
 import torch
 from filelock import FileLock
 from mmengine.logging import print_log
+
+from dmae_mm.files import CannotWrite, remove_leftovers, write_whole
 
 TIMEOUT_SECONDS = 60
 
@@ -52,6 +55,7 @@ def local_path(source: str) -> str:
         os.makedirs(folder, exist_ok=True)
         with FileLock(osp.join(folder, '.lock')):
             if not osp.exists(path):
+                remove_leftovers(folder)
                 _download(source, path)
     return path
 
@@ -72,32 +76,40 @@ def checksum_in_name(name: str) -> Optional[str]:
     return digits.group(1)
 
 
+def sha256_of(path: str) -> str:
+    """SHA-256 of a file: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for chunk in iter(lambda: file.read(1 << 20), b''):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _download(url: str, path: str) -> None:
     """Write the file at ``url`` to ``path``, or nothing at all."""
     print_log(f'Downloading {url} to {path}', logger='current')
-    partial = f'{path}.partial'
-    digest, size = hashlib.sha256(), 0
     try:
-        request = Request(url, headers={'User-Agent': 'dmae_mm'})
-        with urlopen(request, timeout=TIMEOUT_SECONDS) as response, \
-                open(partial, 'wb') as file:
-            for chunk in iter(lambda: response.read(1 << 20), b''):
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-            # A connection that breaks off looks like the end of the file.
-            promised = int(response.headers.get('Content-Length', size))
-        if size != promised:
-            raise OSError(f'{size} of {promised} bytes arrived')
-        checksum = checksum_in_name(osp.basename(path)) or ''
-        if not digest.hexdigest().startswith(checksum):
-            raise OSError(f'its name promises the checksum {checksum}, but '
-                          f'its SHA-256 is {digest.hexdigest()}')
-        os.replace(partial, path)
+        with write_whole(path) as unfinished:
+            _fetch(url, unfinished)
+    except CannotWrite:
+        raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise OSError(
             f'The checkpoint {url} cannot be downloaded: {error}. Check the '
             'address, or download it elsewhere and give its path.') from error
-    finally:
-        if osp.exists(partial):
-            os.remove(partial)
+
+
+def _fetch(url: str, path: str) -> None:
+    request = Request(url, headers={'User-Agent': 'dmae_mm'})
+    with urlopen(request, timeout=TIMEOUT_SECONDS) as response, \
+            open(path, 'wb') as file:
+        shutil.copyfileobj(response, file)
+        size = file.tell()
+        # A connection that breaks off looks like the end of the file.
+        promised = int(response.headers.get('Content-Length', size))
+    if size != promised:
+        raise OSError(f'{size} of {promised} bytes arrived')
+    digest, checksum = sha256_of(path), checksum_in_name(path) or ''
+    if not digest.startswith(checksum):
+        raise OSError(f'its name promises the checksum {checksum}, but its '
+                      f'SHA-256 is {digest}')

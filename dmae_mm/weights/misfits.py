@@ -9,6 +9,8 @@ from typing import Dict, List, Optional, Sequence
 import torch
 import torch.nn as nn
 
+from dmae_mm.messages import first_few
+
 
 def misfits(weights: Dict[str, torch.Tensor],
             needed: Dict[str, Sequence[int]], known: Sequence[str],
@@ -44,12 +46,7 @@ def strict_misfits(weights: Dict[str, torch.Tensor],
                    network: nn.Module) -> List[str]:
     """What keeps weights from being exactly those of a network.
 
-    Args:
-        weights (dict[str, torch.Tensor]): Tensors by their names.
-        network (nn.Module): The network.
-
-    Returns:
-        list[str]: As of :func:`misfits`, and names that it does not have.
+    As :func:`misfits`, and names that it does not have.
     """
     own = network.state_dict()
     problems = []
@@ -57,6 +54,28 @@ def strict_misfits(weights: Dict[str, torch.Tensor],
         dtype = torch.float32 if tensor.is_floating_point() else None
         problems += _misfit(name, weights.get(name), tensor.shape, dtype)
     return problems + unknown(weights, own)
+
+
+def load_exactly(network: nn.Module,
+                 weights: Dict[str, torch.Tensor],
+                 complaint: str,
+                 cure: str = '') -> None:
+    """Fill a network with weights that are exactly its own, or not at all.
+
+    Args:
+        network (nn.Module): The network.
+        weights (dict[str, torch.Tensor]): Its weights, by their names.
+        complaint (str): How the error begins: whose weights do not fit what.
+        cure (str): How it ends: what to do. Defaults to ''.
+
+    Raises:
+        ValueError: If they are not; the problems are listed.
+    """
+    problems = strict_misfits(weights, network)
+    if problems:
+        raise ValueError(f'{complaint}: {first_few(problems, 5, "; ")}. '
+                         f'{cure}'.rstrip())
+    network.load_state_dict(weights)
 
 
 def unknown(weights: Sequence[str], known: Sequence[str]) -> List[str]:

@@ -10,6 +10,8 @@ from typing import Any, Iterator, List, Tuple
 import safetensors
 import torch
 
+from dmae_mm.messages import first_few
+
 
 class _Placeholder:
     """Stands for an object beside the weights; keeps nothing of it."""
@@ -145,7 +147,7 @@ def _what_is_wrong(path: str, error: Exception) -> str:
         # torch cannot tell what it would have called on a placeholder, nor
         # what is in a pickle of another protocol than its own, 2.
         if names and (refused or protocol > 2 or 'call reduce' in reason):
-            return (f'is refused: it asks for {", ".join(names[:8])}, and '
+            return (f'is refused: it asks for {first_few(names, 8)}, and '
                     'building that could run code from the file. Nothing was '
                     f'executed. {save_again}')
         if protocol > 2:

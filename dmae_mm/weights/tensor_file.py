@@ -1,14 +1,20 @@
-"""The weights in a checkpoint file, whoever wrote it."""
-import hashlib
+"""The weights in a checkpoint file: read, whoever wrote it, and written."""
+import json
 import os
 import os.path as osp
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
+import safetensors.torch
 import torch
 
-from .download import local_path
+from dmae_mm.files import write_whole
+from dmae_mm.messages import first_few
+
+from .download import local_path, sha256_of
 from .safe_load import load_without_executing
+
+Tensors = Dict[str, torch.Tensor]
 
 # Under which key a checkpoint keeps its weights. Where there are averaged
 # ones, they come first, as in timm. With mmengine's EMAHook, 'state_dict'
@@ -49,7 +55,7 @@ class TensorFile:
     source: str
     sha256: str
     num_bytes: int
-    tensors: Dict[str, torch.Tensor]
+    tensors: Tensors
     ignored: List[str]
     weights_key: Optional[str] = None
     is_averaged: bool = False
@@ -82,7 +88,7 @@ def read_tensor_file(source: str) -> TensorFile:
     source = os.fspath(source)
     path = local_path(source)
     shown = source if path == source else f'{source} (kept as {path})'
-    digest = _sha256(path)
+    digest = sha256_of(path)
     content = load_without_executing(path, shown)
     if not isinstance(content, dict):
         content = {}
@@ -100,9 +106,79 @@ def read_tensor_file(source: str) -> TensorFile:
         meta=_meta(content))
 
 
-def _select_weights(
-        content: dict, key: Optional[str],
-        shown: str) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+def write_tensor_file(path: str,
+                      tensors: Tensors,
+                      meta: Dict[str, Any],
+                      overwrite: bool = False) -> None:
+    """Write weights so that a run that fails leaves nothing behind.
+
+    Args:
+        path (str): ``.pth`` becomes ``dict(state_dict=tensors, meta=meta)``,
+            as mmengine reads it; ``.safetensors`` gets ``meta`` as text,
+            what is no text as JSON.
+        tensors (dict[str, torch.Tensor]): The weights.
+        meta (dict): Where they came from: text, numbers, and lists and dicts
+            of them.
+        overwrite (bool): Whether a file at ``path`` may be replaced.
+
+    Raises:
+        FileExistsError: If there is something at ``path`` that must not be
+            replaced.
+        ValueError: If ``path`` has another ending.
+        CannotWrite: If the disk is full or must not be written to.
+    """
+    check_writable(path, overwrite)
+    with write_whole(path) as unfinished:
+        save_tensors(unfinished, tensors, meta)
+
+
+def save_tensors(path: str, tensors: Tensors, meta: Dict[str, Any]) -> None:
+    """Write to ``path`` what :func:`write_tensor_file` would write."""
+    # Memory of their own: a view would be saved with all that it views.
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    if path.endswith('.safetensors'):
+        text = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in meta.items()
+        }
+        safetensors.torch.save_file(tensors, path, text)
+    else:
+        torch.save(dict(state_dict=tensors, meta=meta), path)
+
+
+def check_writable(path: str,
+                   overwrite: bool,
+                   source: Optional[str] = None) -> None:
+    """Raise ahead of the work what :func:`write_tensor_file` would raise.
+
+    Args:
+        path (str): What is to be written.
+        overwrite (bool): Whether it may be replaced.
+        source (str, optional): What will be read, and is never replaced.
+
+    Raises:
+        FileExistsError: If there is something at ``path`` that must not be
+            replaced.
+        ValueError: If ``path`` has another ending.
+    """
+    if source is not None and osp.exists(source) and osp.exists(
+            path) and osp.samefile(source, path):
+        raise FileExistsError(
+            f'{path} is the source itself. Give another destination.')
+    if not path.endswith(('.pth', '.safetensors')):
+        raise ValueError(f'{path} must end in .pth or .safetensors.')
+    if osp.isdir(path):
+        raise FileExistsError(f'{path} is a folder.')
+    if osp.lexists(path) and not overwrite:
+        raise FileExistsError(f'{path} exists already: choose another name, '
+                              'or overwrite it (--force, overwrite=True).')
+
+
+def _select_weights(content: dict, key: Optional[str],
+                    shown: str) -> Tuple[Tensors, List[str]]:
     """Split a checkpoint into its weights and the names of all the rest."""
     weights = content if key is None else content[key]
     ignored = [] if key is None else [str(k) for k in content if k != key]
@@ -125,12 +201,12 @@ def _select_weights(
     if not tensors:
         raise ValueError(
             f'The checkpoint {shown} holds no named tensors, but '
-            f'{", ".join(map(repr, ignored[:10])) or "nothing"}. Expected is '
-            'a dict of tensors, alone or under one of the keys '
+            f'{first_few([repr(name) for name in ignored], 10) or "nothing"}. '
+            'Expected is a dict of tensors, alone or under one of the keys '
             f'{", ".join(map(repr, _WEIGHT_KEYS))}.')
     if all(name.startswith('module.') for name in tensors):
         tensors = {
-            name[len('module.'):]: tensor
+            name.removeprefix('module.'): tensor
             for name, tensor in tensors.items()
         }
     return tensors, ignored
@@ -194,11 +270,3 @@ def _plain(value: Any, room: List[int], depth: int = 0) -> Any:
 def _is_dense(tensor: torch.Tensor) -> bool:
     return (tensor.layout is torch.strided and not tensor.is_quantized
             and not tensor.is_nested and not tensor.is_meta)
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-            digest.update(chunk)
-    return digest.hexdigest()

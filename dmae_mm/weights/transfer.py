@@ -1,16 +1,17 @@
 """Did a checkpoint arrive in a backbone? Said of each tensor."""
+import math
 import re
+from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
-
-from dmae_mm.models.teachers.mmpretrain_backbones import COMPUTED
+from mmpretrain.models.utils import resize_pos_embed
 
 from .misfits import misfits
-from .key_mapping import Tensors, under_prefix
-from .positions import resampled_positions
+from .names import COMPUTED, under_prefix
+from .tensor_file import Tensors
 
 # Of these, the hosts resample all but the last dimension.
 _RESAMPLED = ('pos_embed', 'relative_position_bias_table')
@@ -37,23 +38,24 @@ COMPUTED_ONLY = 'computed, not learnt'
 # What a file's tensor is that the backbone does not have: see Transfer.
 LOST, DROPPED, BESIDE = 'lost', 'dropped', 'beside'
 
+# What the backbone's and the unused tensors may take of the screen.
+MAX_LINES, MAX_UNUSED = 20, 6
+
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor of the backbone and what became of it.
-
-    Attributes:
-        name (str): Its name in the backbone.
-        status (str): ``LOADED``, ``RESIZED``, ``LEFT``, ``CHANGED``,
-            ``NOT_FINITE``, ``NEW`` or ``COMPUTED_ONLY``.
-        shape (tuple[int, ...]): Its shape in the backbone.
-        shape_in_file (tuple[int, ...] | None): That in the file, if it is
-            there.
-    """
+    """A tensor of the backbone and what became of it."""
     name: str
-    status: str
+    status: str  # LOADED, RESIZED, LEFT and so on
     shape: Tuple[int, ...]
-    shape_in_file: Optional[Tuple[int, ...]] = None
+    shape_in_file: Optional[Tuple[int, ...]] = None  # None: it is not there
+
+    @property
+    def shapes(self) -> str:
+        """Its shape, and that in the file where it is another."""
+        if self.shape_in_file in (None, self.shape):
+            return str(self.shape)
+        return f'{self.shape}, in the checkpoint {self.shape_in_file}'
 
 
 @dataclass(frozen=True)
@@ -84,24 +86,49 @@ class Transfer:
         """Whether all that has to be loaded was, and nothing was lost."""
         return not (self.names(LEFT, CHANGED, NOT_FINITE) or self.lost)
 
+    def lines(self, ignored: Sequence[str], verbose: bool) -> List[str]:
+        """A table of what became of the backbone's tensors and the file's.
+
+        Args:
+            ignored (Sequence[str]): What is in the file beside its tensors.
+            verbose (bool): Whether each tensor has a line of its own, or
+                equals of several blocks one together.
+        """
+        lines = []
+        for status in (LOADED, RESIZED, LEFT, CHANGED, NOT_FINITE, NEW,
+                       COMPUTED_ONLY):
+            rows = [row for row in self.rows if row.status == status]
+            if rows or status in (LOADED, RESIZED, LEFT):
+                lines.append(f'{status}: {len(rows)}')
+                lines += _grouped({row.name: row.shapes for row in rows},
+                                  verbose, MAX_LINES)
+        unused = {
+            name: f'{shape}, {what}'
+            for shapes, what in ((self.lost, 'which this backbone lacks'),
+                                 (self.dropped, 'not needed here'))
+            for name, shape in shapes.items()
+        }
+        lines.append(f'unused in the checkpoint: {len(unused)}')
+        lines += _grouped(unused, verbose, MAX_UNUSED)
+        beside = Counter(re.sub(r'\..*', '.*', name) for name in self.beside)
+        others = [f'{part} ({number})' for part, number in beside.items()]
+        others += [name for name in ignored if name != 'meta']
+        lines.append(f'not for a backbone: {", ".join(others) or "nothing"}')
+        return lines
+
 
 def needed_shapes(backbone: nn.Module,
                   weights: Tensors) -> Dict[str, Tuple[int, ...]]:
-    """What a checkpoint must hold for a backbone.
+    """Names and shapes of what a checkpoint must hold for a built backbone.
 
-    Args:
-        backbone (nn.Module): The backbone, built.
-        weights (dict[str, torch.Tensor]): The file's tensors, without prefix.
-
-    Returns:
-        dict[str, tuple[int, ...]]: Names and shapes, without what is new or
-        computed. Of positions, the file's number of them is as good.
+    Without what is new or computed. Of positions, the number that the file
+    has in ``weights``, tensors without prefix, is as good.
     """
     needed = {}
     for name, tensor in backbone.state_dict().items():
         given, shape = weights.get(name), tuple(tensor.shape)
-        if COMPUTED.fullmatch(name) or not tensor.is_floating_point() or (
-                given is None and _without_file(name, tensor) != LEFT):
+        without = _without_file(name, tensor)
+        if without == COMPUTED_ONLY or (given is None and without == NEW):
             continue
         if (name.endswith(_RESAMPLED) and given is not None
                 and given.shape[-1:] == shape[-1:]):
@@ -114,14 +141,8 @@ def file_misfits(backbone: nn.Module, tensors: Tensors,
                  prefix: str) -> List[str]:
     """What keeps a checkpoint from being a backbone's, before it is loaded.
 
-    Args:
-        backbone (nn.Module): The backbone, built.
-        tensors (dict[str, torch.Tensor]): All tensors of the file.
-        prefix (str): What the names of the backbone's begin with.
-
-    Returns:
-        list[str]: The problems, as of :func:`misfits`, and tensors of the
-        file that would be lost.
+    The problems are those of :func:`misfits`, and tensors of the file's
+    backbone, under ``prefix``, that would be lost.
     """
     weights = under_prefix(tensors, prefix)
     own = backbone.state_dict()
@@ -218,6 +239,64 @@ def _with_file(backbone: nn.Module, name: str, given: torch.Tensor,
     if not tensor.is_floating_point() or COMPUTED.fullmatch(name):
         return COMPUTED_ONLY
     return CHANGED if given.shape == tensor.shape else LEFT
+
+
+def resampled_positions(backbone: nn.Module, given: torch.Tensor,
+                        shape: Sequence[int]) -> Optional[torch.Tensor]:
+    """Positions on another grid, by a call of the host's own function.
+
+    Args:
+        backbone (nn.Module): It says how it interpolates.
+        given (torch.Tensor): Positions of a square grid: (1, P + L, C) with
+            P of prefix tokens, (1, H, W, C), or a table, (L, heads).
+        shape (Sequence[int]): Shape of the result: the same, or without P.
+
+    Returns:
+        torch.Tensor | None: The positions; None for shapes that are not
+        those of the same number of channels on grids.
+    """
+    if given.shape[-1] != shape[-1] or not 2 <= given.dim() <= 4:
+        return None
+    tokens = given.reshape(1, -1, given.shape[-1])  # (1, P + L, C)
+    number = math.prod(shape[:-1])
+    if len(shape) == 4:
+        num_prefix, grid = 0, tuple(shape[1:3])
+    else:
+        grid = getattr(backbone, 'patch_resolution', None) or getattr(
+            backbone, 'patch_shape', None)
+        if len(shape) == 2 or grid is None:
+            grid = (math.isqrt(number), ) * 2
+        num_prefix = number - math.prod(grid)
+    if given.dim() == 4:
+        source = tuple(given.shape[1:3])
+    else:
+        source = (math.isqrt(tokens.shape[1] - num_prefix), ) * 2
+    surplus = tokens.shape[1] - num_prefix - math.prod(source)
+    if num_prefix < 0 or surplus not in (0, 1) or (surplus and num_prefix):
+        return None
+    mode = getattr(backbone, 'interpolate_mode', 'bicubic')
+    # One position too many is that of CLS, where the backbone has none.
+    return resize_pos_embed(tokens[:, surplus:], source, tuple(grid), mode,
+                            num_prefix).reshape(shape)
+
+
+def _grouped(shapes: Dict[str, str], verbose: bool,
+             max_lines: int) -> List[str]:
+    """Lines of names and shapes, equal ones of several blocks in one."""
+    groups: Dict[Tuple, List[int]] = {}
+    for name, shape in shapes.items():
+        block = not verbose and re.match(r'(.*?\.)(\d+)(\..+)', name)
+        key = (block[1], block[3], shape) if block else (name, '', shape)
+        groups.setdefault(key, []).extend([int(block[2])] if block else [])
+    lines = []
+    for (start, rest, shape), blocks in groups.items():
+        indices = ','.join(map(str, blocks))
+        if len(blocks) > 1 and blocks[-1] - blocks[0] == len(blocks) - 1:
+            indices = f'{blocks[0]}-{blocks[-1]}'
+        lines.append(f'  {start + indices + rest:40s} {shape}')
+    if not verbose and len(lines) > max_lines:
+        lines[max_lines:] = ['  ... (all of them with --verbose)']
+    return lines
 
 
 def _same(given: torch.Tensor, tensor: torch.Tensor) -> bool:

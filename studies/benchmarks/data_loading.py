@@ -43,7 +43,8 @@ from studies.benchmarks.measuring import (CONFIG,  # noqa: E402
                                           show, spread, taken_by, write_json)
 
 from dmae_mm.datasets import EXTENSIONS  # noqa: E402
-from dmae_mm.evaluation.image_files import list_sound_images  # noqa: E402
+from dmae_mm.evaluation.images import (check_readable,  # noqa: E402
+                                       image_folder, paths_of)
 
 STOCK = Config.fromstring(
     "_base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'",
@@ -161,7 +162,8 @@ def show_result(result: Dict[str, dict]) -> None:
 def measure(args: Namespace, folder: str) -> dict:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.default_scope)
-    paths = list_sound_images(folder)
+    paths = paths_of(image_folder(folder))
+    check_readable(paths)
     size = statistics.mean(Path(path).stat().st_size for path in paths)
     print(f'{name_of("cpu")}; {len(paths)} files of {size / 1000:.0f} kB on '
           f'average; median of {args.rounds} turns')

@@ -10,8 +10,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from .recipes import CONFIGS
-from .toy_runs import shrink_student
+from tests.toys.recipes import CONFIGS
+from tests.toys.config_runs import shrink_student
 
 
 def learning_rate_scaled(cfg: Config, world_size: int,
@@ -89,6 +89,9 @@ def test_weight_decay_in_pretraining():
         'backbone.pos_embed', 'neck.decoder_pos_embed'
     }
     assert set(decays.values()) == {0., 0.05}
+    for group in wrapper.optimizer.param_groups:
+        assert group['lr'] == pytest.approx(1.5e-4 * 4096 / 256)
+        assert group['betas'] == (0.9, 0.95)
     for name, decay in decays.items():
         if name.endswith('.bias') or '.ln' in name:
             assert decay == 0, name

@@ -11,8 +11,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from .recipes import CONFIGS
-from .toy_runs import shrink_classifier, shrink_run, shrink_student
+from tests.toys.recipes import CONFIGS
+from tests.toys.config_runs import (shrink_classifier, shrink_run,
+                                    shrink_student)
 
 
 class Record(Hook):

@@ -11,21 +11,22 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from tests.conftest import STUDENT, TEACHER
-from tests.models.classifiers import classifier, saved
+from tests.toys.models import STUDENT
+from tests.toys.models import classifier, saved
 
-from .recipes import CONFIGS, SIZES, build, differences, load, shape_of
-from .toy_runs import TOY_IMAGES, shrink_classifier, shrink_run
+from tests.toys.recipes import ROWS, SIZES, build, load, shape_of
+from tests.toys.config_runs import (shrink_classifier,
+                                    shrink_classifiers_teacher, shrink_run)
 
 # Student -> teacher, its checkpoint, aligned block of the student and of the
 # teacher.
 TEACHERS = dict(t=('b', 'coslr-100e_in1k_20220825-cf70aa21.pth', 8, 8),
                 s=('b', 'coslr-100e_in1k_20220825-cf70aa21.pth', 8, 8),
                 b=('l', 'PATH_OF_THE_FINETUNED_TEACHER', 8, 17))
-KINDS = dict(soft='baselines/vit-{}_soft-logits_in1k.py',
-             hard='baselines/vit-{}_hard-logits_in1k.py',
-             features='baselines/vit-{}_features_in1k.py',
-             finetune='benchmarks/vit-{}_finetune-logits_in1k.py')
+KINDS = dict(soft='vit-{}_soft-logits',
+             hard='vit-{}_hard-logits',
+             features='vit-{}_features',
+             finetune='vit-{}_finetune-logits')
 
 
 @pytest.mark.parametrize('size', 'tsb')
@@ -46,7 +47,7 @@ def test_recipe(kind, size):
         assert type(teacher).__name__ == 'MMPretrainTeacher'
         assert (teacher.embed_dims, teacher.num_layers) == SIZES[arch][:2]
         assert len(teacher.network.layers) == its + 1
-        assert model.loss_names == [f'loss_align_s{ours}_t{its}']
+        assert model.distillation.loss_names == [f'loss_align_s{ours}_t{its}']
         projector, = model.distill_neck.projectors
         assert projector.weight.shape == (SIZES[arch][0], width)
         assert model.logit_loss is None
@@ -56,7 +57,7 @@ def test_recipe(kind, size):
         assert shape_of(teacher.network.backbone) == SIZES[arch]
         assert teacher.network.head.fc.weight.shape == (1000, SIZES[arch][0])
         assert teacher.num_classes == 1000
-        assert model.loss_names == []
+        assert model.distillation.loss_names == []
         assert model.logit_loss.mode == dict(hard='hard').get(kind, 'soft')
         assert model.logit_loss.temperature == 1
         assert model.logit_loss.loss_weight == 0.5
@@ -67,43 +68,11 @@ def test_recipe(kind, size):
     assert decay == (1 if from_scratch else 0.75)
 
 
-@pytest.mark.parametrize('size', 'tsb')
-def test_what_tells_them_apart(size):
-    """All else is the recipe of fine-tuning."""
-    plain, tuned, soft, hard, features = (
-        load(name.format(size)).to_dict()
-        for name in ('benchmarks/vit-{}_finetune_in1k.py', KINDS['finetune'],
-                     KINDS['soft'], KINDS['hard'], KINDS['features']))
-    assert differences(plain, tuned) == [
-        'model.head.loss.loss_weight', 'model.logit_loss', 'model.teacher',
-        'model.type'
-    ]
-    assert differences(tuned, soft) == [
-        'model.backbone.init_cfg',
-        'optim_wrapper.paramwise_cfg.layer_decay_rate'
-    ]
-    assert differences(soft, hard) == ['model.logit_loss.mode']
-    changed = differences(soft, features)
-    assert {'.'.join(name.split('.')[:2]) for name in changed} == {
-        'model.aligned_layers', 'model.distill_loss', 'model.distill_neck',
-        'model.head', 'model.logit_loss', 'model.teacher'
-    }
-
-
-def shrink_teacher(cfg: Config, kind: str) -> None:
-    shrink_classifier(cfg)
-    vit = dict(arch=TEACHER, **TOY_IMAGES)
-    if kind == 'features':
-        cfg.model.teacher.backbone.update(vit)
-    else:
-        cfg.model.teacher.model.backbone.update(vit)
-        cfg.model.teacher.model.head.update(in_channels=32, num_classes=5)
-
-
 def shrink(kind: str, folder) -> Config:
     """A config at toy size, whose teacher's weights are in a file."""
-    cfg = Config.fromfile(CONFIGS / KINDS[kind].format('s'))
-    shrink_teacher(cfg, kind)
+    cfg = ROWS[KINDS[kind].format('s')].read()
+    shrink_classifier(cfg)
+    shrink_classifiers_teacher(cfg)
     saved(folder / 'tuned.pth', classifier())
     cfg.model.teacher.checkpoint = str(folder / 'tuned.pth')
     if kind == 'finetune':
@@ -220,8 +189,9 @@ def test_two_steps(kind, image_folder, tmp_path):
 
 @pytest.mark.parametrize('kind', ['soft', 'features'])
 def test_without_the_teachers_file_it_stops(kind):
-    cfg = Config.fromfile(CONFIGS / KINDS[kind].format('b'))
-    shrink_teacher(cfg, kind)
+    cfg = ROWS[KINDS[kind].format('b')].read()
+    shrink_classifier(cfg)
+    shrink_classifiers_teacher(cfg)
     model = MODELS.build(cfg.model)
     with pytest.raises(
             FileNotFoundError,

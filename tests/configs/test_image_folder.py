@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from .recipes import CONFIGS
+from tests.toys.recipes import CONFIGS
 
 
 def test_any_folder_of_images(tmp_path):

@@ -6,9 +6,9 @@ import mmpretrain
 import pytest
 from modelindex.load_model_index import load
 
-from tests.conftest import ROOT
-from .recipes import ALL, CONFIGS
-from .recipes import load as load_config
+from tests.toys.models import ROOT
+from tests.toys.recipes import ALL, CONFIGS
+from tests.toys.recipes import load as load_config
 
 
 @pytest.fixture

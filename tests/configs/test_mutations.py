@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from dmae_mm.launch import complete_config, explain, static_problems
 from dmae_mm.launch.start import build_runner
-from tests.engine.test_training import config, photos  # noqa: F401
+from tests.toys.runs import config
 
 LIMIT = 120  # seconds for a start, on a busy machine
 # Without the crop, images have another size, which the backbone notices: it is

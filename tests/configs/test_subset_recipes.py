@@ -4,27 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from tests.conftest import ROOT
-from tests.datasets.folders import write_classes
+from tests.toys.models import ROOT
+from tests.toys.folders import write_classes
 
-from .recipes import CONFIGS, build, differences, load
-from .toy_runs import shrink_classifier, shrink_run
+from tests.toys.recipes import ROWS, build, differences, load
+from tests.toys.config_runs import shrink_classifier, shrink_run
 
 RECIPES = [(size, percent) for size in 'tsb' for percent in (1, 10)]
 
 
 def name_of(size: str, percent: int) -> str:
-    return f'benchmarks/vit-{size}_finetune-{percent}pct_in1k.py'
+    return f'vit-{size}_finetune-{percent}pct'
 
 
 @pytest.mark.parametrize('size, percent', RECIPES)
 def test_what_differs_from_all_labels(size, percent):
     name = name_of(size, percent)
-    cfg, full = load(name), load(f'benchmarks/vit-{size}_finetune_in1k.py')
+    cfg, full = load(name), load(f'vit-{size}_finetune')
     dataset = cfg.train_dataloader.dataset.to_dict()
     assert dataset == dict(
         type='ImageSubset',
@@ -46,9 +45,9 @@ def test_what_differs_from_all_labels(size, percent):
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(5e-4 * images / 256)
     assert cfg.train_cfg.max_epochs % cfg.train_cfg.val_interval == 0
     build(name)
-    # The file that all sizes share says how its list is made.
+    # The file of ViT-S says how its list is made.
     assert (f'data/imagenet/train_{percent}pct.txt --percent {percent}\n'
-            in (CONFIGS / name_of('s', percent)).read_text())
+            in Path(ROWS[name_of('s', percent)].config).read_text())
 
 
 def test_an_epoch_on_a_list(tmp_path):
@@ -57,7 +56,7 @@ def test_an_epoch_on_a_list(tmp_path):
     script = runpy.run_path(str(ROOT / 'tools' / 'make_subset.py'))
     script['main'](
         [images, str(tmp_path / 'train_1pct.txt'), '--percent', '33'])
-    cfg = Config.fromfile(CONFIGS / name_of('s', 1))
+    cfg = ROWS[name_of('s', 1)].read()
     dataset = cfg.train_dataloader.dataset.to_dict()
     shrink_classifier(cfg)
     shrink_run(cfg, Path(images), tmp_path / 'run')
@@ -87,7 +86,7 @@ def test_an_epoch_on_a_list(tmp_path):
 
 def test_without_the_list_training_does_not_start(tmp_path):
     write_classes(tmp_path / 'train', 2, 1, seed=0)
-    cfg = Config.fromfile(CONFIGS / name_of('t', 1))
+    cfg = ROWS[name_of('t', 1)].read()
     cfg.train_dataloader.dataset.data_root = str(tmp_path)
     with pytest.raises(FileNotFoundError,
                        match='train_1pct.txt.*tools/make_subset.py'):

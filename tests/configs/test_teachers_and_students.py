@@ -9,7 +9,7 @@ from mmpretrain.models import HiViT
 from mmpretrain.models.selfsup import MAEHiViT
 from mmpretrain.registry import MODELS
 
-from .recipes import CONFIGS, HIVIT, SIZES, TIMM_TEACHERS, shape_of
+from tests.toys.recipes import CONFIGS, HIVIT, SIZES, TIMM_TEACHERS, shape_of
 
 
 def build(name, **options):

@@ -3,7 +3,7 @@ import pytest
 
 from dmae_mm.datasets import read_class_folders
 
-from .folders import write_images
+from tests.toys.folders import write_images
 
 
 def test_labels_are_the_order_of_the_folders(tmp_path):

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler
 
 from dmae_mm.datasets import SeededIndex, SeededSampler, SeedSample
 from dmae_mm.datasets.seeds import derive_seed
-from dmae_mm.engine.resumability import check_seeding
+from dmae_mm.engine.resuming import check_seeding
 
 NUMBERS = st.integers(0, 2**31)
 

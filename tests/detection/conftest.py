@@ -6,9 +6,9 @@ import torch
 from mmengine.registry import DefaultScope, init_default_scope
 from mmpretrain.registry import MODELS
 
-from tests.conftest import TOY_MODEL
-from .coco import write_coco
-from .toy_runs import ARCH
+from tests.toys.models import TOY_MODEL
+from tests.toys.coco import write_coco
+from tests.toys.detection_runs import ARCH
 
 
 @pytest.fixture(scope='package', autouse=True)

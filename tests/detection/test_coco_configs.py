@@ -4,9 +4,10 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-from tests.configs.recipes import SIZES, differences
-from . import needs_mmdet  # noqa: F401
-from .toy_runs import ALL, CONFIGS, FASTER_RCNN, MASK_RCNN, load
+from tests.toys.recipes import SIZES, differences
+from tests.toys import needs_mmdet  # noqa: F401
+from tests.toys.detection_runs import (ALL, CONFIGS, FASTER_RCNN, MASK_RCNN,
+                                       load)
 
 SIZE_OF = {name: name[len('vit-')] for name in ALL}
 VITDET = [name for name in ALL if name != FASTER_RCNN]

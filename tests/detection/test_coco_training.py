@@ -12,10 +12,10 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmpretrain.models.utils import resize_pos_embed
 
-from . import needs_mmdet  # noqa: F401
-from .coco import SIZE
-from .toy_runs import (ARCH, FASTER_RCNN, MASK_RCNN, toy_config, train,
-                       train_long)
+from tests.toys import needs_mmdet  # noqa: F401
+from tests.toys.coco import SIZE
+from tests.toys.detection_runs import (ARCH, FASTER_RCNN, MASK_RCNN,
+                                       toy_config, train, train_long)
 
 EPOCHS = {MASK_RCNN: 20, FASTER_RCNN: 8}
 

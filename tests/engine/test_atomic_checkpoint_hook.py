@@ -1,20 +1,25 @@
 """What is removed goes after what replaces it is there."""
+import contextlib
 import errno
 import logging
 import os
+import shutil
 
 import pytest
 import torch
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner, save_checkpoint
 
-from dmae_mm.engine import checkpoint_files
-from dmae_mm.engine.checkpoint_files import CannotWrite, damage
+from dmae_mm.engine import checkpointing
+from dmae_mm.engine.checkpointing import (AtomicLocalBackend, damage,
+                                          whole_files)
 from dmae_mm.engine.hooks import AtomicCheckpointHook
-from tests.engine.test_checkpoint_files import small_disk
-from tests.engine.resumable_runs import contents
-from tests.engine.test_training import config, photos  # noqa: F401
+from dmae_mm.engine.work_dir import sole_run
+from dmae_mm.files import CannotWrite, remove_leftovers
+from tests.toys.resumable_runs import contents
+from tests.toys.runs import config, small_disk
 
 
 class Fake(Runner):
@@ -35,12 +40,15 @@ class Fake(Runner):
     epoch = property(lambda self: self._epoch)
     iter = property(lambda self: self._iter)
 
-    def save_checkpoint(self, out_dir, filename, *args, meta=None, **kwargs):
+    def save_checkpoint(self, out_dir, filename, *args, meta=None,
+                        backend_args=None, **kwargs):
         save_checkpoint(
             dict(
                 weights=torch.full((self.size, ), float(self._epoch)),
                 hub=dict(self.message_hub.runtime_info),
-                meta=meta), os.path.join(out_dir, filename))
+                meta=meta),
+            os.path.join(out_dir, filename),
+            backend_args=backend_args)
 
     def epochs(self, hook, number, metrics=()):
         for index in range(number):
@@ -71,6 +79,9 @@ def watched(monkeypatch, folder, die_at=None):
             if die_at is not None and len(seen) == die_at:
                 raise Died
             seen.append(sorted(path.name for path in folder.iterdir()))
+            for best in ('best_acc', 'best_top'):  # there is one from then on
+                assert (any(name.startswith(best) for name in seen[-1])
+                        or not any(best in name for name in sum(seen, [])))
             last = folder / 'last_checkpoint'
             if last.exists():
                 # The one promise: it names a checkpoint that is whole.
@@ -79,8 +90,9 @@ def watched(monkeypatch, folder, die_at=None):
 
         return changing
 
-    for name in ('replace', 'remove', 'fsync'):
-        monkeypatch.setattr(os, name, look(getattr(os, name)))
+    for module, name in ((os, 'replace'), (os, 'remove'), (os, 'fsync'),
+                         (shutil, 'rmtree')):
+        monkeypatch.setattr(module, name, look(getattr(module, name)))
     return seen
 
 
@@ -105,7 +117,7 @@ def test_the_last_is_whole_at_each_moment(tmp_path, monkeypatch, options,
         with pytest.raises(Died):
             _run(hook, runner, monkeypatch, folder, metrics, die_at)
         # As mmengine resumes: from the file that is named, with its hub.
-        checkpoint_files.remove_leftovers(str(folder))
+        remove_leftovers(str(folder))
         again, runner2 = AtomicCheckpointHook(**options), Fake(folder)
         last = folder / 'last_checkpoint'
         if last.exists():
@@ -157,7 +169,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
         assert sorted(contents(disk)) == ['epoch_1.pth', 'epoch_2.pth']
         last = (disk / 'last_checkpoint').read_text()
         assert last.endswith('epoch_2.pth') and damage(last) is None
-        assert not list(disk.glob('*.writing'))
+        assert not list(disk.glob('.writing-*'))
 
 
 def test_a_tight_disk_is_made_use_of(tmp_path):
@@ -191,7 +203,8 @@ def test_a_run_that_cannot_save_stops(photos, tmp_path,  # noqa: F811
         with pytest.raises(CannotWrite, match='start the same command'):
             Runner.from_cfg(cfg).train()
     assert sorted(contents(tmp_path)) == ['epoch_1.pth']
-    (tmp_path / 'epoch_9.pth.writing').touch()  # as a kill leaves it
+    (tmp_path / '.writing-x').mkdir()  # as a kill leaves it
+    (tmp_path / '.writing-x' / 'epoch_9.pth').touch()
     cfg.update(resume=True, experiment_name='again')
     first = []
 
@@ -204,9 +217,56 @@ def test_a_run_that_cannot_save_stops(photos, tmp_path,  # noqa: F811
     runner.register_hook(Note())
     runner.train()
     assert first == [1, 2]
-    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == [
+    assert sorted(path.name for path in tmp_path.rglob('*.pth')) == [
         'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'
     ]
+    assert not list(tmp_path.glob('.writing-*'))
+
+
+def test_published_files_are_whole(tmp_path, monkeypatch):
+    hook, runner = begin(
+        tmp_path, interval=1, published_keys=['weights', 'meta'])
+    runner.epochs(hook, 1)
+
+    def dies(*args):
+        raise Died
+
+    monkeypatch.setattr(os, 'replace', dies)
+    with pytest.raises(Died):
+        hook.after_train(runner)
+    assert sorted(contents(tmp_path)) == ['epoch_1.pth']
+    monkeypatch.undo()
+    hook.after_train(runner)
+    path, = tmp_path.glob('epoch_1-*.pth')
+    assert torch.load(path).keys() == {'weights', 'meta'}
+
+
+def test_other_backends_are_left_to_the_config(tmp_path):
+    hook, _ = begin(tmp_path)
+    assert type(hook.file_backend) is AtomicLocalBackend
+    hook, _ = begin(tmp_path, backend_args=dict(backend='local'))
+    assert type(hook.file_backend) is LocalBackend
+    assert hook.backend_args == dict(backend='local')
+    assert whole_files('s3://bucket/run') is None
+
+
+def test_a_resumed_run_reads_its_checkpoint_once_to_check_it(
+        photos, tmp_path, monkeypatch):  # noqa: F811
+    """Started by tools/train.py (and mim), and by a plain Runner."""
+    checked = []
+
+    def check(path):
+        checked.append(os.path.basename(path))
+        return damage(path)
+
+    monkeypatch.setattr(checkpointing, 'damage', check)
+    for epochs, around in ((1, sole_run), (2, sole_run),
+                           (3, lambda cfg: contextlib.nullcontext())):
+        cfg = config(photos, tmp_path, epochs)
+        cfg.update(resume=epochs > 1, experiment_name=f'{tmp_path}{epochs}')
+        with around(cfg):
+            Runner.from_cfg(cfg).train()
+    assert checked == ['epoch_1.pth', 'epoch_2.pth']
 
 
 @pytest.mark.parametrize('options, error, message', [

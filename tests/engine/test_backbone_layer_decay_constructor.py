@@ -8,7 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from tests.conftest import STUDENT
+from tests.toys.models import STUDENT
 
 DECAY = dict(type='AdamW', lr=1.0, weight_decay=0.1)
 

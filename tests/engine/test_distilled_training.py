@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import dmae_mm  # noqa: F401
-from tests.engine.test_training import run
-from tests.models.classifiers import classifier, saved, student
+from tests.toys.runs import run
+from tests.toys.models import classifier, saved, student
 
 
 @pytest.fixture(scope='module')

@@ -12,9 +12,8 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
-from tests.engine.resumable_runs import (BATCHES, assert_same_checkpoints,
-                                         contents, ended_by, resumable, start)
-from tests.engine.test_training import photos  # noqa: F401
+from tests.toys.resumable_runs import (BATCHES, assert_same_checkpoints,
+                                       contents, ended_by, resumable, start)
 
 
 @pytest.fixture(scope='module')

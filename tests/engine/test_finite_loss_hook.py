@@ -2,6 +2,7 @@
 import json
 import os
 import os.path as osp
+import resource
 import socket
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmae_mm.engine.hooks import finite_loss_hook
 from dmae_mm.engine.step_dump import read_dump
-from tests.engine.planted_nan import equal, planted, stop_in_sixth, train
-from tests.engine.test_training import config, photos  # noqa: F401
+from tests.toys.planted_nan import equal, planted, stop_in_sixth, train
+from tests.toys.runs import config
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +37,7 @@ def test_the_message_says_all(stopped):
     assert f'Dump: {dump} (' in message
     assert f'Last checkpoint: {work_dir}/epoch_1.pth' in message
     assert 'python tools/replay_step.py' in message
-    assert not list(work_dir.glob('*.part'))
+    assert not list(work_dir.glob('.writing*'))
 
 
 def test_the_step_leaves_no_trace(stopped):
@@ -48,21 +52,25 @@ def test_the_step_leaves_no_trace(stopped):
 def test_a_full_disk_does_not_hide_the_error(photos, tmp_path,  # noqa: F811
                                              monkeypatch):
     cfg = planted(photos, tmp_path, ['00.png'], 1)
-    save = torch.save
+    save, limits = torch.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(content, path, *args, **kwargs):
-        if str(path).endswith('.part'):
-            open(path, 'wb').write(b'some')
-            raise RuntimeError('PytorchStreamWriter failed writing file')
+        if 'random_state' in content:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         save(content, path, *args, **kwargs)
 
     monkeypatch.setattr(torch, 'save', full)
-    _, _, message = train(cfg, stops=True)
+    try:
+        _, _, message = train(cfg, stops=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'loss_recon=nan' in message
-    assert ('could not be dumped to '
-            f'{tmp_path}/nonfinite_iter_1_rank_0.pth: PytorchStreamWriter '
-            'failed') in message
+    path = tmp_path / 'nonfinite_iter_1_rank_0.pth'
+    assert (f'The step could not be dumped to {path}: {path} cannot be '
+            'written: File too large. ') in message
+    assert 'bytes are free' in message
     assert not list(tmp_path.glob('nonfinite*'))
+    assert not list(tmp_path.glob('.writing*'))
 
 
 def test_bad_steps_are_skipped_and_counted(photos, tmp_path):  # noqa: F811
@@ -112,7 +120,7 @@ def test_the_log_is_the_stock_one(photos, tmp_path, interval,  # noqa: F811
                                   monkeypatch):
     """Although, as on a GPU, losses arrive an iteration later."""
     monkeypatch.setattr(finite_loss_hook, 'copy_to_host', delayed)
-    found = []
+    found, states = [], []
     for name in ('RuntimeInfoHook', 'FiniteLossHook'):
         cfg = config(photos, tmp_path / name, 2)
         cfg.train_dataloader.batch_size = 2
@@ -120,6 +128,7 @@ def test_the_log_is_the_stock_one(photos, tmp_path, interval,  # noqa: F811
         cfg.default_hooks.logger.interval = interval
         cfg.default_hooks.checkpoint.update(by_epoch=False, interval=5)
         runner, watch, _ = train(cfg)
+        states.append(watch.states[-1])
         hub = torch.load(
             tmp_path / name / 'iter_5.pth', weights_only=False)['message_hub']
         found.append([
@@ -130,6 +139,7 @@ def test_the_log_is_the_stock_one(photos, tmp_path, interval,  # noqa: F811
         ])
     assert len(found[0][0]) == (16 if interval == 1 else 4)
     assert found[0] == found[1]
+    assert equal(*states)
 
 
 def test_the_device_decides(photos, tmp_path, monkeypatch):  # noqa: F811
@@ -160,6 +170,46 @@ def test_the_device_decides(photos, tmp_path, monkeypatch):  # noqa: F811
     dump = read_dump(str(tmp_path / 'b' / 'nonfinite_iter_2_rank_0.pth'))
     assert [osp.basename(name) for name in dump['images']] == [
         '04.png', '05.png', '06.png', '07.png']
+
+
+class CountWaits(Hook):
+    """How often a step and its guard ask for a number on a device."""
+    priority = 'HIGH'  # behind the guard
+
+    class Mode(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    def __init__(self):
+        self.counts = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.mode = self.Mode()
+        self.mode.__enter__()
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        self.mode.__exit__(None, None, None)
+        self.counts.append(self.mode.count)
+
+
+@pytest.mark.parametrize('on_device', [True, False])
+def test_the_host_does_not_wait(photos, tmp_path, on_device,  # noqa: F811
+                                monkeypatch):
+    """Where the device decides; else once a step, to decide itself."""
+    monkeypatch.setattr(finite_loss_hook, 'copy_to_host', delayed)
+    monkeypatch.setattr(
+        finite_loss_hook, '_decides_on_device', lambda optimizer: on_device)
+    cfg = planted(photos, tmp_path, [], 1)
+    cfg.optim_wrapper.optimizer.fused = True  # asks for nothing itself
+    cfg.default_hooks.logger.interval = 100
+    runner = Runner.from_cfg(cfg)
+    count = CountWaits()
+    runner.register_hook(count)
+    runner.train()
+    assert count.counts == [0 if on_device else 1] * 4
 
 
 @pytest.mark.slow

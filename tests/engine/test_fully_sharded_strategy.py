@@ -1,5 +1,4 @@
 """FullyShardedStrategy: what DDP trains, split over two processes."""
-import copy
 import os
 import socket
 
@@ -8,88 +7,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS
 from mmpretrain.registry import MODELS
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Dataset
 
 from dmae_mm.engine import FullyShardedStrategy
-from tests.conftest import ROOT, TOY_MODEL
-
-
-class Noise(Dataset):
-    metainfo: dict = {}
-
-    def __len__(self):
-        return 16
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        return dict(
-            inputs=torch.randint(
-                0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8),
-            data_samples=0)
-
-
-def config(work_dir, strategy=None, epochs=2, **changes):
-    cfg = Config(
-        dict(
-            default_scope='mmpretrain',
-            model=dict(
-                copy.deepcopy(TOY_MODEL),
-                data_preprocessor=dict(
-                    type='SelfSupDataPreprocessor',
-                    mean=[127.5] * 3,
-                    std=[127.5] * 3)),
-            work_dir=str(work_dir),
-            experiment_name=f'{work_dir}-{epochs}-{changes}',
-            train_dataloader=dict(
-                batch_size=4,
-                num_workers=0,
-                sampler=dict(type='DefaultSampler', shuffle=True),
-                collate_fn=dict(type='default_collate'),
-                dataset=dict(type=Noise)),
-            optim_wrapper=dict(
-                type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=1e-3),
-                paramwise_cfg=dict(flat_decay_mult=0.)),
-            param_scheduler=dict(type='LinearLR', end=3),
-            train_cfg=dict(by_epoch=True, max_epochs=epochs),
-            custom_hooks=[
-                dict(type='ExactResumeHook'),
-                dict(type='TeacherHook')
-            ],
-            randomness=dict(seed=0),
-            launcher='pytorch',
-            env_cfg=dict(dist_cfg=dict(backend='gloo')),
-            log_level='ERROR',
-            **changes))
-    if strategy is None:
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False)
-    else:
-        cfg.runner_type = 'FlexibleRunner'
-        cfg.strategy = dict(type='FullyShardedStrategy', **strategy)
-    return cfg
-
-
-def train(cfg):
-    runner = RUNNERS.build(cfg)
-    losses = []
-
-    class Record(Hook):
-
-        def after_train_iter(self, runner, batch_idx, data_batch, outputs):
-            losses.append(
-                {name: float(value.detach())
-                 for name, value in outputs.items()})
-
-    runner.register_hook(Record())
-    runner.train()
-    return runner, losses
+from tests.toys.models import ROOT
+from tests.toys.sharded_runs import config, train
 
 
 def bytes_held(tensors):
@@ -217,6 +140,22 @@ def test_checkpoint_is_a_plain_file(root, toy_model):
 def test_an_optimizer_from_ddp_is_refused(ranks):
     assert 'run without FullyShardedStrategy' in ranks[0]['refusal']
     assert 'load_from=CHECKPOINT' in ranks[0]['refusal']
+
+
+def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
+    strategy = FullyShardedStrategy()
+    strategy._seed = 0
+    strategy.model_state_dict = dict
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'before')
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'fsync', dies)
+    with pytest.raises(KeyboardInterrupt):
+        strategy.save_checkpoint(str(path))
+    assert path.read_bytes() == b'before'
 
 
 def test_other_dtypes_are_refused():

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 
 import dmae_mm  # noqa: F401
 
-from tests.conftest import ROOT, TOY_MODEL
+from tests.toys.models import ROOT, TOY_MODEL
 
 SCHEDULE = ROOT / 'configs' / '_base_' / 'schedules' / 'pretrain_100e.py'
 

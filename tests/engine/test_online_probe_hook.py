@@ -16,12 +16,12 @@ from mmengine.runner import Runner
 from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.evaluation import (FeatureModel, batches, extract_features,
-                              knn_accuracy, labelled_images)
+from dmae_mm.evaluation import FeatureModel, extract_features, knn_accuracy
+from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
+                                       labelled_images)
 from dmae_mm.models.teachers import MMPretrainTeacher
-from tests.datasets.folders import write_classes, write_images
-from tests.engine.test_training import config, run
-from tests.tools.test_train import free_port
+from tests.toys.folders import write_classes, write_images
+from tests.toys.runs import config, free_port, run
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +77,8 @@ def accuracy_of(cfg_file, checkpoint, folders, k=3, train_list=None,
         model,
         batches(
             labelled_images(
-                str(folders / split), 32, list_file=list_file, **options)))
+                str(folders / split), EvaluationPipeline(32, **options),
+                list_file)))
         for split, list_file in (('train', train_list), ('test', None))),
         num_neighbors=k)
 
@@ -265,7 +266,9 @@ def test_what_cannot_work_stops_before_training(folder, options, error,
                                                 message, folders, tmp_path):
     write_classes(tmp_path / 'other', 4, 4, seed=1)
     write_classes(tmp_path / 'junk', 3, 4, seed=1)
-    (tmp_path / 'junk' / 'class2' / '3.png').write_text('not an image')
+    # Cut off: it begins as an image does.
+    broken = tmp_path / 'junk' / 'class2' / '3.png'
+    broken.write_bytes(broken.read_bytes()[:-100])
     root = (tmp_path if folder in ('other', 'junk') else folders) / folder
     runner = Runner.from_cfg(
         probed(folders, tmp_path, test_root=str(root), **options))

@@ -12,9 +12,8 @@ import torch.multiprocessing as mp
 from dmae_mm.engine.hooks.preemption_hook import (SAME_SIGNAL, Preempted,
                                                   PreemptionHook,
                                                   outlive_signals)
-from tests.engine.resumable_runs import (BATCHES, assert_same_checkpoints,
-                                         contents, ended_by, resumable, start)
-from tests.engine.test_training import photos  # noqa: F401
+from tests.toys.resumable_runs import (BATCHES, assert_same_checkpoints,
+                                       contents, ended_by, resumable, start)
 
 
 def test_stopping_waits_for_the_optimizer(photos, tmp_path):  # noqa: F811

@@ -12,8 +12,8 @@ from mmengine.runner import BaseLoop
 from mmpretrain.registry import MODELS
 
 from dmae_mm.engine.hooks import PretrainedBackboneHook
-from tests.conftest import STUDENT, TEACHER, TOY_MODEL
-from tests.models.classifiers import classifier
+from tests.toys.models import STUDENT, TEACHER, TOY_MODEL
+from tests.toys.models import classifier
 
 
 class Loop(BaseLoop):
@@ -238,7 +238,7 @@ def test_in_mmseg(pretrained, tmp_path):
         for options in (dict(), dict(init_cfg=init_cfg)):
             with pytest.raises(
                     ValueError,
-                    match="under the prefix '', .* mmseg's MAE takes names "
+                    match="Under the prefix '', .* mmseg's MAE takes names "
                     'without prefix, whatever.*--to mmseg'):
                 before_run(
                     ROOT_MODELS.build(in_mmseg(path, **options)), hook=hook)

@@ -17,17 +17,15 @@ from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
 
-from dmae_mm.evaluation.image_files import ImageFiles
-from dmae_mm.evaluation.reconstruction import reconstruct
-from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.engine.hooks import reconstruction_visualization_hook
+from dmae_mm.evaluation.images import EvaluationPipeline
+from dmae_mm.evaluation.pictures import draw_reconstructions
+from dmae_mm.evaluation.reconstruction import reconstruct
 from dmae_mm.models import FeatureProjectionNeck
-from tests.evaluation.test_reconstruction import LIGHT
-from tests.datasets.odd_files import broken_files
-from tests.engine import test_fully_sharded_strategy as sharded
-from tests.engine.test_training import config, photos, run  # noqa: F401
-from tests.models.test_hierarchical_student import HIVIT
-from tests.tools.test_train import free_port
+from tests.toys.odd_files import broken_files
+from tests.toys import sharded_runs as sharded
+from tests.toys.runs import config, free_port, run
+from tests.toys.models import HIVIT_STUDENT, LIGHT
 
 
 @MODELS.register_module()
@@ -79,7 +77,8 @@ def random_states() -> list:
     (dict(distill_neck=dict(type='NormedProjectionNeck')), 1, (0, 3, 6, 8)),
     (dict(teacher=None, aligned_layers=[]), 0, (0, 3, 4)),
     (dict(neck=LIGHT), 1, (0, 3, 4)),
-    (dict(backbone=HIVIT, aligned_layers=[(0.75, 3), (2, 1)]), 2, (0, 3, 4)),
+    (dict(backbone=HIVIT_STUDENT, aligned_layers=[(0.75, 3), (2, 1)]), 2,
+     (0, 3, 4)),
 ], ids=['dmae', 'mae', 'light', 'hivit'])
 def test_the_watched_run_is_the_same_bit_for_bit(
         changes, num_maps, steps, photos, tmp_path):  # noqa: F811
@@ -118,8 +117,8 @@ def test_the_watched_run_is_the_same_bit_for_bit(
     # The last is drawn from the weights that are trained, not averaged.
     paths = sorted(str(path) for path in Path(photos).iterdir())
     paths = [paths[0], paths[8]]  # spread over 16
-    files = ImageFiles(paths, 32)
-    final = reconstruct(runner.model, [files[i]['inputs'] for i in range(2)])
+    inputs = EvaluationPipeline(32).read(paths)['inputs']
+    final = reconstruct(runner.model, inputs)
     for index, one in enumerate(final):
         assert len(one.similarity) == num_maps
         name = f'{Path(paths[index]).name}, step {steps[-1]}'
@@ -270,20 +269,23 @@ def test_images_of_shards(photos, tmp_path):  # noqa: F811
         assert np.array_equal(picture, packed[name])
 
 
-def test_broken_training_images_are_passed_over(photos,  # noqa: F811
-                                                tmp_path, monkeypatch):
+@pytest.mark.parametrize('from_folder', [False, True])
+def test_broken_images_are_passed_over(from_folder, photos,  # noqa: F811
+                                       tmp_path, monkeypatch):
     """The next one is drawn, each skipped one is logged by its name."""
     folder = tmp_path / 'photos'
     shutil.copytree(photos, folder)
     jpeg = broken_files()['cut.jpg']
     for name, content in (('00.png', b''), ('01.png', jpeg), ('08.png', b'')):
         (folder / name).write_bytes(content)
-    cfg = watched(str(folder), tmp_path / 'out')
-    cfg.experiment_name = str(tmp_path)
+    cfg = watched(photos if from_folder else str(folder), tmp_path / 'out')
+    cfg.experiment_name = f'{tmp_path}'
     runner = Runner.from_cfg(cfg)
     said = []
     monkeypatch.setattr(runner.logger, 'warning', said.append)
-    hook = HOOKS.build(cfg.custom_hooks[0])
+    hook = HOOKS.build(
+        dict(
+            cfg.custom_hooks[0], images=str(folder) if from_folder else None))
     hook.before_train(runner)
     assert [Path(name).name for name in hook._names] == ['02.png', '09.png']
     assert len(pictures(tmp_path / 'out')) == 2
@@ -291,11 +293,11 @@ def test_broken_training_images_are_passed_over(photos,  # noqa: F811
     for line, name, reason in zip(
             said, ('00.png', '01.png', '08.png'),
         ('empty file', 'cut off, damaged', 'empty file')):
-        assert f'skips \'{folder / name}\': {reason}' in line
+        assert f"'{folder / name}' cannot be decoded: {reason}" in line
     for path in folder.iterdir():
         path.write_bytes(b'')
-    with pytest.raises(ValueError, match='no image .* tried can be read; the '
-                       'last is .*15.png.: empty file. Give images'):
+    with pytest.raises(ValueError, match='no image that was tried can be '
+                       "read. The last: .*15.png' .*: empty file. .* Or give"):
         hook.before_train(runner)
 
 

@@ -9,8 +9,7 @@ from mmpretrain.registry import HOOKS
 
 from dmae_mm.engine.replay import Replay
 from dmae_mm.engine.step_dump import read_dump
-from tests.engine.planted_nan import planted, stop_in_sixth, train
-from tests.engine.test_training import photos  # noqa: F401
+from tests.toys.planted_nan import planted, stop_in_sixth, train
 
 CPU = torch.device('cpu')
 

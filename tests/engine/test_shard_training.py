@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from dmae_mm.datasets.shards.write_shards import write_shards
-from tests.conftest import ROOT
-from tests.datasets.folders import write_images
+from tests.toys.models import ROOT
+from tests.toys.folders import write_images
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
 
@@ -44,7 +44,7 @@ def shards(tmp_path_factory):
 def pipeline():
     """That of the recipes, for images of 8 px."""
     transforms = Config.fromfile(
-        ROOT / 'configs/_base_/datasets/image_shards.py').train_pipeline
+        ROOT / 'configs/_base_/datasets/image_folder.py').train_pipeline
     for transform in transforms:
         if 'scale' in transform:
             transform.scale = 8

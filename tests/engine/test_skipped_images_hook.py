@@ -17,8 +17,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.datasets import BadImageError
 from dmae_mm.engine.hooks import SkippedImagesHook
 from dmae_mm.engine.hooks.skipped_images_hook import TooManyBadImagesError
-from tests.datasets.odd_files import (broken_files, encode, odd_files, photo,
-                                      write)
+from tests.toys.odd_files import broken_files, encode, odd_files, photo, write
 
 
 @MODELS.register_module(force=True)

@@ -1,13 +1,16 @@
 """What is written down of a step comes back as it was."""
+import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmpretrain.structures import DataSample
 
-from dmae_mm.engine.step_dump import (plain, random_state, read_dump,
-                                      set_random_state, unplain, write_dump)
+from dmae_mm.engine.step_dump import (Step, dump_step, plain, random_state,
+                                      read_dump, set_random_state, unplain,
+                                      write_dump)
 
 
 def test_batches_survive_as_plain_values():
@@ -32,9 +35,23 @@ def test_random_state_comes_back_from_a_file(tmp_path):
 
     np.random.randn()  # the second of a pair is kept in the state
     path = str(tmp_path / 'dump.pth')
-    size = write_dump(path, dict(state=random_state()))
+    write_dump(path, dict(state=random_state()))
     wanted = draw()
     assert draw() != wanted
-    assert size == (tmp_path / 'dump.pth').stat().st_size
     set_random_state(read_dump(path)['state'])
     assert draw() == wanted
+
+
+def test_a_batch_that_cannot_be_written_hides_nothing(tmp_path):
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path), seed=0, cfg=SimpleNamespace(filename='c.py'))
+    step = Step(7, 1, 'batch 7 of 9', dict(lr=0.1), object(), random_state(),
+                dict(loss=math.nan))
+    path = str(tmp_path / 'dump.pth')
+    said = dump_step(runner, torch.nn.Linear(1, 1), step, path)
+    assert ('It is without the batch, because builtins.object has no plain '
+            'form.') in said and path in said
+    dump = read_dump(path)
+    assert dump['batch'] is None and dump['images'] == []
+    assert dump['iter'] == 7 and set(dump['weights']) == {'weight', 'bias'}
+    assert 'The batch holds no file names' in step.summary()

@@ -1,118 +1,18 @@
 """What the Runner does to a DMAE run: nothing that a user would not expect."""
-import copy
 import json
 import os
 import os.path as osp
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import dmae_mm  # noqa: F401
 
-from tests.conftest import TOY_MODEL
-
-
-@pytest.fixture(scope='session')
-def photos(tmp_path_factory):
-    """A folder of 16 small images without labels."""
-    root = tmp_path_factory.mktemp('photos')
-    rng = np.random.default_rng(0)
-    for i in range(16):
-        coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        cv2.imwrite(str(root / f'{i:02}.png'), cv2.resize(coarse, (48, 48)))
-    return str(root)
-
-
-def config(photos, work_dir, epochs=2, num_workers=0, teacher=True):
-    model = copy.deepcopy(TOY_MODEL)
-    if not teacher:
-        model.update(teacher=None, aligned_layers=[])
-    return Config(
-        dict(
-            default_scope='mmpretrain',
-            model=model,
-            work_dir=str(work_dir),
-            train_dataloader=dict(
-                batch_size=4,
-                num_workers=num_workers,
-                persistent_workers=num_workers > 0,
-                sampler=dict(type='SeededSampler', shuffle=True),
-                collate_fn=dict(type='default_collate'),
-                dataset=dict(
-                    type='CustomDataset',
-                    data_root=photos,
-                    with_label=False,
-                    pipeline=[
-                        dict(type='SeedSample'),
-                        dict(type='LoadImageFromFile'),
-                        dict(
-                            type='RandomResizedCrop',
-                            scale=32,
-                            crop_ratio_range=(0.2, 1.0)),
-                        dict(type='RandomFlip', prob=0.5),
-                        dict(type='PackInputs')
-                    ])),
-            data_preprocessor=dict(
-                type='SelfSupDataPreprocessor',
-                mean=[127.5] * 3,
-                std=[127.5] * 3),
-            optim_wrapper=dict(
-                type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95))),
-            param_scheduler=[
-                dict(
-                    type='CosineAnnealingLR',
-                    T_max=epochs,
-                    convert_to_iter_based=True)
-            ],
-            train_cfg=dict(type='ResumableTrainLoop', max_epochs=epochs),
-            default_hooks=dict(
-                logger=dict(type='LoggerHook', interval=1),
-                checkpoint=dict(type='AtomicCheckpointHook', interval=1)),
-            custom_hooks=[
-                dict(type='ExactResumeHook'),
-                dict(type='TeacherHook')
-            ],
-            randomness=dict(seed=0),
-            log_level='ERROR'))
-
-
-def run(cfg, **changes):
-    """Train, and return the runner and each step's losses."""
-    cfg = copy.deepcopy(cfg)
-    cfg.merge_from_dict(changes)
-    cfg.experiment_name = f'{cfg.work_dir}-{np.random.randint(1 << 30)}'
-    runner = Runner.from_cfg(cfg)
-    losses = []
-
-    class Record(Hook):
-
-        def after_train_iter(self, runner, batch_idx, data_batch, outputs):
-            losses.append(
-                {name: float(value.detach())
-                 for name, value in outputs.items()})
-
-    runner.register_hook(Record())
-    runner.train()
-    end_workers(runner)
-    return runner, losses
-
-
-def end_workers(runner):
-    """Those that live through all epochs.
-
-    Left to the garbage collection of a later test, each takes 5 seconds.
-    """
-    iterator = getattr(runner.train_dataloader, '_iterator', None)
-    if iterator is not None:
-        iterator._shutdown_workers()
+from tests.toys.runs import config, end_workers, run
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])

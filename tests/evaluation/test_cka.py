@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmae_mm.evaluation.cka import MinibatchCKA, linear_cka, unbiased_hsic
+from dmae_mm.evaluation.cka import minibatch_cka, unbiased_hsic
 
 
 def normal(*shape, seed=0) -> torch.Tensor:
@@ -18,6 +18,11 @@ def hsic(first: torch.Tensor, second: torch.Tensor) -> float:
     """Of features, (n, C), in one sample."""
     return unbiased_hsic((first @ first.T)[None, None],
                          (second @ second.T)[None, None]).item()
+
+
+def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Of features, (n, C) and (n, C'), in one minibatch."""
+    return minibatch_cka([([first[None]], [second[None]])]).item()
 
 
 def test_by_hand():
@@ -36,25 +41,24 @@ def test_by_hand():
 
 def test_minibatches_are_summed_before_they_are_divided():
     x, y = normal(3, 6, 2), normal(3, 6, 4, seed=1)
-    cka = MinibatchCKA(1, 1)
-    cka.update([x[:1]], [y[:1]])
-    cka.update([x[1:]], [y[1:]])  # two at once
+    cka = minibatch_cka([
+        ([x[:1]], [y[:1]]),
+        ([x[1:]], [y[1:]])  # two at once
+    ])
     cross, ours, theirs = (sum(map(hsic, a, b))
                            for a, b in ((x, y), (x, x), (y, y)))
-    assert cka.result().item() == pytest.approx(cross /
-                                                (ours * theirs)**0.5)
+    assert cka.item() == pytest.approx(cross / (ours * theirs)**0.5)
 
 
 def test_all_pairs_at_once_are_the_pairs():
     first = [normal(2, 7, 3, seed=i) for i in range(2)]
     second = [normal(2, 7, 5, seed=9 + i) + first[0][..., :1]
               for i in range(3)]
-    cka = MinibatchCKA(2, 3)
-    cka.update(first, second)
+    cka = minibatch_cka([(first, second)])
+    assert cka.shape == (2, 3)
     for i, j in itertools.product(range(2), range(3)):
-        one = MinibatchCKA(1, 1)
-        one.update([first[i]], [second[j]])
-        torch.testing.assert_close(cka.result()[i, j], one.result()[0, 0])
+        one = minibatch_cka([([first[i]], [second[j]])])
+        torch.testing.assert_close(cka[i, j], one[0, 0])
 
 
 def test_minibatches_are_unbiased():
@@ -74,9 +78,8 @@ def test_minibatches_are_unbiased():
 
 def test_unrelated_features_have_none_however_few_the_examples():
     """The biased estimate would be far above 0 with 8 examples."""
-    cka = MinibatchCKA(1, 1)
-    cka.update([normal(4000, 8, 5)], [normal(4000, 8, 5, seed=1)])
-    assert abs(cka.result().item()) < 0.02
+    cka = minibatch_cka([([normal(4000, 8, 5)], [normal(4000, 8, 5, seed=1)])])
+    assert abs(cka.item()) < 0.02
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,11 +106,8 @@ def test_other_linear_maps_do_change_it():
 def test_what_is_undefined():
     with pytest.raises(ValueError, match='3 examples .* at least 4'):
         linear_cka(normal(3, 2), normal(3, 2))
-    cka = MinibatchCKA(2, 1)
-    cka.update([normal(1, 8, 2), torch.ones(1, 8, 2)], [normal(1, 8, 2)])
+    first, second = [normal(1, 8, 2), torch.ones(1, 8, 2)], [normal(1, 8, 2)]
     with pytest.raises(ValueError, match=r'first network .* blocks \[1\]'):
-        cka.result()
-    cka = MinibatchCKA(1, 1)
-    cka.update([normal(1, 8, 2)], [normal(1, 8, 2) * float('nan')])
+        minibatch_cka([(first, second)])
     with pytest.raises(ValueError, match=r'second network .* blocks \[0\]'):
-        cka.result()
+        minibatch_cka([(first[:1], [second[0] * float('nan')])])

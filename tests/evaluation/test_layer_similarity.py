@@ -5,15 +5,14 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from dmae_mm.evaluation.cka import linear_cka
-from dmae_mm.evaluation.layer_similarity import (Pair, build_whole_teacher,
-                                               choose_pairs, layer_similarity,
-                                               resolve_pairs, rule_pair)
+from dmae_mm.evaluation.cka import minibatch_cka
+from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
+                                                 layer_similarity,
+                                                 most_similar, resolve_pairs,
+                                                 rule_pair)
 from dmae_mm.models.student_input import StudentInput
-from tests.conftest import TEACHER, TOY_MODEL
-from tests.models.classifiers import classifier
-from tests.models.test_hierarchical_student import HIVIT
-from tests.models.teachers.test_mmpretrain_teacher import randomize
+from tests.toys.models import HIVIT_STUDENT, TEACHER, TOY_MODEL, randomize
+from tests.toys.models import classifier
 
 RANDOM = TOY_MODEL['teacher']
 TIMM = dict(
@@ -94,15 +93,16 @@ def test_one_token_of_each_image_is_a_minibatch(teacher, depth):
     theirs = [
         tokens[:, -1] for tokens in network(batch['inputs'], ids_keep)
     ]
-    wanted = torch.tensor([[linear_cka(a, b) for b in theirs] for a in ours])
-    torch.testing.assert_close(cka.float(), wanted)
+    wanted = minibatch_cka([([token[None] for token in ours],
+                             [token[None] for token in theirs])])
+    torch.testing.assert_close(cka, wanted)
 
 
 def test_a_student_without_cls():
     model = MODELS.build(
         dict(
             copy.deepcopy(TOY_MODEL),
-            backbone=copy.deepcopy(HIVIT),
+            backbone=copy.deepcopy(HIVIT_STUDENT),
             teacher=None,
             aligned_layers=[]))
     assert layer_similarity(model, whole_teacher(model),
@@ -126,8 +126,11 @@ CKA = torch.tensor([[.9, .5, .4, .1], [.2, .8, .8, .7], [.1, .3, .2, .6],
 
 def test_pairs():
     """Block round(0.75 * 4) - 1 = 2; of equal ones, the first."""
-    assert rule_pair(CKA) == Pair(2, 2, .2)
-    assert choose_pairs(CKA, [2, 1]) == [Pair(2, 3, .6), Pair(1, 1, .8)]
+    assert rule_pair(CKA) == dict(student=2, teacher=2, cka=.2)
+    assert most_similar(CKA, [2, 1]) == [
+        dict(student=2, teacher=3, cka=.6),
+        dict(student=1, teacher=1, cka=.8)
+    ]
     assert resolve_pairs([(-1, 0.5), (0, 2)], 4, 6) == [(3, 2), (0, 2)]
     with pytest.raises(ValueError, match='teacher has no block 6'):
         resolve_pairs([(0, 6)], 4, 6)

@@ -11,13 +11,10 @@ import torch.nn as nn
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 
+from dmae_mm.evaluation.pictures import GAP, TITLE, draw_reconstructions
 from dmae_mm.evaluation.reconstruction import (HIDDEN, NOT_FINITE,
-                                             Reconstruction, reconstruct)
-from dmae_mm.evaluation.reconstruction_picture import (GAP, TITLE,
-                                                     draw_reconstructions)
-from tests.conftest import TOY_MODEL
-from tests.models.teachers.test_mmpretrain_teacher import randomize
-from tests.models.test_hierarchical_student import HIVIT
+                                               Reconstruction, reconstruct)
+from tests.toys.models import HIVIT_STUDENT, LIGHT, TOY_MODEL, randomize
 
 RGB = dict(
     type='SelfSupDataPreprocessor',
@@ -25,12 +22,6 @@ RGB = dict(
     std=[58., 57., 56.],
     to_rgb=True)
 BGR = dict(RGB, to_rgb=False)
-LIGHT = dict(
-    TOY_MODEL['neck'],
-    type='CrossAttentionDecoder',
-    predict_ratio=0.25)
-
-
 def build(**parts) -> nn.Module:
     """A toy model with weights large enough to be seen in the pixels."""
     cfg = copy.deepcopy(dict(TOY_MODEL, data_preprocessor=RGB))
@@ -134,7 +125,7 @@ def test_hidden_patches_are_what_the_decoder_says(monkeypatch):
 def test_similarity_is_that_of_the_loss(monkeypatch):
     """A HiViT has no CLS: the cosine loss is the mean over visible patches."""
     model = build(
-        backbone=HIVIT,
+        backbone=HIVIT_STUDENT,
         aligned_layers=[(0.75, 3), (2, 1)],
         distill_loss=dict(type='FeatureAlignmentLoss', criterion='cosine'))
     image, = photos(1)

@@ -1,9 +1,11 @@
 """Options of the command line that would have no effect are refused."""
+import argparse
 import copy
 
 import pytest
 from mmengine.config import Config
 
+from dmae_mm.host import ConfigOptions
 from dmae_mm.launch import complete_config
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32)]
@@ -63,3 +65,32 @@ def test_base_batch_size_follows_accumulation(counts, base):
     options = {'optim_wrapper.accumulative_counts': counts}
     assert complete_config(cfg, options) == []
     assert cfg.auto_scale_lr == dict(base_batch_size=base, enable=False)
+
+
+def parse(*texts):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
+    return parser.parse_args(['--cfg-options', *texts]).cfg_options
+
+
+def test_options_are_read_as_mmengine_reads_them():
+    assert parse('a.b=1', 'c=[x,2.5]', 'd=f/{e}') == {
+        'a.b': 1, 'c': ['x', 2.5], 'd': 'f/{e}'}
+
+
+@pytest.mark.parametrize('text, messages', [
+    ("m=dict(type='A',b=1)", ['m: a dict cannot be given as one value',
+                              'as in m.type=NAME m.KEY=VALUE']),
+    ('m={a:1}', ['m: a dict cannot be given as one value']),
+    ("m=[3, {'a': 1}]", ['m: a dict cannot be given as one value']),
+    ('epochs', ['takes KEY=VALUE pairs', "'epochs' is none"]),
+    ('a=[1,2', ['KEY=[a,b] for lists', "'a=[1,2' is none"]),
+    ('a=f(1,2)', ["'a=f(1,2)' is none"]),
+])
+def test_options_that_cannot_be_read(text, messages, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(text)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert 'error: --cfg-options ' in said
+    assert all(message in said for message in messages)

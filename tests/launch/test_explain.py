@@ -1,13 +1,16 @@
 """The section of a config that an error from deep inside comes from."""
 import copy
+import re
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import ValLoop
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
+from torch.utils.data import DataLoader
 
 from dmae_mm.launch import explain
-from tests.conftest import TOY_MODEL
+from tests.toys.models import TOY_MODEL
 
 CFG = Config(dict(
     default_scope='mmpretrain',
@@ -114,20 +117,63 @@ def test_options_that_a_message_names(given):
     ]
 
 
-def test_a_default_that_a_message_names():
-    cfg = copy.deepcopy(CFG)
-    del cfg.model.neck['num_patches']
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        with pytest.raises(ValueError) as caught:
-            MODELS.build(cfg.model)
-    assert explain(caught.value, cfg).endswith(
-        '\n    model.neck.num_patches = 196')
-
-
-def test_long_lists_are_left_out():
+def test_long_values_are_cut():
     said = explained(MODELS, 'model', **{
         'model.aligned_layers': [(7, 8)],
-        'model.backbone.init_cfg': [dict(type='Xavier', layer='Linear')]})
-    assert 'init_cfg=[...]' in said and 'num_layers=' in said
+        'model.backbone.init_cfg': [dict(type='Xavier', layer='Linear')] * 9})
     assert len(said.splitlines()) == 3
     assert '\n    model.aligned_layers = [(7, 8)]' in said
+    backbone, = re.findall('model.backbone = (.*)', said)
+    assert "'num_layers': 4" in backbone and backbone.endswith('...')
+    assert len(backbone) == 243
+
+
+def test_a_mistyped_option_of_the_host_comes_with_the_legal_ones():
+    said = explained(HOOKS, 'custom_hooks[0]', **{
+        'custom_hooks.0': dict(type='LoggerHook', intervall=3)})
+    assert said.splitlines()[1] == '    custom_hooks.0.intervall = 3'
+    assert said.splitlines()[2].startswith(
+        '    LoggerHook has no option intervall=3. Its options are: interval, '
+        'interval_exp_name, ignore_last, out_dir, ')
+
+
+def test_a_call_of_what_has_no_type_of_its_own():
+    with pytest.raises(TypeError) as caught:
+        DataLoader([], batch_sise=4)
+    cfg = copy.deepcopy(CFG)
+    cfg.train_dataloader.batch_sise = 4
+    assert explain(caught.value, cfg).startswith('train_dataloader: TypeError')
+
+
+def test_the_section_that_was_being_built_is_not_left():
+    """A hook builds a data set of a type that the training has, too."""
+    dataset = DATASETS.get('CustomDataset')
+    with pytest.raises(Exception) as caught:
+        dataset(data_root='gone')
+    assert explain(caught.value, CFG).startswith('train_dataloader.dataset (')
+    assert explain(caught.value, CFG, 'custom_hooks.1').startswith(
+        'custom_hooks.1 (OnlineProbeHook): ')
+
+
+def test_data_of_training_and_of_validation_are_told_apart():
+    cfg = copy.deepcopy(CFG)
+    cfg.val_dataloader = copy.deepcopy(cfg.train_dataloader)
+
+    class Validation(ValLoop):
+
+        def __init__(self):
+            DATASETS.get('CustomDataset')(data_root='gone')
+
+    with pytest.raises(Exception) as caught:
+        Validation()
+    assert explain(caught.value, cfg).startswith('val_dataloader.dataset (')
+
+
+def test_an_error_that_was_raised_again_elsewhere():
+    with pytest.raises(ValueError) as caught:
+        try:
+            DATASETS.get('CustomDataset')(data_root='gone')
+        except Exception:
+            raise ValueError('in other words') from None
+    assert explain(caught.value, CFG).startswith(
+        'train_dataloader.dataset (CustomDataset): ValueError: in other words')

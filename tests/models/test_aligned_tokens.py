@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
+from tests.toys.models import HIVIT_TEACHER, randomize
 
-from tests.models.teachers.test_mmpretrain_teacher import HIVIT, randomize
 
 NAMES = {
     'CLS': 'vit_base_patch16_224.mae',
@@ -40,7 +40,8 @@ def test_loss_against_the_rule(toy_model, images, prefix, student):
             num_heads=2),
         allow_random=True)
     if student == 'HiViT':
-        toy_model['backbone'] = dict(HIVIT, type='MAEHiViT', mask_ratio=.75)
+        toy_model['backbone'] = dict(
+            HIVIT_TEACHER, type='MAEHiViT', mask_ratio=.75)
         toy_model['neck']['embed_dim'] = 32
     torch.manual_seed(0)
     model = MODELS.build(toy_model)

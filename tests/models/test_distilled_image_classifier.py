@@ -12,8 +12,8 @@ from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from tests.conftest import STUDENT, TEACHER
-from tests.models.classifiers import RESNET, classifier, randomize, student
+from tests.toys.models import STUDENT, TEACHER
+from tests.toys.models import RESNET, classifier, randomize, student
 
 FEATURES = dict(
     teacher=dict(

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
-from tests.conftest import TEACHER
+from tests.toys.models import TEACHER
 
 
 def build(cfg):
@@ -336,6 +336,7 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
     (dict(neck=dict(embed_dim=32)), 'embed_dim is 32.*needs 24'),
     (dict(neck=dict(num_patches=64)), 'num_patches is 64.*needs 16'),
     (dict(neck=dict(patch_size=4)), 'values of a patch.*is 48.*needs 192'),
+    (dict(head=dict(in_channels=1)), 'head: in_channels is 1.*needs 3'),
     (dict(head=dict(patch_size=4)), 'head: patch_size is 4.*needs 8'),
     (dict(teacher=dict(allow_random=False)), 'checkpoint=None.*allow_random'),
     (dict(teacher=dict(aligned_blocks=[3])), 'aligned_blocks=.3.*Remove it'),

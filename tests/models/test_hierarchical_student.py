@@ -4,21 +4,12 @@ import copy
 import pytest
 import torch
 from mmpretrain.registry import MODELS
-
-from tests.models.teachers.test_mmpretrain_teacher import randomize
-
-HIVIT = dict(
-    type='MAEHiViT',
-    arch=dict(embed_dims=24, depths=[1, 1, 8], num_heads=2),
-    img_size=32,
-    patch_size=8,
-    inner_patches=4,
-    mask_ratio=0.75)
+from tests.toys.models import HIVIT_STUDENT, randomize
 
 
 @pytest.fixture
 def cfg(toy_model):
-    toy_model['backbone'] = copy.deepcopy(HIVIT)
+    toy_model['backbone'] = copy.deepcopy(HIVIT_STUDENT)
     toy_model['aligned_layers'] = [(0.75, 3), (2, 1)]
     return toy_model
 
@@ -144,7 +135,7 @@ def test_a_hivit_teaches_a_hivit(cfg, images, tmp_path):
     path = str(tmp_path / 'hivit.pth')
     torch.save(dict(state_dict=trained.state_dict()), path)
     cfg['teacher'] = dict(
-        type='MMPretrainTeacher', backbone=HIVIT, checkpoint=path)
+        type='MMPretrainTeacher', backbone=HIVIT_STUDENT, checkpoint=path)
     model = MODELS.build(cfg)
     model.init_weights()
     assert len(model.teacher.network.blocks) == 6 + 4  # stem, main to block 3

@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.conftest import TOY_MODEL
+from tests.toys.models import TOY_MODEL
 
 aten = torch.ops.aten
 # On a GPU, the host waits at these until all work before them is done.

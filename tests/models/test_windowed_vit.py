@@ -7,10 +7,10 @@ from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
-from dmae_mm.weights.key_mapping import backbone_to_timm
+from dmae_mm.weights.names import backbone_to_timm
 from dmae_mm.models import WindowedViT, windowed_vit
 from dmae_mm.models.windowed_vit import spread_global_blocks
-from tests.conftest import STUDENT, TOY_MODEL
+from tests.toys.models import STUDENT, TOY_MODEL
 
 
 def build(blocks=None, **options):

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.registry import init_default_scope
 
-from .ade20k import write_ade20k
+from tests.toys.ade20k import write_ade20k
 
 
 @pytest.fixture(scope='package')

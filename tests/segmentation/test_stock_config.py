@@ -10,8 +10,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
 
-from tests.conftest import ROOT
-from .runs import MAE, build_runner, shrink_run
+from tests.toys.models import ROOT
+from tests.toys.segmentation_runs import MAE, build_runner, shrink_run
 
 # Half of the usual size, for the sake of time: 49 patches.
 IMG_SIZE = 112

@@ -10,9 +10,9 @@ from mmpretrain.registry import MODELS
 from mmseg.apis import inference_model, init_model, show_result_pyplot
 from mmseg.registry import MODELS as MMSEG_MODELS
 
-from tests.conftest import ROOT, STUDENT, TOY_MODEL
-from .ade20k import IGNORED
-from .runs import MAE, build_runner, shrink_run
+from tests.toys.models import ROOT, STUDENT, TOY_MODEL
+from tests.toys.ade20k import IGNORED
+from tests.toys.segmentation_runs import MAE, build_runner, shrink_run
 
 WIDTHS = dict(t=192, s=384, b=768)
 CHECKPOINT = 'PATH_OF_THE_PRETRAINED_CHECKPOINT'

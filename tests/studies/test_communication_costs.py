@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 sys.path.insert(0, str(ROOT / 'studies'))
 
@@ -59,7 +59,7 @@ def test_options_count():
 
 
 @pytest.mark.parametrize('options, message', [
-    (['none.py'], 'there is no config none.py'),
+    (['none.py'], "There is no config 'none.py'"),
     ([__file__, '--tflops', '0'], '--tflops 0.0 must be above 0'),
 ])
 def test_wrong_options_are_refused(options, message, monkeypatch, capsys):

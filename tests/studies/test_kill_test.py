@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT
-from tests.engine.test_training import config, photos  # noqa: F401
+from tests.toys.models import ROOT
+from tests.toys.runs import config
 
 TOOL = ROOT / 'studies' / 'kill_test.py'
 TRAIN = str(ROOT / 'tools' / 'train.py')

@@ -4,7 +4,7 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 SCRIPT = str(ROOT / 'studies' / 'recipe_costs.py')
 STEP_TIME = str(ROOT / 'studies' / 'benchmarks' / 'step_time.py')
@@ -38,7 +38,8 @@ def test_parts_by_hand(script):
                3 * 2 * 50 * 384 * 768 / 1e9)
     decoder = 3 * blocks(8, 197, 512) + 3 * 2 * (
         50 * 384 * 512 + 197 * 512 * 768) / 1e9
-    teacher = blocks(9, 50, 768) + patches(49, 16, 768)
+    # The embedding is of all patches, what follows of the visible ones.
+    teacher = blocks(9, 50, 768) + patches(196, 16, 768)
     assert counts['student'] == pytest.approx(student, rel=0.01)
     assert counts['decoder'] == pytest.approx(decoder, rel=0.01)
     assert counts['teacher'] == pytest.approx(teacher, rel=0.01)
@@ -53,9 +54,9 @@ def test_parts_by_hand(script):
 
 def test_teacher_of_196_pixels(script):
     counts = script['count_gflop'](
-        config('ablations/vit-t_dmae-teacher-h_in1k.py'))
+        config('dmae/vit-b_dmae-teacher-h_in1k.py'))
     assert counts['teacher'] == pytest.approx(
-        blocks(24, 50, 1280) + patches(49, 14, 1280), rel=0.01)
+        blocks(24, 50, 1280) + patches(196, 14, 1280), rel=0.01)
 
 
 @pytest.mark.parametrize('name, student, teacher', [
@@ -64,12 +65,12 @@ def test_teacher_of_196_pixels(script):
     # Only the classifier is trained.
     ('benchmarks/vit-t_linear_in1k.py',
      blocks(12, 197, 192) + patches(196, 16, 192), 0),
-    ('benchmarks/vit-t_finetune-logits_in1k.py',
-     3 * blocks(12, 197, 192) + 2 * patches(196, 16, 192),
+    ('benchmarks/vit-s_finetune-logits_in1k.py',
+     3 * blocks(12, 197, 384) + 2 * patches(196, 16, 384),
      blocks(12, 197, 768) + patches(196, 16, 768)),
-    # The projector adds 3 * 2 * 197 * 192 * 768; 9 blocks of the teacher.
-    ('baselines/vit-t_features_in1k.py',
-     3 * blocks(12, 197, 192) + 2 * patches(196, 16, 192) + 0.174,
+    # The projector adds 3 * 2 * 197 * 384 * 768; 9 blocks of the teacher.
+    ('baselines/vit-s_features_in1k.py',
+     3 * blocks(12, 197, 384) + 2 * patches(196, 16, 384) + 0.349,
      blocks(9, 197, 768) + patches(196, 16, 768)),
 ])
 def test_classifiers_by_hand(name, student, teacher, script):
@@ -81,7 +82,6 @@ def test_classifiers_by_hand(name, student, teacher, script):
 
 @pytest.mark.parametrize('name, images', [
     ('dmae/vit-s_dmae_in1k.py', 1_281_167 * 100),
-    ('ablations/vit-s_dmae-400e_in1k.py', 1_281_167 * 400),
     ('benchmarks/vit-s_linear_in1k.py', 1_281_167 * 90),
     ('benchmarks/vit-s_finetune-1pct_in1k.py', 13_000 * 100),
     ('benchmarks/vit-s_finetune-10pct_in1k.py', 128_000 * 100),
@@ -91,26 +91,57 @@ def test_gpu_hours(name, images, script):
     assert hours == pytest.approx(images * 36e9 / 50e12 / 3600)
 
 
-def test_command_line(monkeypatch, capsys):
-    path = str(ROOT / 'configs/dmae/vit-t_dmae-mask98_in1k.py')
-    monkeypatch.setattr(sys, 'argv', [SCRIPT, path, '--tflops', '50'])
+def test_hours_of_a_variation(script):
+    """The schedule is that of its options."""
+    row = script['read_page'](script['PAGE'].read_text())['vit-s_dmae-400e']
+    hours = script['gpu_hours'](row.read(), gflop=36, tflops=50)
+    assert hours == pytest.approx(1_281_167 * 400 * 36e9 / 50e12 / 3600)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', [SCRIPT, *arguments])
     runpy.run_path(SCRIPT, run_name='__main__')
-    header, _, row = capsys.readouterr().out.splitlines()
-    names, cells = ([cell.strip() for cell in line.strip('|').split('|')]
-                    for line in (header, row))
-    row = dict(zip(names, cells))
-    assert row['config'] == 'vit-t_dmae-mask98_in1k'
-    assert row['epochs'] == '100'
-    hours = float(row['GFLOP/image']) * 1_281_167 * 100 / 50_000 / 3600
-    assert float(row['GPU-hours']) == pytest.approx(hours, abs=0.1)
+
+
+def test_command_line(monkeypatch, capsys):
+    """A row of the page and a config."""
+    path = str(ROOT / 'configs/dmae/vit-b_dmae-mask98_in1k.py')
+    run(monkeypatch, 'vit-t_dmae-mask98', path, '--tflops', '50')
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in capsys.readouterr().out.splitlines())
+    rows = [dict(zip(header, row)) for row in rows]
+    assert [row['recipe'] for row in rows
+            ] == ['vit-t_dmae-mask98', 'vit-b_dmae-mask98_in1k']
+    for row in rows:
+        assert row['epochs'] == '100'
+        hours = float(row['GFLOP/image']) * 1_281_167 * 100 / 50_000 / 3600
+        assert float(row['GPU-hours']) == pytest.approx(hours, abs=0.1)
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--tflops', '0', SCRIPT], '--tflops 0.0 must be above 0'),
-    (['no_such_config.py'], 'there is no config no_such_config.py'),
+    (['no_such_config.py'], "There is no config 'no_such_config.py'"),
+    ([], 'give configs or names of recipes, or --page'),
+    (['vit-t_mae', '--page'], 'give configs or names of recipes, or --page'),
 ])
 def test_refused_arguments(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', [SCRIPT, *arguments])
     with pytest.raises(SystemExit, match='2'):
-        runpy.run_path(SCRIPT, run_name='__main__')
+        run(monkeypatch, *arguments)
     assert message in capsys.readouterr().err
+
+
+def test_writing_the_page(tmp_path, monkeypatch):
+    """A page of two rows, whose costs are not yet known."""
+    page = tmp_path / 'docs' / 'recipes.md'
+    page.parent.mkdir()
+    page.write_text('# Recipes\n\n| config | GFLOP/image | teacher | h |\n'
+                    '| --- | ---: | ---: | ---: |\n'
+                    '| `vit-t_linear` | ? | ? | ? |\n'
+                    '| `vit-t_mae` | ? | ? | ? |\n')
+    monkeypatch.setattr('recipes_page.PAGE', page)
+    run(monkeypatch, '--page')
+    assert page.read_text().splitlines()[4:] == [
+        '| `vit-t_linear` | 2.5 |  | 0.80 |',
+        '| `vit-t_mae` | 33.9 |  | 12.1 |'
+    ]

@@ -2,26 +2,18 @@
 import re
 import runpy
 import shlex
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config, DictAction
 
-from tests.configs.recipes import ALL, CONFIGS
-from tests.conftest import ROOT
+from tests.toys.recipes import ALL, CONFIGS, ROWS
+from tests.toys.models import ROOT
 
-PAGE = (ROOT / 'docs' / 'recipes.md').read_text()
+import recipes_page  # noqa: E402
+
+PAGE = recipes_page.PAGE.read_text()
 PATHS = {name.split('/')[1].removesuffix('_in1k.py'): name for name in ALL}
-
-
-def rows() -> dict:
-    """Config -> its other cells, of all tables of the page."""
-    tables = {}
-    for line in PAGE.splitlines():
-        if line.startswith('| `'):
-            name, *cells = map(str.strip, line.strip('|').split('|'))
-            assert name not in tables
-            tables[name.strip('`')] = cells
-    return tables
 
 
 def commands() -> list:
@@ -31,15 +23,16 @@ def commands() -> list:
     return [shlex.split(line) for line in lines if not line.startswith('#')]
 
 
-def test_all_recipes_have_a_row():
-    assert sorted(rows()) == sorted(PATHS)
-
-
-def test_tables_stand_under_their_folder():
+def test_all_files_have_a_row_under_their_folder():
+    found = []
     for section in PAGE.split('\n## ')[1:]:
         folder = re.search(r'`configs/(\w+)`', section.splitlines()[0])
-        for name in re.findall(r'^\| `([^`]+)`', section, re.MULTILINE):
-            assert PATHS[name].split('/')[0] == folder[1]
+        if folder:
+            found += [
+                f'{folder[1]}/{name}_in1k.py'
+                for name in re.findall(r'^\| `([^`]+)`', section, re.MULTILINE)
+            ]
+    assert sorted(found) == ALL
 
 
 # One of each kind, and of these the fastest to count.
@@ -49,10 +42,31 @@ def test_tables_stand_under_their_folder():
 ])
 def test_costs_are_what_the_tool_says(name):
     script = runpy.run_path(str(ROOT / 'studies/recipe_costs.py'))
-    cfg = Config.fromfile(CONFIGS / PATHS[name])
-    gflop = script['count_gflop'](cfg)['total']
-    hours = script['gpu_hours'](cfg, gflop, tflops=100)
-    assert rows()[name][-2:] == [f'{gflop:.1f}', script['format_hours'](hours)]
+    cells = list(ROWS[name].cells.values())[-3:]
+    assert cells == script['cost_cells'](ROWS[name].read(), tflops=100)
+
+
+def test_writing_the_columns_changes_nothing_else():
+    """The page as the tool would write it, and one with other numbers."""
+    assert recipes_page.replace_cells(
+        PAGE, lambda row: list(row.cells.values())[-3:]) == PAGE
+    page = recipes_page.replace_cells(PAGE, lambda row: ['1.0', '', '2.0'])
+    assert list(
+        recipes_page.read_page(page)['vit-b_dmae-pairs2'].cells.values()) == [
+            '`vit-b_dmae-pairs2`', '`vit-b_dmae`',
+            '`model.aligned_layers="[(0.5,0.5),(0.75,0.75)]"`',
+            '`s5_t11`, `s8_t17`', '1.0', '', '2.0'
+        ]
+
+
+@pytest.mark.parametrize('row, message', [
+    ('| `vit-t_dmae` |', "recipes.md has two rows 'vit-t_dmae'."),
+    ('| `vit-x_dmae` |', "recipes.md: vit-x_dmae is made of 'vit-x_dmae', "),
+])
+def test_wrong_rows_are_refused(row, message):
+    page = '| config |\n| --- |\n| `vit-t_dmae` |\n' + row
+    with pytest.raises(ValueError, match=message):
+        recipes_page.read_page(page)
 
 
 def test_published_numbers_are_those_of_the_model_index():
@@ -64,12 +78,9 @@ def test_published_numbers_are_those_of_the_model_index():
             r'Name: (\S+)\n(?:(?!  - Name).*\n)*?'
             r' +Published Top 1 Accuracy: (\S+)', metafiles)
     }
-    section = PAGE.split('\n## ')[1]
-    assert '| published |' in section
     on_page = {
-        name: rows()[name][1].split(' ')[0]
-        for name in re.findall(r'^\| `([^`]+)`', section, re.MULTILINE)
-        if rows()[name][1]
+        name: row.cells['published'].split(' ')[0]
+        for name, row in ROWS.items() if row.cells.get('published')
     }
     assert on_page == listed
     assert len(listed) == 4
@@ -122,7 +133,18 @@ def test_commands_train_with_the_images_of_the_recipe():
             size = 256 if '1pct' in path else sizes[task]
             assert images_of_a_step(command) == size, command
             seen.append(size)
-    assert seen == [4096] * 4 + [1024] * 2 + [16384] * 2 + [256]
+    assert seen == [4096] * 5 + [1024] * 2 + [16384] * 2 + [256]
+
+
+def test_the_command_of_a_variation_is_that_of_its_row():
+    command, = (words for words in commands() if '--work-dir' in words)
+    name = command[command.index('--work-dir') + 1].removeprefix('work_dirs/')
+    row = ROWS[name]
+    assert command == [
+        'python', 'tools/train.py', str(Path(row.config).relative_to(ROOT)),
+        '--work-dir', f'work_dirs/{name}', '--cfg-options',
+        *shlex.split(row.options)
+    ]
 
 
 def test_batches_of_an_epoch():

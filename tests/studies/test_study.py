@@ -15,8 +15,8 @@ from studies import study_page
 from studies.seeds import half_width, interval
 from studies.study_jobs import (Job, all_jobs, fingerprint, finished_result,
                                 load_config)
-from tests.conftest import ROOT
-from tests.configs.recipes import differences
+from tests.toys.models import ROOT
+from tests.toys.recipes import differences
 
 JOBS = {job.name: job for job in all_jobs()}
 EPOCH = {

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from studies import transfer_study
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 CONFIG = ROOT / 'configs' / 'digits' / 'vit-student_mae_digits.py'
 

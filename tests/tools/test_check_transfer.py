@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from dmae_mm.weights import backbone_to_timm
-from dmae_mm.weights.key_mapping import under_prefix
+from dmae_mm.weights.names import under_prefix
 
-from tests.conftest import STUDENT, TOY_MODEL
-from tests.models.classifiers import classifier
-from tests.tools.transfer_checks import (MAIN, SCRIPT, check, options,
-                                         refused, toy, trained, write_config)
+from tests.toys.models import STUDENT, TOY_MODEL
+from tests.toys.models import classifier
+from tests.toys.transfer_checks import (MAIN, SCRIPT, check, options, refused,
+                                        toy, trained, write_config)
 
 __all__ = ['toy']
 
@@ -63,8 +63,11 @@ def test_every_line(toy, capsys):
      "backbone.init_cfg=dict(type='Pretrained', checkpoint=..., "
      "prefix='backbone.')."),
     (dict(arch=dict(STUDENT, num_layers=3)), '40 of 40',
-     'the file has 4 blocks instead of 3 (and 12 more). It holds 4 blocks, 24 '
-     'wide; the backbone has 3, 24 wide. If it is the teacher'),
+     'the file has 4 blocks instead of 3; layers.3.ln1.weight has no place in '
+     'it; layers.3.ln1.bias has no place in it; layers.3.attn.qkv.weight has '
+     'no place in it; layers.3.attn.qkv.bias has no place in it and 8 more. '
+     'It holds 4 blocks, 24 wide; the backbone has 3, 24 wide. If it is the '
+     'teacher'),
     (dict(arch=dict(STUDENT, num_layers=6)), '52 of 76',
      'It holds 4 blocks, 24 wide; the backbone has 6, 24 wide. Give a '
      "checkpoint of this size; or take a config of the file's size."),
@@ -73,8 +76,8 @@ def test_every_line(toy, capsys):
     (dict(arch=dict(STUDENT, embed_dims=20)), '4 of 52',
      "If it is the teacher's, give the student's, which pre-training left "),
     (dict(arch=dict(STUDENT, feedforward_channels=48)), '40 of 52',
-     'layers.0.ffn.layers.0.0.weight has shape (96, 24) instead of (48, 24) '
-     '(and 11 more). Give a checkpoint of this architecture'),
+     'bias has shape (96,) instead of (48,) '
+     'and 7 more. Give a checkpoint of this architecture'),
     (dict(type='MAEViT', out_type='raw', final_norm=True), '51 of 54',
      'MAEViT does not have its cls_token, pos_embed, patch_embed.projection.'
      'weight: its init_weights() overwrites'),

@@ -8,8 +8,8 @@ from mmengine.utils import get_installed_path
 
 from dmae_mm.weights import export_checkpoint
 
-from tests.conftest import ROOT
-from tests.tools.transfer_checks import check, refused, trained
+from tests.toys.models import ROOT
+from tests.toys.transfer_checks import check, refused, trained
 
 # Those for a part of the labels have the same model as their base.
 CONFIGS = [

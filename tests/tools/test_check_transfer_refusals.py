@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.tools.transfer_checks import refused, toy, write_config
+from tests.toys.transfer_checks import refused, toy, write_config
 
 __all__ = ['toy']
 
@@ -51,7 +51,7 @@ def test_a_file_that_only_unpickling_reads(toy, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize('text, message', [
-    (None, 'There is no config cfg.py.'),
+    (None, "There is no config 'cfg.py'."),
     ('model = (', 'The config cfg.py cannot be read: '),
     ('model = dict(type="X")', 'The config cfg.py has no model.backbone.'),
     ('model = dict(backbone=dict(type="X"))',

@@ -16,9 +16,9 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.evaluation import (extract_features, knn_accuracy,
                               linear_probe_accuracy)
-from tests.conftest import ROOT
-from tests.datasets.folders import write_classes
-from tests.tools.test_train import TRAIN, run, write_toy_run
+from tests.toys.models import ROOT
+from tests.toys.folders import write_classes
+from tests.toys.runs import TRAIN, launch, write_toy_run
 
 main = runpy.run_path(str(ROOT / 'tools' / 'evaluate.py'))['main']
 
@@ -28,7 +28,7 @@ def trained(tmp_path_factory) -> Path:
     """A folder with toy_run.py, out/epoch_1.pth, and labelled images."""
     folder = tmp_path_factory.mktemp('evaluate')
     write_toy_run(folder)
-    run([
+    launch([
         sys.executable, TRAIN, 'toy_run.py', '--work-dir', 'out',
         '--cfg-options', 'train_cfg.max_epochs=1'
     ], folder)
@@ -231,17 +231,17 @@ def spoil(folder: Path) -> None:
     (dict(test='single'), [], "1 sub-folder ('class0')"),
     (dict(test='fewer'), [],
      "Only in train: ['class1']; only in fewer: none"),
-    (dict(train='junk'), [],
-     "1 of 15 files cannot be decoded as images: 'junk/class2/3.png'"),
+    (dict(test='junk'), [],
+     "1 of 15 files cannot be decoded as images: 'junk/class2/3.png' (no "),
     ({}, ['--train-list', 'list.txt'],
      "1 lines of 'list.txt' name a file that does not exist"),
     ({}, ['--train-list', 'gone.txt'], "There is no list 'gone.txt'"),
     ({}, ['-k', '19'], 'k=19 nearest neighbours cannot be found among 18'),
     ({}, ['--crop-pct', '1.5'], 'crop_pct=1.5 is not above 0'),
-    ({}, ['--batch-size', '0'], '--batch-size 0 is not at least 1'),
-    ({}, ['--num-workers', '-1'], '--num-workers -1 is not at least 0'),
+    ({}, ['--batch-size', '0'], '--batch-size: 0 is not at least 1'),
+    ({}, ['--num-workers', '-1'], '--num-workers: -1 is not at least 0'),
     ({}, ['--device', 'gpu'], '--device gpu: '),
-    ({}, ['--json', 'train'], '--json train is a folder'),
+    ({}, ['--json', 'train'], 'train is a folder'),
     (dict(checkpoint='other.pth'), [],
      'other.pth is no checkpoint of model.backbone of toy_run.py: cls_token '
      'is missing; pos_embed has shape (1, 17, 32) instead of (1, 17, 24)'),

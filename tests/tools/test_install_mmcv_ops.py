@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 SCRIPT = str(ROOT / 'tools' / 'install_mmcv_ops.py')
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import ROOT, TOY_MODEL
+from tests.toys.models import ROOT, TOY_MODEL
 
 
 @pytest.fixture

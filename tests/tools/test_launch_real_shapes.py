@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 CONFIG = 'configs/dmae/vit-s_dmae_in1k.py'
 PHOTOS = ('astronaut.png', 'motorcycle_left.png')

@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from tests.conftest import ROOT, STUDENT, TOY_MODEL
-from tests.segmentation.ade20k import write_ade20k
-from tests.segmentation.runs import shrink_run
-from tests.tools.test_train import LAUNCHER_VARIABLES, free_port
+from tests.toys.models import ROOT, STUDENT, TOY_MODEL
+from tests.toys.ade20k import write_ade20k
+from tests.toys.segmentation_runs import shrink_run
+from tests.toys.runs import LAUNCHER_VARIABLES, free_port
 
 
 def start(command: list, config: Path) -> dict:
@@ -89,8 +89,8 @@ def test_segmentation(tmp_path):
 ], ids=['dist_train.sh', 'mim'])
 def test_detection(command, tmp_path):
     from tests.detection import needs_mmdet  # noqa: F401
-    from tests.detection.coco import write_coco
-    from tests.detection.toy_runs import ARCH, MASK_RCNN, toy_config
+    from tests.toys.coco import write_coco
+    from tests.toys.detection_runs import ARCH, MASK_RCNN, toy_config
     arch = {name: ARCH[name] for name in ARCH if 'global' not in name}
     checkpoint = student(tmp_path, arch)
     cfg = toy_config(MASK_RCNN, write_coco(tmp_path / 'data'),

@@ -14,8 +14,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import mae_to_mmpretrain
 
-from ..weights.files import encoder_only, golden_weights
-from tests.conftest import ROOT, STUDENT
+from tests.toys.checkpoints import encoder_only, golden_weights
+from tests.toys.models import ROOT, STUDENT
 
 SCRIPT = str(ROOT / 'tools' / 'model_converters' / 'mae_to_mmpretrain.py')
 MAIN = runpy.run_path(SCRIPT)['main']

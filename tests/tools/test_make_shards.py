@@ -5,16 +5,16 @@ import shutil
 import signal
 import sys
 import tarfile
-import time
 from collections import namedtuple
 
 import pytest
+from tqdm import tqdm
 
 from dmae_mm.datasets import ShardDataset
 from dmae_mm.datasets.shards import write_shards as module
 from dmae_mm.datasets.shards.write_shards import write_shards
-from tests.conftest import ROOT
-from tests.datasets.shards.shard_files import contents_of, write_files
+from tests.toys.models import ROOT
+from tests.toys.shard_files import contents_of, write_files
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
 SCRIPT = runpy.run_path(
@@ -35,15 +35,18 @@ def files_of(folder):
     }
 
 
-def test_command_line(images, tmp_path, capsys):
+def test_command_line(images, tmp_path, capsys, monkeypatch):
     root, contents = images
+    monkeypatch.setitem(
+        main.__globals__, 'tqdm',
+        lambda **options: tqdm(**dict(options, mininterval=0)))
     main([root, str(tmp_path / 'out'), '--with-label', '--shard-mb', '0.008'])
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
     dataset = ShardDataset(str(tmp_path / 'out'), with_label=True)
     assert contents_of(dataset) == contents
     sizes = dataset.shard_sizes
-    size = f'{sum(map(len, contents.values())) / 1000:.2f}'
-    assert f'50 of 50 images, {size} of {size} kB, 0 s left' in printed
+    size = f'{sum(map(len, contents.values())) / 1000:.1f}k'
+    assert f'{size}/{size}' in progress and '50 of 50 images' in progress
     assert (f'out: 50 images in {len(sizes)} shards of {min(sizes)} to '
             f'{max(sizes)}, 2 classes; read again and compared.') in printed
     # Every shard holds images of both classes: they were dealt at random.
@@ -80,27 +83,6 @@ def test_a_shard_is_closed_when_it_is_full(images, tmp_path):
     assert all(8000 <= size < 8000 + 2000 for size in sizes[:-1])
 
 
-def test_progress_names_what_is_left(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
-    progress = SCRIPT['Progress']()
-    for now[0], images in ((9.0, 90), (11.0, 100), (15.0, 150), (40.0, 400)):
-        progress(images, 400, images * 10**7, 400 * 10**7)
-    assert capsys.readouterr().out.splitlines() == [
-        '100 of 400 images, 1.00 of 4.00 GB, 33 s left',
-        '400 of 400 images, 4.00 of 4.00 GB, 0 s left'
-    ]
-
-
-@pytest.mark.parametrize('size, said', [
-    (0, '0 of 0 bytes'), (999, '500 of 999 bytes'),
-    (1000, '0.50 of 1.00 kB'), (25 * 10**5, '0.50 of 2.50 MB')])
-def test_progress_has_a_unit_that_fits(size, said, capsys):
-    half = {999: 500, 1000: 500}.get(size, min(size, 5 * 10**5))
-    SCRIPT['Progress']()(4, 4, half, size)
-    assert f'4 of 4 images, {said}, ' in capsys.readouterr().out
-
-
 class TestRefusals:
     """Nothing that exists is touched; nothing half is left."""
 
@@ -116,14 +98,14 @@ class TestRefusals:
         assert files_of(tmp_path / 'out') == {'mine': b'precious'}
 
     def test_what_a_killed_run_left(self, images, tmp_path):
-        (tmp_path / 'out.unfinished').mkdir()
-        self.refused("out.unfinished' exists: .* was killed", images[0],
-                     tmp_path / 'out')
+        (tmp_path / '.writing-x' / 'out').mkdir(parents=True)
+        self.refused("out' exists: .* was killed.* remove .*/.writing-x'",
+                     images[0], tmp_path / 'out')
 
     def test_no_images(self, tmp_path):
         (tmp_path / 'empty').mkdir()
         self.refused('no folder', tmp_path / 'not', tmp_path / 'out')
-        self.refused('Found 0 files.*empty', tmp_path / 'empty',
+        self.refused('no images .*empty', tmp_path / 'empty',
                      tmp_path / 'out')
         assert os.listdir(tmp_path) == ['empty']
 
@@ -138,7 +120,7 @@ class TestRefusals:
     def test_no_room(self, images, tmp_path, monkeypatch):
         usage = namedtuple('usage', 'total used free')(9, 0, 9)
         monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
-        self.refused('take up to [0-9]+ bytes, but only 9 are free', images[0],
+        self.refused('out needs [0-9,]+ bytes.* 9 bytes are free', images[0],
                      tmp_path / 'out')
         assert os.listdir(tmp_path) == ['images']
 
@@ -186,8 +168,9 @@ def test_a_kill_leaves_nothing_that_looks_whole(images, tmp_path):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert not out.exists()
+    unfinished, = tmp_path.glob('.writing-*/out')
     with pytest.raises(FileNotFoundError, match='There are no shards in'):
-        ShardDataset(f'{out}.unfinished')
+        ShardDataset(str(unfinished))
 
 
 def test_help_needs_no_package():

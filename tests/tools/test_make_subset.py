@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmae_mm.datasets import ImageSubset
-from tests.conftest import ROOT
-from tests.datasets.folders import write_images
+from dmae_mm.datasets import balanced_subset as subset
+from tests.toys.models import ROOT
+from tests.toys.folders import write_images
 
-SCRIPT = runpy.run_path(str(ROOT / 'tools' / 'make_subset.py'))
-subset, main = SCRIPT['balanced_subset'], SCRIPT['main']
+main = runpy.run_path(str(ROOT / 'tools' / 'make_subset.py'))['main']
 
 # Numbers of images of classes that differ by at most a factor of two.
 SIZES = st.integers(1, 12).flatmap(

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 
 # `make quickstart` does not install what these extras bring.

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from dmae_mm.engine.step_dump import read_dump
-from tests.conftest import ROOT
-from tests.engine.planted_nan import equal, stop_in_sixth
-from tests.engine.test_training import photos  # noqa: F401
+from tests.toys.models import ROOT
+from tests.toys.planted_nan import equal, stop_in_sixth
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +43,7 @@ def test_refusals(main, tmp_path, capsys):
     (tmp_path / 'text.pth').write_text('no dump')
     (tmp_path / 'config.py').write_text('model = dict()')
     for arguments, message in (
-        (['gone.py', 'x.pth'], "there is no config 'gone.py'"),
+        (['gone.py', 'x.pth'], "There is no config 'gone.py'"),
         (['{}/config.py', 'gone.pth'], "There is no dump 'gone.pth'"),
         (['{}/config.py', '{}/text.pth'], 'is damaged or no dump'),
         (['{}/config.py', '{}/epoch_1.pth'], 'Checkpoints are not dumps'),

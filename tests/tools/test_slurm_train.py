@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 # Ends with the next of the given states each time, as tools/train.py would.
 SRUN = '''#!/usr/bin/env bash

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 TEST = ROOT / 'tools' / 'test.py'
 
 
 @pytest.mark.parametrize('arguments, messages', [
-    (['gone.py', 'gone.pth'], ["there is no config 'gone.py'",
+    (['gone.py', 'gone.pth'], ["There is no config 'gone.py'",
                                "there is no checkpoint 'gone.pth'"]),
     (['c.py', 'gone.pth'], ["there is no checkpoint 'gone.pth'",
                             "there is no folder 'gone' to test on"]),
@@ -18,6 +18,8 @@ TEST = ROOT / 'tools' / 'test.py'
       'test_dataloader.dataset.data_root=lost'],
      ["there is no folder 'lost' to test on: set --cfg-options "
       'test_dataloader.dataset.data_root=/path/to/images']),
+    (['c.py', 'c.py', '--cfg-options', 'model.teacher.checkpoint.0=1'],
+     ['The config c.py cannot be read: TypeError: ']),
     (['c.py', 'c.py', '--cfg-options', "model=dict(type='A',b=1)"],
      ['a dict cannot be given as one value']),
     (['c.py', 'c.py', '--cfg-options', 'epochs'],

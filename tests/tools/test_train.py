@@ -1,105 +1,22 @@
 """tools/train.py, test.py and the launch scripts, run as a person does."""
-import copy
 import json
 import os
 import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import List
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from PIL import Image
 
-from tests.conftest import ROOT, TOY_MODEL
-
-TRAIN = ROOT / 'tools' / 'train.py'
-LAUNCHER_VARIABLES = re.compile(
-    'RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|PORT|SLURM_.*|OMPI_.*')
-
-
-def write_toy_run(folder: Path) -> Path:
-    """Eight images and a config that trains on them for two epochs.
-
-    Returns:
-        Path: The config, in ``folder``.
-    """
-    pixels = np.random.RandomState(0).randint(0, 256, (8, 40, 40, 3), np.uint8)
-    (folder / 'images').mkdir(parents=True)
-    for index, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / 'images' / f'{index}.png')
-    cfg = Config(
-        dict(
-            custom_imports=dict(
-                imports=['dmae_mm'], allow_failed_imports=False),
-            default_scope='mmpretrain',
-            model=dict(
-                copy.deepcopy(TOY_MODEL),
-                data_preprocessor=dict(
-                    type='SelfSupDataPreprocessor',
-                    mean=[127.5] * 3,
-                    std=[127.5] * 3)),
-            train_dataloader=dict(
-                batch_size=2,
-                num_workers=0,
-                persistent_workers=False,
-                collate_fn=dict(type='default_collate'),
-                sampler=dict(type='DefaultSampler', shuffle=True),
-                dataset=dict(
-                    type='CustomDataset',
-                    data_root=str(folder / 'images'),
-                    with_label=False,
-                    pipeline=[
-                        dict(type='LoadImageFromFile'),
-                        dict(type='RandomResizedCrop', scale=32),
-                        dict(type='PackInputs')
-                    ])),
-            optim_wrapper=dict(
-                type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
-            train_cfg=dict(by_epoch=True, max_epochs=2),
-            default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-            custom_hooks=[dict(type='TeacherHook')],
-            randomness=dict(seed=0)))
-    cfg.dump(folder / 'toy_run.py')
-    return folder / 'toy_run.py'
-
-
-def run(command: List[str], cwd: Path, **env: str) -> str:
-    """Run a command without GPU and return what it printed."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not LAUNCHER_VARIABLES.fullmatch(name)
-    }
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=dict(
-            inherited,
-            PYTHON=sys.executable,
-            CUDA_VISIBLE_DEVICES='',
-            OMP_NUM_THREADS='1',
-            **env),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True)
-    assert result.returncode == 0, result.stdout
-    return result.stdout
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
-
+from tests.toys.models import ROOT, TOY_MODEL
+from tests.toys.runs import (LAUNCHER_VARIABLES, TRAIN, free_port, launch,
+                             write_toy_run)
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -112,7 +29,7 @@ def test_two_processes_train_and_resume(config):
     amp = [
         'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16'
     ]
-    output = run([*command, *amp], config.parent, PORT=free_port())
+    output = launch([*command, *amp], config.parent, PORT=free_port())
     work_dir = config.parent / 'work_dirs' / 'toy_run'
     # Eight images in batches of two, shared by two processes.
     assert 'Epoch(train) [2][2/2]' in output
@@ -120,7 +37,7 @@ def test_two_processes_train_and_resume(config):
     assert output.count('No accelerator: AmpOptimWrapper is replaced') == 1
     second = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
 
-    output = run([*command, 'train_cfg.max_epochs=3', '--resume'],
+    output = launch([*command, 'train_cfg.max_epochs=3', '--resume'],
                  config.parent,
                  PORT=free_port())
     assert 'Epoch(train) [3][2/2]' in output
@@ -139,7 +56,7 @@ def test_clone_trains_with_its_own_code(config):
     shutil.copytree(ROOT / 'tools', clone / 'tools')
     with open(clone / 'dmae_mm' / '__init__.py', 'a') as file:
         file.write('print("This is the clone.")\n')
-    output = run([
+    output = launch([
         sys.executable, clone / 'tools' / 'train.py', config, '--work-dir',
         'out'
     ], config.parent)
@@ -148,8 +65,8 @@ def test_clone_trains_with_its_own_code(config):
 
 
 def test_resume_from_a_given_checkpoint(config):
-    run([sys.executable, TRAIN, config, '--work-dir', 'out'], config.parent)
-    output = run([
+    launch([sys.executable, TRAIN, config, '--work-dir', 'out'], config.parent)
+    output = launch([
         sys.executable, TRAIN, config, '--work-dir', 'resumed', '--resume',
         'out/epoch_1.pth'
     ], config.parent)
@@ -166,7 +83,7 @@ def test_slurm(config):
                     'while [[ $1 == -* ]]; do shift; done\n'
                     'SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 "$@"\n')
     srun.chmod(0o755)
-    output = run([
+    output = launch([
         ROOT / 'tools' / 'slurm_train.sh', 'gpu', 'a job', config, 'my out',
         '--cfg-options', 'train_cfg.max_epochs=1'
     ],
@@ -222,7 +139,7 @@ def test_classifier_is_evaluated(config):
             test_evaluator=dict(type='Accuracy', topk=(1, ))))
     cfg.dump(config.parent / 'classifier.py')
     torch.save(MODELS.build(model).state_dict(), config.parent / 'student.pth')
-    output = run([
+    output = launch([
         sys.executable, ROOT / 'tools' / 'test.py', 'classifier.py',
         'student.pth', '--out', 'metrics.json', '--out-item', 'metrics'
     ], config.parent)
@@ -246,7 +163,7 @@ def refusal(arguments: List[str], monkeypatch, capsys) -> str:
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['missing.py'], "there is no config 'missing.py'"),
+    (['missing.py'], "There is no config 'missing.py'"),
     (['{config}', '--resume', 'missing.pth'],
      "there is no checkpoint 'missing.pth' to resume from"),
     (['{config}', '--amp'], '--amp needs an accelerator'),
@@ -277,6 +194,14 @@ def test_refusals(config, arguments, message, monkeypatch, capsys):
             monkeypatch.delenv(name)
     arguments = [part.format(config=config) for part in arguments]
     assert message in refusal(arguments, monkeypatch, capsys)
+
+
+def test_a_config_that_cannot_be_read(config, monkeypatch, capsys):
+    config.write_text('model = 1 / 0')
+    said = refusal([config], monkeypatch, capsys)
+    assert (f'The config {config} cannot be read: ZeroDivisionError: division '
+            'by zero') in said
+    assert 'Traceback' not in said
 
 
 @pytest.mark.parametrize('flag, key, without, with_flag', [
@@ -362,7 +287,7 @@ def test_other_toolboxes_take_lists_of_images(config, scope, collate):
 
 def test_the_console_is_spared_a_line_for_each_parameter(config):
     # A factor of its own makes mmengine log it for each bias.
-    output = run([
+    output = launch([
         sys.executable, TRAIN, config, '--work-dir', 'out', '--cfg-options',
         'train_cfg.max_epochs=1',
         'optim_wrapper.paramwise_cfg.bias_lr_mult=2.'

@@ -12,14 +12,14 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from dmae_mm.evaluation.image_files import ImageFiles
+from dmae_mm.evaluation.images import EvaluationPipeline
+from dmae_mm.evaluation.pictures import draw_reconstructions
 from dmae_mm.evaluation.reconstruction import reconstruct
-from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.weights import mae_to_mmpretrain
-from tests.weights.files import encoder_only, golden_weights
-from tests.conftest import ROOT
-from tests.datasets.odd_files import broken_files
-from tests.tools.test_train import write_toy_run
+from tests.toys.checkpoints import encoder_only, golden_weights
+from tests.toys.models import ROOT
+from tests.toys.odd_files import broken_files
+from tests.toys.runs import write_toy_run
 
 main = runpy.run_path(
     str(ROOT / 'tools' / 'visualize_reconstruction.py'))['main']
@@ -53,8 +53,7 @@ def picture(path='out.png') -> np.ndarray:
 
 
 def inputs(names, crop_pct=0.875) -> list:
-    files = ImageFiles(names, 32, crop_pct)
-    return [files[index]['inputs'] for index in range(len(files))]
+    return EvaluationPipeline(32, crop_pct).read(names)['inputs']
 
 
 IMAGES = ['images/0.png', 'images/5.png']
@@ -159,12 +158,13 @@ def test_without_decoder(checkpoint, model, capsys):
      'one of the images'),
     (['toy_run.py', 'run.pth', *IMAGES, '--crop-pct', '2'],
      'crop_pct=2.0 is not above 0'),
-    (['toy_run.py', 'run.pth', *IMAGES, '--seed', '-1'], '--seed -1'),
+    (['toy_run.py', 'run.pth', *IMAGES, '--seed', '-1'],
+     '--seed: -1 is not at least 0'),
     (['toy_run.py', 'run.pth', *IMAGES, '--cfg-options',
       'model.backbone.patch_size=4'], 'neck: num_patches is 16'),
     (['toy_run.py', 'run.pth', *IMAGES, '--similarity', '--cfg-options',
       'model.teacher=None'], 'has no model.teacher'),
-    (['gone.py', 'run.pth', *IMAGES], 'There is no config gone.py'),
+    (['gone.py', 'run.pth', *IMAGES], "There is no config 'gone.py'"),
 ])
 def test_refusals(args, message, model, capsys):
     before = Path(IMAGES[1]).read_bytes()

@@ -145,8 +145,13 @@ def test_broken_off_then_complete(server):
     with pytest.raises(OSError, match='100 of .* bytes arrived'):
         value(server.url + '/vit.pth')
     assert kept(server) == []
+    # As of a process that was killed.
+    folder = next(server.hub.rglob('.lock')).parent / '.writing-x'
+    folder.mkdir()
+    (folder / 'vit.pth').touch()
     server.break_off_after = None
     assert value(server.url + '/vit.pth') == 1.
+    assert not folder.exists()
 
 
 def test_damaged_download_is_named_with_its_place(server):

@@ -1,4 +1,5 @@
-"""Weights are found in files of all usual origins, and nothing is lost."""
+"""Weights are found in files of all usual origins, nothing is lost, and they
+are written as they are."""
 import argparse
 import hashlib
 import pathlib
@@ -8,10 +9,11 @@ import pytest
 import safetensors.torch
 import torch
 from mmengine.hooks import EMAHook
+from mmengine.runner import CheckpointLoader
 
-from dmae_mm.weights import read_tensor_file
+from dmae_mm.weights import read_tensor_file, write_tensor_file
 
-from .files import train
+from tests.toys.checkpoints import train
 
 WEIGHTS = {
     'blocks.0.weight': torch.arange(6.).reshape(2, 3),
@@ -280,3 +282,63 @@ def test_checkpoint_with_averaged_weights(tmp_path, toy_model):
     assert any(not torch.equal(last[name], average[name]) for name in last)
     assert 'ema_state_dict' in file.ignored
     assert file.weights_key == 'state_dict' and file.is_averaged
+
+
+META = dict(source='a.pth', not_carried_over=['epoch'])
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'new/folder/a.safetensors'])
+def test_what_is_written_is_read_back(tmp_path, name):
+    base = torch.rand(100, 4)
+    tensors = dict(
+        view=base[3:5],
+        transposed=base.t(),
+        again=base,
+        half=torch.rand(2).half(),
+        scalar=torch.tensor(2),
+        parameter=torch.nn.Parameter(torch.ones(1)))
+    path = tmp_path / name
+    write_tensor_file(str(path), tensors, META)
+    read = read_tensor_file(str(path)).tensors
+    assert read.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        assert torch.equal(read[key], tensor)
+        assert read[key].dtype == tensor.dtype
+        assert read[key].is_contiguous() and not read[key].requires_grad
+    assert read['view'].untyped_storage().nbytes() == 2 * 4 * 4
+    assert [p for p in tmp_path.rglob('*') if p.is_file()] == [path]
+
+
+def test_meta(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    write_tensor_file(path, dict(a=torch.ones(1)), META)
+    assert CheckpointLoader.load_checkpoint(path)['meta'] == META
+    path = str(tmp_path / 'a.safetensors')
+    write_tensor_file(path, dict(a=torch.ones(1)), META)
+    with safetensors.safe_open(path, 'pt') as file:
+        assert file.metadata() == dict(
+            source='a.pth', not_carried_over='["epoch"]')
+
+
+def test_overwriting_is_asked_for(tmp_path):
+    path = tmp_path / 'a.pth'
+    write_tensor_file(str(path), dict(a=torch.ones(1)), META)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match='a.pth exists already'):
+        write_tensor_file(str(path), dict(a=torch.zeros(1)), META)
+    assert path.read_bytes() == before
+    write_tensor_file(str(path), dict(a=torch.zeros(1)), META, overwrite=True)
+    assert read_tensor_file(str(path)).tensors['a'] == 0
+
+
+@pytest.mark.parametrize('name, error', [
+    ('a.txt', ValueError),
+    ('a', ValueError),
+    ('folder.pth', FileExistsError),
+])
+def test_illegal_destination(tmp_path, name, error):
+    (tmp_path / 'folder.pth').mkdir()
+    with pytest.raises(error, match=name):
+        write_tensor_file(
+            str(tmp_path / name), dict(a=torch.ones(1)), META, overwrite=True)
+    assert [p.name for p in tmp_path.rglob('*')] == ['folder.pth']

@@ -6,12 +6,11 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
-from dmae_mm.weights.positions import resampled_positions
 from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY, LEFT, LOADED,
-                                          NEW, NOT_FINITE, RESIZED, compare,
-                                          file_misfits)
+                                      NEW, NOT_FINITE, RESIZED, compare,
+                                      file_misfits, resampled_positions)
 
-from tests.conftest import STUDENT
+from tests.toys.models import STUDENT
 
 TOY = dict(
     type='VisionTransformer', arch=STUDENT, img_size=32, patch_size=8)

@@ -7,14 +7,17 @@ Runs may still be going on.
     python tools/analysis/report.py WORK_DIR [WORK_DIR ...] --out report.html
 """
 import argparse
+import os.path as osp
 import sys
 from pathlib import Path
 
 # A clone runs its own code, installed or not: see train.py.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dmae_mm.evaluation.report import (  # noqa: E402
-    Run, short_names, what_is_wrong, write_page)
+try:
+    from dmae_mm.evaluation.report import Run, what_is_wrong, write_page
+except ImportError as error:
+    sys.exit(str(error))  # says what to install
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,15 +53,16 @@ def main() -> None:
                      f'{args.out.absolute().parent} for a file of that name')
     # By their real paths, so that none is there twice.
     paths = list({path.resolve(): path for path in args.work_dirs}.values())
+    above = osp.commonpath([path.resolve().parent for path in paths])
     problems = {path: what_is_wrong(path) for path in paths}
     missing = [problem for path, problem in problems.items()
                if problem and not path.exists()]
     if missing:
         parser.error('; '.join(missing))
     runs, left_out = [], []
-    for path, name in zip(paths, short_names(paths)):
-        problem = problems[path]
+    for path, problem in problems.items():
         if not problem:
+            name = str(path.resolve().relative_to(above))
             run = Run(path, name)
             for note in run.notes:
                 print(f'{name}: {note}')
@@ -73,7 +77,7 @@ def main() -> None:
     try:
         write_page(runs, args.out, int(args.max_pictures_mb * 1e6), left_out)
     except OSError as error:
-        sys.exit(f'{args.out} cannot be written: {error}')
+        sys.exit(f'No page is written: {error}')
     print(f'{args.out}: {len(runs)} run{"s" * (len(runs) > 1)}, '
           f'{args.out.stat().st_size / 1e6:.1f} MB')
 

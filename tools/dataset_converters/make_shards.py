@@ -14,8 +14,9 @@ how to train from it.
 import argparse
 import os.path as osp
 import sys
-import time
 from typing import List, Optional
+
+from tqdm import tqdm
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 if osp.isdir(osp.join(ROOT, 'dmae_mm')):
@@ -23,8 +24,6 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     sys.path.insert(0, ROOT)
 
 from dmae_mm.datasets.shards.write_shards import write_shards  # noqa: E402
-
-_UNITS = (1e9, 'GB', 2), (1e6, 'MB', 2), (1e3, 'kB', 2), (1, 'bytes', 0)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,40 +45,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Progress:
-    """Prints how far it is: over one line of a terminal, else now and then."""
-
-    def __init__(self) -> None:
-        self.begun = self.printed = time.monotonic()
-        self.on_terminal = sys.stdout.isatty()
-
-    def __call__(self, images: int, all_images: int, size: int,
-                 all_size: int) -> None:
-        now = time.monotonic()
-        pause = 0.5 if self.on_terminal else 10
-        if now - self.printed < pause and images < all_images:
-            return
-        self.printed = now
-        # By bytes, which take the time; files may all be empty.
-        left = (now - self.begun) * (all_size - size) / max(size, 1)
-        unit, name, digits = next(
-            (one for one in _UNITS if all_size >= one[0]), _UNITS[-1])
-        print(
-            f'{images:,} of {all_images:,} images, {size / unit:.{digits}f} '
-            f'of {all_size / unit:.{digits}f} {name}, {left:.0f} s left',
-            end='\r' if self.on_terminal and images < all_images else '\n',
-            flush=True)
-
-
 def main(argv: Optional[List[str]] = None) -> None:
     args = build_parser().parse_args(argv)
+    # Seconds from one line to the next, where they do not replace each other.
+    pause = 0.5 if sys.stderr.isatty() else 10
     try:
-        folder = write_shards(
-            args.src,
-            args.dst,
-            with_label=args.with_label,
-            shard_bytes=round(args.shard_mb * 1e6),
-            report=Progress())
+        # Nothing is shown before the first image: it may come to none.
+        with tqdm(
+                unit='B', unit_scale=True, mininterval=pause,
+                delay=1e-3) as bar:
+
+            def report(images: int, all_images: int, size: int,
+                       all_size: int) -> None:
+                bar.total = all_size
+                bar.set_postfix_str(
+                    f'{images:,} of {all_images:,} images', refresh=False)
+                bar.update(size - bar.n)
+
+            folder = write_shards(
+                args.src,
+                args.dst,
+                with_label=args.with_label,
+                shard_bytes=round(args.shard_mb * 1e6),
+                report=report)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'make_shards.py: {error}')
     classes = folder.index['classes']

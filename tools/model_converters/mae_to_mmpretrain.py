@@ -13,7 +13,7 @@ import sys
 from typing import List, Optional
 
 from dmae_mm.weights import TensorFile, convert_mae_file
-from dmae_mm.weights.key_mapping import Tensors
+from dmae_mm.weights.tensor_file import Tensors
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:

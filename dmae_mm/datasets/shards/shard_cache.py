@@ -1,7 +1,8 @@
 import os
 import os.path as osp
 import re
-from typing import Callable, Optional, Tuple
+from types import ModuleType
+from typing import Callable, Optional
 
 from filelock import FileLock
 
@@ -58,8 +59,7 @@ class ShardCache:
         # It may still have been cut short by a power failure.
         if _size_of(path) == size:
             return path
-        _, FileCache = _webdataset()
-        cache = FileCache(
+        cache = webdataset().cache.FileCache(
             self._folder,
             url_to_name=lambda url: name,
             validator=None,
@@ -96,7 +96,7 @@ def read_url(url: str) -> bytes:
     Raises:
         OSError: If it cannot be read.
     """
-    gopen, _ = _webdataset()
+    gopen = webdataset().gopen
     try:
         with gopen(url) as file:
             return file.read()
@@ -144,13 +144,16 @@ def _size_of(path: str) -> Optional[int]:
         return None
 
 
-def _webdataset() -> Tuple[Callable, type]:
-    """What the optional package opens a URL and keeps a cache with."""
+def webdataset() -> ModuleType:
+    """The optional package that writes shards and opens URLs.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
     try:
-        from webdataset.cache import FileCache
-        from webdataset.gopen import gopen
+        import webdataset
     except ImportError as error:
         raise ImportError(
-            'Shards at a URL are fetched by the package webdataset: '
-            'pip install "dmae_mm[shards]"') from error
-    return gopen, FileCache
+            'Shards are written, and fetched from a URL, by the package '
+            'webdataset: pip install "dmae_mm[shards]"') from error
+    return webdataset

@@ -21,8 +21,9 @@ class ShardDataset(BaseDataset):
     that reads few shards at a time, which a URL needs.
 
     Args:
-        data_root (str): Folder of the shards, or URL: see
-            :class:`ShardFolder`.
+        data_root (str): Folder of the shards, or URL that ``webdataset``
+            opens: ``https://``, ``gs://``, ``hf://``, ``sftp://`` ..., or
+            ``pipe:COMMAND`` with ``{}`` for the name of a file.
         pipeline (Sequence[dict]): mmpretrain's transforms. The first finds
             ``img_bytes``, the whole image file, ``img_path``, a name for
             messages, and with labels ``gt_label``. Defaults to ().
@@ -40,7 +41,8 @@ class ShardDataset(BaseDataset):
         FileNotFoundError: If there is no index: not a folder of shards.
         ImportError: If ``data_root`` is a URL and ``webdataset`` not
             installed.
-        OSError: If a file cannot be fetched or is damaged.
+        OSError: If a file cannot be fetched, or has another size than the
+            index says.
         ValueError: If labels are asked for and there are none, or an option
             does not fit the others or the shards.
     """
@@ -52,9 +54,11 @@ class ShardDataset(BaseDataset):
                  cache_dir: Optional[str] = None,
                  cache_size: Optional[int] = None,
                  lazy_init: bool = False) -> None:
-        self.with_label = with_label
-        self._cache = dict(cache_dir=cache_dir, cache_size=cache_size)
-        self._shard_root = data_root
+        self._shards = dict(
+            root=data_root,
+            with_label=with_label,
+            cache_dir=cache_dir,
+            cache_size=cache_size)
         # The index stays in a file that all processes map into memory.
         super().__init__(
             ann_file='',
@@ -69,15 +73,9 @@ class ShardDataset(BaseDataset):
             ShardFolder: Describes a sample by its index, as a list of
             ``dict`` would.
         """
-        folder = ShardFolder(self._shard_root, **self._cache)
-        classes = folder.index['classes']
-        if self.with_label:
-            if classes is None:
-                raise ValueError(
-                    f'The shards in {self._shard_root!r} have no labels: set '
-                    'with_label=False, or write them anew from class folders '
-                    'with make_shards.py --with-label.')
-            self._metainfo['classes'] = tuple(classes)
+        folder = ShardFolder(**self._shards)
+        if folder.with_label:
+            self._metainfo['classes'] = tuple(folder.index['classes'])
         return folder
 
     @property
@@ -106,20 +104,6 @@ class ShardDataset(BaseDataset):
         count = int(4 * folder.shard_sizes.mean()) // processes
         return fetch_ahead(indices, count, folder.shard_of, folder.fetch)
 
-    def get_data_info(self, idx: int) -> dict:
-        """Describe a sample without reading it.
-
-        Args:
-            idx (int): Index of the sample.
-
-        Returns:
-            dict: ``img_path``, ``sample_idx`` and, with labels, ``gt_label``.
-        """
-        info = super().get_data_info(idx)
-        if not self.with_label:
-            del info['gt_label']
-        return info
-
     def prepare_data(self, idx: int) -> Any:
         """Read a sample and run it through the pipeline.
 
@@ -135,4 +119,4 @@ class ShardDataset(BaseDataset):
 
     def extra_repr(self) -> Sequence[str]:
         """Lines about the shards for ``repr``."""
-        return [f'Shards: \t{self._shard_root}']
+        return [f'Shards: \t{self._shards["root"]}']

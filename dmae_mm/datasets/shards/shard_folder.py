@@ -3,6 +3,7 @@ import json
 import os
 import os.path as osp
 from collections import OrderedDict
+from pathlib import Path
 from typing import BinaryIO, Optional
 
 import numpy as np
@@ -27,27 +28,18 @@ class ShardFolder:
     first of their samples is read or before, into a :class:`ShardCache`.
 
     Args:
-        root (str): Folder, or URL that ``webdataset`` opens: ``https://``,
-            ``gs://``, ``hf://``, ``sftp://`` ..., or ``pipe:COMMAND`` with
-            ``{}`` for the name of a file.
-        cache_dir (str, optional): Folder on a local disk, for a URL only.
-            Defaults to None.
-        cache_size (int, optional): Bytes that the shards there may take.
-            Defaults to None: all are kept.
-
-    Raises:
-        FileNotFoundError: If there is no index: not a folder of shards.
-        ImportError: If ``root`` is a URL and ``webdataset`` not installed.
-        OSError: If a file cannot be fetched, or has another size than the
-            index says.
-        ValueError: If an option does not fit the others or the shards.
+        root (str): ``data_root`` of :class:`ShardDataset`.
+        with_label (bool): As there, like the rest and the errors.
+        cache_dir (str, optional): Defaults to None.
+        cache_size (int, optional): Defaults to None.
     """
 
     def __init__(self,
                  root: str,
+                 with_label: bool = False,
                  cache_dir: Optional[str] = None,
                  cache_size: Optional[int] = None) -> None:
-        self.root = root
+        self.root, self.with_label = root, with_label
         self.is_remote = '://' in root or root.startswith('pipe:')
         if self.is_remote and not cache_dir:
             raise ValueError(
@@ -60,12 +52,22 @@ class ShardFolder:
         content = self._read_index()
         self.index = json.loads(content)
         self._shards = self.index['shards']
+        if with_label and self.index['classes'] is None:
+            raise ValueError(
+                f'The shards in {root!r} have no labels: set with_label=False,'
+                ' or write them anew from class folders with make_shards.py '
+                '--with-label.')
         samples = self._url(SAMPLES_FILE)
         if self.is_remote:
             # The same URL may have other shards one day: by content.
             name = hashlib.sha256(content).hexdigest()[:16]
             folder = osp.join(cache_dir, name)
-            self._check_cache_size(cache_size)
+            needed = 8 * max(shard['bytes'] for shard in self._shards)
+            if cache_size is not None and cache_size < needed:
+                raise ValueError(
+                    f'cache_size={cache_size} is too small: it has to hold at '
+                    f'least 8 shards, {needed} bytes, and should hold those '
+                    'of one window of ShardSampler and 4 more.')
             self._cache = ShardCache(self._url, osp.join(folder, 'shards'),
                                      cache_size)
             # Apart from the shards, so that it is not deleted for them.
@@ -95,14 +97,15 @@ class ShardFolder:
 
         Returns:
             dict: ``img_path``, which is shard and name inside it, for
-            messages, and ``gt_label``, which is -1 without labels.
+            messages, and with labels ``gt_label``.
         """
         sample = self.samples[index]
         shard = self._shards[sample['shard']]['file']
         name = os.fsdecode(bytes(sample['name']))
-        return dict(
-            img_path=f'{self._url(shard)}/{name}',
-            gt_label=int(sample['label']))
+        info = dict(img_path=f'{self._url(shard)}/{name}')
+        if self.with_label:
+            info['gt_label'] = int(sample['label'])
+        return info
 
     def read(self, index: int) -> bytes:
         """Read a sample.
@@ -171,11 +174,8 @@ class ShardFolder:
     def _read_index(self) -> bytes:
         url = self._url(INDEX_FILE)
         try:
-            if self.is_remote:
-                content = read_url(url)
-            else:
-                with open(url, 'rb') as file:
-                    content = file.read()
+            content = read_url(url) if self.is_remote else Path(
+                url).read_bytes()
         except OSError as error:
             problem = f'{error}. Check data_root.' if self.is_remote else (
                 f'its {INDEX_FILE} cannot be read ({error}). Write some with '
@@ -192,14 +192,6 @@ class ShardFolder:
                 f'({FORMAT!r}). Write them anew with '
                 'tools/dataset_converters/make_shards.py.')
         return content
-
-    def _check_cache_size(self, cache_size: Optional[int]) -> None:
-        needed = 8 * max(shard['bytes'] for shard in self._shards)
-        if cache_size is not None and cache_size < needed:
-            raise ValueError(
-                f'cache_size={cache_size} is too small: it has to hold at '
-                f'least 8 shards, {needed} bytes, and should hold those of '
-                'one window of ShardSampler and 4 more.')
 
     def __getstate__(self) -> dict:
         # Open files stay with their process.

@@ -1,7 +1,6 @@
 from typing import Iterator, Optional, Sized
 
 import numpy as np
-from mmengine.dataset import DefaultSampler
 from mmpretrain.registry import DATA_SAMPLERS
 
 from dmae_mm.options import reject_unknown_options
@@ -10,32 +9,9 @@ from ..seeded_sampler import SeededSampler
 from ..seeds import SeededIndex
 
 
-class _ShardOrder(DefaultSampler):
-    """The order of ``ShardSampler``.
-
-    ``SeededSampler`` takes what it gives seeds to from the next class, which
-    for a ``ShardSampler`` is this one.
-    """
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        order = shuffle_shards(self.dataset.shard_sizes, rng)
-        # Nodes that read different shards. Neither the parts nor their order
-        # depend on the number of processes.
-        parts = [
-            shuffle_window(part, self.window, rng)
-            for part in np.array_split(order, self.num_nodes)
-        ]
-        local_size = self.world_size // self.num_nodes
-        node, local_rank = divmod(self.rank, local_size)
-        # Some samples are repeated where the number does not divide evenly.
-        part = np.resize(parts[node], self.num_samples * local_size)
-        return iter(part[local_rank::local_size].tolist())
-
-
 @DATA_SAMPLERS.register_module()
 @reject_unknown_options
-class ShardSampler(SeededSampler, _ShardOrder):
+class ShardSampler(SeededSampler):
     """Random order that reads few shards at a time.
 
     Each epoch, the shards are put into a new order and the samples of each
@@ -92,6 +68,21 @@ class ShardSampler(SeededSampler, _ShardOrder):
     def __iter__(self) -> Iterator[SeededIndex]:
         return self.dataset.fetch_ahead(super().__iter__(),
                                         self.world_size // self.num_nodes)
+
+    def _order(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = shuffle_shards(self.dataset.shard_sizes, rng)
+        # Nodes that read different shards. Neither the parts nor their order
+        # depend on the number of processes.
+        parts = [
+            shuffle_window(part, self.window, rng)
+            for part in np.array_split(order, self.num_nodes)
+        ]
+        local_size = self.world_size // self.num_nodes
+        node, local_rank = divmod(self.rank, local_size)
+        # Some samples are repeated where the number does not divide evenly.
+        part = np.resize(parts[node], self.num_samples * local_size)
+        return iter(part[local_rank::local_size].tolist())
 
 
 def shuffle_shards(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,6 @@
 """Folders of images to shards."""
+import errno
+import glob
 import json
 import os
 import os.path as osp
@@ -8,10 +10,12 @@ import zlib
 from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
-from mmengine.registry import DefaultScope
-from mmpretrain.datasets import CustomDataset
 
-from ..class_folders import EXTENSIONS, read_class_folders
+from dmae_mm.files import WRITING, write_whole
+
+from ..class_folders import read_class_folders
+from ..list_images import list_images
+from .shard_cache import webdataset
 from .shard_folder import FORMAT, INDEX_FILE, SAMPLES_FILE, ShardFolder
 
 
@@ -28,8 +32,8 @@ def write_shards(
     with its name, seen from ``root``, and its bytes, both unchanged; a
     labelled one has its label beside it, with the ending ``.cls``. Images are
     dealt to shards in random order, always the same one, so that each shard
-    is a sample of the whole. Everything is written into
-    ``destination + '.unfinished'``, read again, compared, and then renamed.
+    is a sample of the whole. Everything is written into a hidden folder, read
+    again, compared, and then renamed.
 
     Args:
         root (str): Folder of the images, in sub-folders or not.
@@ -46,32 +50,37 @@ def write_shards(
         ShardFolder: The shards, opened and checked.
 
     Raises:
-        FileExistsError: If ``destination``, or what an interrupted run left
-            beside it, exists.
-        FileNotFoundError: If there is no folder ``root``, or no image in it.
+        FileExistsError: If ``destination``, or what a killed run left beside
+            it, exists.
+        FileNotFoundError: If there is no folder ``root``.
         ImportError: If ``webdataset`` is not installed.
         OSError: If there is not enough room, an image cannot be read, or the
             shards read again are not what was written.
-        ValueError: If ``shard_bytes`` is not positive, or ``with_label`` is
-            set and the images have no labels.
+        ValueError: If ``shard_bytes`` is not positive, or there is no image
+            under ``root``, or ``with_label`` is set and the images have no
+            labels.
     """
     if shard_bytes < 1:
         raise ValueError(f'shard_bytes={shard_bytes} is not positive.')
-    _tar_writer()
-    destination = destination.rstrip('/')
-    unfinished = f'{destination}.unfinished'
+    webdataset()  # refuse at once
+    destination = osp.abspath(destination)
     if osp.lexists(destination):
         raise FileExistsError(
             f'{destination!r} exists. Choose another name, or remove it.')
-    if osp.lexists(unfinished):
+    folder, name = map(glob.escape, osp.split(destination))
+    unfinished = glob.glob(osp.join(folder, f'{WRITING}*', name))
+    if unfinished:
         raise FileExistsError(
-            f'{unfinished!r} exists: another run writes it, or was killed. '
-            'In the latter case, remove it.')
-    paths, labels, classes = list_images(root, with_label)
+            f'{unfinished[0]!r} exists: another run writes it, or was killed. '
+            f'In the latter case, remove {osp.dirname(unfinished[0])!r}.')
+    paths, labels, classes = _list_samples(root, with_label)
     total = sum(osp.getsize(osp.join(root, path)) for path in paths)
-    os.makedirs(unfinished)
-    try:
-        _check_room(unfinished, total, len(paths))
+    # Of an image and of a label, a header and the padding of the last block.
+    needed = total + len(paths) * 4 * 512
+    with write_whole(destination, size=needed) as unfinished:
+        os.mkdir(unfinished)
+        if shutil.disk_usage(unfinished).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _write(
             root, paths, labels, classes, unfinished, shard_bytes,
             lambda done, size: report(done, len(paths), size, total))
@@ -79,51 +88,27 @@ def write_shards(
         if found != len(paths):
             raise OSError(f'{found} images in the shards, but {len(paths)} '
                           f'under {root!r}.')
-        os.rename(unfinished, destination)
-    except BaseException:  # an interruption from the keyboard as well
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return ShardFolder(destination)
 
 
-def list_images(
+def _list_samples(
     root: str, with_label: bool
 ) -> Tuple[List[str], List[int], Optional[Sequence[str]]]:
-    """Find images as the data sets of the configs do.
-
-    Args:
-        root (str): Their folder.
-        with_label (bool): Whether each sub-folder is a class.
+    """Images as the data sets of the configs find them.
 
     Returns:
         tuple: Paths seen from ``root``, sorted; a label for each, -1 without
         labels; names of the classes, None without labels.
-
-    Raises:
-        FileNotFoundError: If there is no folder ``root``, or no image in it.
-        ValueError: If the images have no labels, but should.
     """
-    if not osp.isdir(root):
-        raise FileNotFoundError(f'There is no folder {root!r}.')
-    if with_label:
-        dataset = read_class_folders(root)
-        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    else:
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            dataset = CustomDataset(
-                data_root=root,
-                with_label=False,
-                extensions=EXTENSIONS,
-                lazy_init=True)
-        try:
-            infos = dataset.load_data_list()
-        except RuntimeError as error:  # not one image
-            raise FileNotFoundError(str(error)) from error
-    images = sorted((osp.relpath(info['img_path'], root),
-                     info['gt_label'] if with_label else -1)
-                    for info in infos)
-    paths, labels = map(list, zip(*images))
-    return paths, labels, dataset.CLASSES if with_label else None
+    if not with_label:
+        paths = [osp.relpath(path, root) for path in list_images(root)]
+        return paths, [-1] * len(paths), None
+    dataset = read_class_folders(root)
+    samples = sorted((osp.relpath(info['img_path'], root), info['gt_label'])
+                     for info in map(dataset.get_data_info,
+                                     range(len(dataset))))
+    paths, labels = map(list, zip(*samples))
+    return paths, labels, dataset.CLASSES
 
 
 def _write(root: str, paths: Sequence[str], labels: Sequence[int],
@@ -140,7 +125,7 @@ def _write(root: str, paths: Sequence[str], labels: Sequence[int],
         name = f'{len(shards):06d}.tar'
         path = osp.join(folder, name)
         written, first = {}, size
-        with open(path, 'wb') as file, _tar_writer()(
+        with open(path, 'wb') as file, webdataset().TarWriter(
                 file, encoder=False, mtime=0, format='PAX_FORMAT') as shard:
             while done < len(order) and size - first < shard_bytes:
                 number = order[done]
@@ -191,22 +176,3 @@ def _check_shard(path: str, written: dict) -> List[int]:
         raise OSError(f'{path} is damaged: it has {len(offsets)} images, '
                       f'{len(written)} were written.')
     return offsets
-
-
-def _check_room(folder: str, size: int, count: int) -> None:
-    # Of an image and of a label, a header and the padding of the last block.
-    needed = size + count * 4 * 512
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f'The shards take up to {needed} bytes, but only {free} '
-                      f'are free in {osp.dirname(osp.abspath(folder))!r}.')
-
-
-def _tar_writer() -> type:
-    """The optional package's writer."""
-    try:
-        from webdataset import TarWriter
-    except ImportError as error:
-        raise ImportError('Shards are written by the package webdataset: '
-                          'pip install "dmae_mm[shards]"') from error
-    return TarWriter

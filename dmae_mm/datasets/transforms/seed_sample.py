@@ -19,9 +19,6 @@ class SeedSample(BaseTransform):
     Required key: ``sample_idx``. No key is changed.
     """
 
-    def __init__(self) -> None:
-        pass
-
     def transform(self, results: dict) -> dict:
         """Seed the generators.
 

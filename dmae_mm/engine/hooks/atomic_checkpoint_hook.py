@@ -1,28 +1,35 @@
-import inspect
+import hashlib
 import os.path as osp
+import pickle
 from typing import Any, Optional, Sequence
 
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import (BaseLoop, CheckpointLoader, Runner,
+                             save_checkpoint)
 from mmpretrain.registry import HOOKS
 
-from ..checkpoint_files import (NO_SPACE, CannotWrite, check_before_resuming,
-                                remove_leftovers, write_atomically)
-from ..resumability import pending_gradients, why_not_inside_epoch
+from dmae_mm.files import NO_SPACE, CannotWrite, remove_leftovers
+from dmae_mm.options import reject_unknown_options
+
+from ..checkpointing import (check_before_resuming, whole_files,
+                             write_run_file)
+from ..resuming import pending_gradients, why_not_inside_epoch
 from ..work_dir import lock_work_dir
 
 MID_EPOCH = 'mid_epoch.pth'
 
 
 @HOOKS.register_module()
+@reject_unknown_options
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` for runs that can die at any moment.
 
     At each moment ``last_checkpoint`` names a checkpoint that is whole: files
     are written aside and then renamed, and an old one is removed after the
     new one is there. That takes the space of one checkpoint more; on a disk
-    that lacks it, the old one goes first if another remains.
+    that lacks it, the old one goes first if another remains. Local files are
+    written so unless ``backend_args`` asks for something else.
 
     It can also save inside an epoch, to ``mid_epoch.pth``, which is replaced
     each time and removed with the next checkpoint of an epoch.
@@ -42,19 +49,6 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, mid_epoch_interval: int = 0, **options: Any) -> None:
-        legal = [
-            name for name, parameter in inspect.signature(
-                CheckpointHook.__init__).parameters.items()
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            and name != 'self'
-        ]
-        unknown = sorted(options.keys() - set(legal))
-        if unknown:
-            raise TypeError(
-                f'{type(self).__name__} has no option ' +
-                ', '.join(f'{name}={options[name]!r}' for name in unknown) +
-                '. Its options are: mid_epoch_interval, ' + ', '.join(legal) +
-                '.')
         if type(mid_epoch_interval) is not int or mid_epoch_interval < 0:
             raise ValueError(
                 f'{type(self).__name__}: mid_epoch_interval='
@@ -81,9 +75,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 runner.logger.info(f'Removed {name}, left by a run that was '
                                    'interrupted while it was writing.')
         if runner._resume:
-            path = runner._load_from or find_latest_checkpoint(runner.work_dir)
-            if path is not None and '://' not in path:
-                check_before_resuming(path)
+            check_before_resuming(runner.work_dir, runner._load_from)
 
     def before_train(self, runner) -> None:
         """Prepare saving.
@@ -92,6 +84,9 @@ class AtomicCheckpointHook(CheckpointHook):
             ValueError: If the config wants checkpoints inside epochs, but
                 cannot resume from them.
         """
+        if self.backend_args is None and self.file_client_args is None:
+            self.backend_args = whole_files(
+                str(self.out_dir or runner.work_dir))
         super().before_train(runner)
         reason = why_not_inside_epoch(runner)
         if self.mid_epoch_interval and reason:
@@ -99,8 +94,8 @@ class AtomicCheckpointHook(CheckpointHook):
                              f'{self.mid_epoch_interval} would be of no use: '
                              f'{reason}.')
         # A run killed before it could remove it has left it.
-        if 'removed_ckpt_id' in runner.message_hub.runtime_info:
-            self._remove(runner.message_hub.get_info('removed_ckpt_id'))
+        self._remove_step(
+            runner.message_hub.runtime_info.get('removed_ckpt_id'))
 
     def after_train_iter(self,
                          runner,
@@ -115,8 +110,8 @@ class AtomicCheckpointHook(CheckpointHook):
         if pending_gradients(runner):
             return
         if self._postponed is not None:
-            step, self._postponed = self._postponed, None
-            self._write(runner, step if self.by_epoch else runner.iter + 1,
+            step = self._postponed if self.by_epoch else runner.iter + 1
+            self._write(runner, step,
                         dict(epoch=runner.epoch, iter=runner.iter + 1))
         elif self._due:
             self.save_mid_epoch(runner)
@@ -125,8 +120,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def after_train(self, runner) -> None:
         """Save what is still due, and publish."""
         if self._postponed is not None:  # a training that was stopped early
-            step, self._postponed = self._postponed, None
-            self._write(runner, step,
+            self._write(runner, self._postponed,
                         dict(epoch=runner.epoch, iter=runner.iter))
         super().after_train(runner)
 
@@ -156,6 +150,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _write(self, runner, step: int, meta: dict) -> None:
         """Save as one of the checkpoints that are counted and kept."""
+        self._postponed = None
         stale = None
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
@@ -175,14 +170,11 @@ class AtomicCheckpointHook(CheckpointHook):
                 raise
             runner.logger.warning(f'{error} Trying again without the oldest '
                                   'checkpoint, which would go now anyway.')
-            self._remove(stale)
+            self._remove_step(stale)
             self._save_file(runner, name, meta, self.by_epoch)
-        self._remove(stale)
+        self._remove_step(stale)
         self._saved_iter = meta['iter']
-        if is_main_process():
-            path = self.file_backend.join_path(self.out_dir, MID_EPOCH)
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
+        self._remove(self.file_backend.join_path(self.out_dir, MID_EPOCH))
 
     def _save_file(self, runner, name: str, meta: dict,
                    by_epoch: bool) -> None:
@@ -200,15 +192,18 @@ class AtomicCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args)
         if is_main_process():
-            write_atomically(
+            write_run_file(
                 osp.join(runner.work_dir, 'last_checkpoint'),
                 self.last_ckpt.encode())
 
-    def _remove(self, step: Optional[int]) -> None:
-        if step is None or not is_main_process():
-            return
-        path = self.file_backend.join_path(self.out_dir,
-                                           self.filename_tmpl.format(step))
+    def _remove_step(self, step: Optional[int]) -> None:
+        if step is not None:
+            self._remove(
+                self.file_backend.join_path(self.out_dir,
+                                            self.filename_tmpl.format(step)))
+
+    @master_only
+    def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):
@@ -218,23 +213,33 @@ class AtomicCheckpointHook(CheckpointHook):
         """Save the best, then remove the one that was it before."""
         if not self.save_best:
             return
-        # mmengine removes what these name, before it writes.
-        before = getattr(self, 'best_ckpt_path', None)
-        many = dict(getattr(self, 'best_ckpt_path_dict', {}))
-        if hasattr(self, 'best_ckpt_path'):
-            self.best_ckpt_path = None
-        else:
-            self.best_ckpt_path_dict = dict.fromkeys(many)
+        # Where mmengine keeps the paths: an attribute, or a dict for several.
+        paths = getattr(self, 'best_ckpt_path_dict', None)
+        names = self.key_indicators
+        if paths is None:
+            paths, names = vars(self), ['best_ckpt_path']
+        before = {name: paths.get(name) for name in names}
+        # It removes what these name, before it writes.
+        paths.update(dict.fromkeys(names))
         super()._save_best_checkpoint(runner, metrics)
-        if hasattr(self, 'best_ckpt_path'):
-            now, old = [self.best_ckpt_path or before], [before]
-            self.best_ckpt_path = now[0]
-        else:
-            self.best_ckpt_path_dict = {
-                key: path or many.get(key)
-                for key, path in self.best_ckpt_path_dict.items()
-            }
-            now, old = self.best_ckpt_path_dict.values(), many.values()
-        for path in set(old) - set(now) - {None}:
-            if is_main_process() and self.file_backend.isfile(path):
-                self.file_backend.remove(path)
+        for name, old in before.items():
+            if paths[name] is None:
+                paths[name] = old
+            elif old not in (None, paths[name]):
+                self._remove(old)
+
+    @master_only
+    def _publish_model(self, runner, ckpt_path: str) -> None:
+        """mmengine's, but the file is whole or not there."""
+        checkpoint = CheckpointLoader.load_checkpoint(
+            ckpt_path, map_location='cpu')
+        kept = {
+            key: checkpoint[key]
+            for key in checkpoint if key in self.published_keys
+        }
+        digest = hashlib.sha256(pickle.dumps(kept)).hexdigest()[:8]
+        path = f'{osp.splitext(ckpt_path)[0]}-{digest}.pth'
+        save_checkpoint(kept, path, backend_args=self.backend_args)
+        runner.logger.info(
+            f'The checkpoint ({ckpt_path}) is published to {path}, without '
+            f'{sorted(checkpoint.keys() - kept.keys())}.')

@@ -8,7 +8,7 @@ from mmpretrain.registry import HOOKS
 from dmae_mm.datasets.seeds import derive_seed, seed_step
 from dmae_mm.options import reject_unknown_options
 
-from ..resumability import check_seeding, why_not_inside_epoch
+from ..resuming import check_seeding, why_not_inside_epoch
 
 
 @HOOKS.register_module()
@@ -31,9 +31,8 @@ class ExactResumeHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self) -> None:
-        self._epoch = -1
-        self._first_iter = 0
+    # The current epoch, and its first iteration.
+    _epoch, _first_iter = -1, 0
 
     def before_train(self, runner) -> None:
         """Check that sampler and pipeline belong together.
@@ -74,21 +73,17 @@ class ExactResumeHook(Hook):
         """
         if not runner._resume:
             return
-        meta = checkpoint['meta']
-        loop, now = runner.train_loop, _data(runner)
-        position = meta.get('position')
-        sampler = loop.dataloader.sampler
-        if position and position['sampler_seed'] is not None:
-            if hasattr(sampler, 'seed'):
-                sampler.seed = position['sampler_seed']
-        if isinstance(loop, IterBasedTrainLoop):
-            return
-        if position is None:  # written without this hook
-            position = dict(
-                now, batches_done=meta['iter'] -
-                meta['epoch'] * now['batches_per_epoch'])
+        meta, loop = checkpoint['meta'], runner.train_loop
+        now, sampler = _data(runner), loop.dataloader.sampler
+        position = meta.get('position') or dict(  # written without this hook
+            now,
+            sampler_seed=None,
+            batches_done=meta['iter'] -
+            meta['epoch'] * now['batches_per_epoch'])
+        if position['sampler_seed'] is not None and hasattr(sampler, 'seed'):
+            sampler.seed = position['sampler_seed']
         done = position['batches_done']
-        if not done:
+        if isinstance(loop, IterBasedTrainLoop) or not done:
             return
         where = (f'The checkpoint was written inside an epoch, after {done} '
                  f'of {position["batches_per_epoch"]} batches, and cannot be '

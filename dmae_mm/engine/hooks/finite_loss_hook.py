@@ -1,21 +1,21 @@
 import os.path as osp
 from collections import deque
-from typing import Any, Deque, List, Optional
+from typing import Any, Deque, List, Optional, Tuple
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
-from mmengine.dist import broadcast_object_list, get_rank, get_world_size
+from mmengine.dist import (all_gather_object, broadcast_object_list, get_rank,
+                           get_world_size)
 from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.optim import OptimWrapper
+from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 from torch.distributed.tensor import DTensor
 
-from dmae_mm.engine.step_report import describe_stop
-from dmae_mm.engine.watched_step import Step, StepStartHook, copy_to_host
+from dmae_mm.engine.step_dump import Step, dump_step, random_state
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -35,19 +35,18 @@ class FiniteLossHook(RuntimeInfoHook):
     in whichever process and accumulated batch, changes neither the weights
     nor the optimizer's state, in any process. All processes then stop in the
     same iteration with the same error: step, loss terms, learning rate, names
-    of the images, and a file with which ``tools/replay_step.py`` repeats the
-    step. It lies in the work dir, as ``nonfinite_iter_N_rank_R.pth``, and
-    holds the weights and one batch. Gradients that the ``GradScaler`` of
-    mixed precision finds to be infinite are no error: the loss is what is
-    looked at.
+    of the images, and ``nonfinite_iter_N_rank_R.pth`` in the work dir, with
+    which ``tools/replay_step.py`` repeats the step. Gradients that the
+    ``GradScaler`` of mixed precision finds to be infinite are no error: the
+    loss is what is looked at.
 
-    **What it costs.** MMEngine's hook reads each loss in each iteration, and
-    the host waits for the device each time. Here all are copied at once,
-    without waiting, and are read in the next iteration, or at once where they
-    are logged or a checkpoint is due; what is logged is the same. The decision
-    to leave out an optimizer step stays on the device with optimizers that
-    can do so (``fused=True``); for others, the host waits once per optimizer
-    step. Several processes agree on one number per optimizer step.
+    **What it costs.** MMEngine's hook has the host wait for each loss of each
+    iteration. Here all are copied at once, without waiting, and are read in
+    the next iteration, or at once where they are logged or a checkpoint is
+    due; what is logged is the same. The decision to leave out an optimizer
+    step stays on the device with optimizers that can do so (``fused=True``);
+    for others, the host waits once per optimizer step. Several processes agree
+    on one number per optimizer step.
 
     Args:
         max_skips (int): How many such optimizer steps are left out, with a
@@ -67,10 +66,12 @@ class FiniteLossHook(RuntimeInfoHook):
             raise ValueError(f'FiniteLossHook: max_skips={max_skips!r} is not '
                              'an int of at least 0.')
         self.max_skips = max_skips
+        self._unread: Deque[tuple] = deque()  # arguments of _finish
+        self._first_bad: Optional[Step] = None  # of the batches accumulated
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        optim_wrapper = runner.optim_wrapper
+        self._optim_wrapper = optim_wrapper = runner.optim_wrapper
         if not isinstance(optim_wrapper, OptimWrapper):
             raise ValueError(
                 'FiniteLossHook needs a single optimizer, but optim_wrapper '
@@ -79,17 +80,18 @@ class FiniteLossHook(RuntimeInfoHook):
         device = next(runner.model.parameters()).device
         self.skips = runner.message_hub.get_info('skipped_steps', 0)
         self._skips = torch.tensor(float(self.skips), device=device)
-        self._bad = torch.zeros((), device=device)  # in this window
-        self._verdict = torch.zeros((), device=device)
-        self._pending: Deque[Step] = deque()
-        self._suspects: List[Step] = []
-        self._optim_wrapper = optim_wrapper
-        unwrapped_model(runner).register_forward_hook(
-            self._judge_losses, with_kwargs=True)
+        self._bad = self._verdict = torch.zeros((), device=device)
+        model = unwrapped_model(runner)
+        self._note_random()
+        # It begins a step: nothing has been drawn yet.
+        model.data_preprocessor.register_forward_pre_hook(self._note_random)
+        model.register_forward_hook(self._judge_losses, with_kwargs=True)
         optim_wrapper.optimizer.register_step_pre_hook(self._guard_step)
         optim_wrapper.optimizer.register_step_post_hook(self._end_guard)
-        self._at_start = StepStartHook()
-        runner.register_hook(self._at_start, priority='LOWEST')
+
+    @torch.compiler.disable
+    def _note_random(self, *args) -> None:
+        self._random_state = random_state()
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -97,22 +99,20 @@ class FiniteLossHook(RuntimeInfoHook):
                       losses: Any) -> None:
         """Before the gradients are computed: is there a non-finite loss?
 
-        At the end of a window of accumulated batches, the verdict is 0 if
-        there was none in any process, and else the number of processes minus
-        the lowest rank that had one.
+        The verdict on the optimizer step that follows is 1 if there was one
+        in any process and accumulated batch, and else 0.
         """
         if kwargs.get('mode') != 'loss':
             return
         total, _ = model.parse_losses(losses)
-        self._bad = torch.maximum(self._bad,
-                                  (~torch.isfinite(total.detach())).float())
-        if not self._optim_wrapper.should_sync():
+        self._bad = torch.maximum(self._bad, (~total.isfinite()).float())
+        if not self._optim_wrapper.should_sync():  # more batches follow
+            self._verdict = torch.zeros_like(self._bad)
             return
-        self._verdict = self._bad * (get_world_size() - get_rank())
+        self._verdict, self._bad = self._bad, torch.zeros_like(self._bad)
         if get_world_size() > 1:
             dist.all_reduce(self._verdict, dist.ReduceOp.MAX)
-        self._bad = torch.zeros_like(self._bad)
-        self._skips = self._skips + (self._verdict > 0)
+        self._skips = self._skips + self._verdict
 
     @torch.compiler.disable
     def _guard_step(self, optimizer: torch.optim.Optimizer, args: tuple,
@@ -125,7 +125,7 @@ class FiniteLossHook(RuntimeInfoHook):
         closed = ((self._verdict > 0) |
                   (self._skips > self.max_skips)).float()
         if _decides_on_device(optimizer):
-            found = getattr(optimizer, 'found_inf', None)
+            found = getattr(optimizer, 'found_inf', None)  # by a GradScaler
             self._is_ours = found is None
             optimizer.found_inf = (
                 closed if found is None else torch.maximum(found, closed))
@@ -138,6 +138,7 @@ class FiniteLossHook(RuntimeInfoHook):
         if _decides_on_device(optimizer) and self._is_ours:
             del optimizer.found_inf
 
+    @torch.no_grad()
     def after_train_iter(self,
                          runner,
                          batch_idx: int,
@@ -150,44 +151,7 @@ class FiniteLossHook(RuntimeInfoHook):
         """
         if outputs is None:
             return
-        step = self._step(runner, batch_idx, data_batch, outputs)
-        # The first is read at once so that keys are logged in stock's order.
-        waits = (
-            step.copied is not None and self._at_start.count > 1
-            and not self._is_needed(runner, batch_idx))
-        self._pending.append(step)
-        while len(self._pending) > waits:
-            self._finish(runner, self._pending.popleft())
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Complete the log of a checkpoint written at an unusual moment.
-
-        Its weights are good: no bad step reaches them. Several processes stop
-        together, after this iteration or the next; a single one at once.
-        """
-        pending = getattr(self, '_pending', ())
-        for step in list(pending):
-            if get_world_size() == 1:
-                self._finish(runner, pending.popleft())
-            elif step.names:
-                step.read()
-                self._log(runner, step)
-            checkpoint['message_hub'] = runner.message_hub.state_dict()
-
-    def _step(self, runner, batch_idx: int, batch: Any,
-              outputs: dict) -> Step:
-        values = [
-            value.detach().reshape(()) if isinstance(value, torch.Tensor) else
-            torch.tensor(float(value)) for value in outputs.values()
-        ]
-        device = self._verdict.device
-        # float64 holds all that a loss may be in, unchanged.
-        stacked = torch.stack([
-            value.to(device, torch.float64, non_blocking=True)
-            for value in (*values, self._verdict)
-        ])
-        on_host, copied = copy_to_host(stacked)
-        return Step(
+        step = Step(
             iter=runner.iter + 1,
             epoch=runner.epoch + 1,
             where=f'batch {batch_idx + 1} of {len(runner.train_dataloader)}',
@@ -195,67 +159,107 @@ class FiniteLossHook(RuntimeInfoHook):
                 name: lr[0]
                 for name, lr in runner.optim_wrapper.get_lr().items()
             },
-            batch=batch,
-            random_state=self._at_start.random_state,
-            names=list(outputs),
-            values=on_host,
-            ends_window=self._optim_wrapper.should_update(),
-            copied=copied)
+            batch=data_batch,
+            random_state=self._random_state)
+        # float64 holds all that a loss may be in, unchanged.
+        to = dict(dtype=torch.float64, device=self._verdict.device)
+        numbers, copied = copy_to_host(
+            torch.stack([
+                torch.as_tensor(value, **to).reshape(())
+                for value in (*outputs.values(), self._verdict)
+            ]))
+        self._unread.append((runner, step, list(outputs), numbers, copied))
+        wait = copied is not None and not self._is_needed(runner, batch_idx)
+        while len(self._unread) > wait:
+            self._finish(*self._unread.popleft())
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Complete the log of a checkpoint written at an unusual moment.
+
+        Its weights are good: no bad step reaches them. Several processes stop
+        together, after this iteration or the next; a single one at once.
+        """
+        for unread in list(self._unread):
+            if get_world_size() == 1:
+                self._finish(*self._unread.popleft())
+            else:
+                self._log(*unread)
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def _is_needed(self, runner, batch_idx: int) -> bool:
-        """Whether something reads the losses after this iteration."""
-        if (self.end_of_epoch(runner.train_dataloader, batch_idx)
-                or self.is_last_train_iter(runner)):
-            return True
+        """Whether losses are logged, or a checkpoint is due, just now."""
+        needed = (
+            self.end_of_epoch(runner.train_dataloader, batch_idx)
+            or self.is_last_train_iter(runner))
         for hook in runner.hooks:
-            if isinstance(hook, LoggerHook) and self.every_n_inner_iters(
-                    batch_idx, hook.interval):
-                return True
-            if not isinstance(hook, CheckpointHook):
-                continue
-            if not hook.by_epoch and self.every_n_train_iters(
-                    runner, hook.interval, hook.save_begin):
-                return True
-            within = getattr(hook, 'mid_epoch_interval', 0)
-            if within and self.every_n_train_iters(runner, within):
-                return True
-        return False
+            if isinstance(hook, LoggerHook):
+                needed |= self.every_n_inner_iters(batch_idx, hook.interval)
+            elif isinstance(hook, CheckpointHook):
+                needed |= self.every_n_train_iters(
+                    runner, getattr(hook, 'mid_epoch_interval', 0))
+                needed |= not hook.by_epoch and self.every_n_train_iters(
+                    runner, hook.interval, hook.save_begin)
+        return needed
 
-    def _log(self, runner, step: Step) -> None:
-        for name in step.names:
-            runner.message_hub.update_scalar(f'train/{name}',
-                                             step.terms[name])
-        step.names = []  # once
+    def _log(self, runner, step: Step, names: List[str],
+             numbers: torch.Tensor,
+             copied: Optional['torch.cuda.Event']) -> int:
+        """Wait for the losses, log them once, and return the verdict."""
+        if copied is not None:
+            copied.synchronize()
+        *losses, verdict = numbers.tolist()
+        if not step.terms:
+            step.terms = dict(zip(names, losses))
+            for name, value in step.terms.items():
+                runner.message_hub.update_scalar(f'train/{name}', value)
+        return int(verdict)
 
-    def _finish(self, runner, step: Step) -> None:
-        verdict = step.read() if step.names else int(step.values[-1])
-        if step.names:
-            self._log(runner, step)
+    def _finish(self, runner, step: Step, *numbers) -> None:
+        verdict = self._log(runner, step, *numbers)
         if step.bad_terms():
-            self._suspects.append(step)
-        if not step.ends_window:
-            return
-        if verdict:
-            self._refuse(runner, get_world_size() - verdict)
-        self._suspects = []
+            self._first_bad = self._first_bad or step
+        if verdict:  # all processes are here, after the same iteration
+            self.skips += 1
+            bad = all_gather_object(self._first_bad is not None)
+            culprit, message = bad.index(True), [None]
+            if get_rank() == culprit:
+                message = [self._describe(runner, self._first_bad)]
+            broadcast_object_list(message, src=culprit)
+            if self.skips > self.max_skips:
+                raise NonFiniteLossError(message[0])
+            runner.message_hub.update_info('skipped_steps', self.skips)
+            runner.logger.warning(message[0])
+            self._first_bad = None
 
-    def _refuse(self, runner, culprit: int) -> None:
-        """All processes arrive here after the same iteration."""
-        self.skips += 1
-        message = [None]
-        if get_rank() == culprit:
-            step = self._suspects[0]
-            message = [
-                describe_stop(
-                    runner, step, self.skips, self.max_skips,
-                    osp.join(runner.work_dir,
-                             f'nonfinite_iter_{step.iter}_rank_{culprit}.pth'))
-            ]
-        broadcast_object_list(message, src=culprit)
-        if self.skips > self.max_skips:
-            raise NonFiniteLossError(message[0])
-        runner.message_hub.update_info('skipped_steps', self.skips)
-        runner.logger.warning(message[0])
+    def _describe(self, runner, step: Step) -> str:
+        """What has happened; the step is dumped if the run stops."""
+        skips, limit = self.skips, f'max_skips={self.max_skips}'
+        if skips <= self.max_skips:
+            return (f'{step.summary()}\nThis optimizer step is left out; '
+                    'weights and optimizer state are unchanged. Skipped so '
+                    f'far: {skips}, {limit}.')
+        last = find_latest_checkpoint(runner.work_dir)
+        before = (f'; {skips - 1} were skipped before, {limit}'
+                  if self.max_skips else '')
+        path = osp.join(runner.work_dir,
+                        f'nonfinite_iter_{step.iter}_rank_{get_rank()}.pth')
+        return (f'{step.summary()}\nThe training stops. Weights and optimizer '
+                f'state did not take in this step{before}.\n'
+                f'{dump_step(runner, unwrapped_model(runner), step, path)}\n'
+                f'Last checkpoint: {last or "none yet"}. If the images are as '
+                'they should be, a lower learning rate, clip_grad or bfloat16 '
+                'instead of float16 may help. '
+                f'default_hooks.runtime_info.max_skips={skips} leaves out '
+                f'{skips} such step{"s" * (skips > 1)}.')
+
+
+def copy_to_host(
+    numbers: torch.Tensor
+) -> Tuple[torch.Tensor, Optional['torch.cuda.Event']]:
+    """Start a copy; the event, if any, tells when it has arrived."""
+    copy = numbers.to('cpu', non_blocking=True)  # from a GPU: to pinned memory
+    return copy, (torch.cuda.current_stream().record_event()
+                  if numbers.is_cuda else None)
 
 
 def _decides_on_device(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,9 +1,6 @@
-import contextlib
-import random
-from typing import Iterator, Optional, Tuple
+from typing import Optional
 
 import numpy as np
-import torch
 import torch.nn as nn
 from mmengine.dist import (all_gather_object, broadcast_object_list, get_rank,
                            get_world_size, is_main_process)
@@ -12,12 +9,14 @@ from mmengine.runner import IterBasedTrainLoop
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.evaluation import (batches, check_readable, check_scikit_learn,
-                              check_splits, extract_features, image_size,
-                              knn_accuracy, labelled_images)
+from dmae_mm.evaluation import (check_scikit_learn, check_splits,
+                                extract_features, knn_accuracy)
+from dmae_mm.evaluation.features import Features
+from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
+                                       check_readable, labelled_images,
+                                       paths_of)
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -48,7 +47,7 @@ class OnlineProbeHook(Hook):
             searched, one sub-folder a class.
         test_root (str): Folder of the images to classify, with the same
             sub-folders. Both are meant to be small, some 10,000 images: all
-            are opened before the training starts, and one process searches
+            are decoded before the training starts, and one process searches
             the neighbours while the others wait.
         train_list (str, optional): Take only those images of ``train_root``
             that this list of ``tools/make_subset.py`` names. Defaults to
@@ -56,7 +55,7 @@ class OnlineProbeHook(Hook):
         interval (int): Epochs from one probe to the next. Defaults to 5.
         k (int): Number of neighbours. Defaults to 5.
         crop_pct (float): Part of the images' shorter side that the central
-            crop keeps: see :func:`labelled_images`. Defaults to 0.875.
+            crop keeps: see :class:`EvaluationPipeline`. Defaults to 0.875.
         batch_size (int): Images of a batch, in each process. Defaults to 128.
         num_workers (int): Processes that read images, for each process.
             Defaults to 0.
@@ -98,24 +97,24 @@ class OnlineProbeHook(Hook):
             raise ValueError('OnlineProbeHook counts epochs, but '
                              "train_cfg.type is 'IterBasedTrainLoop'. Use "
                              "'EpochBasedTrainLoop', or leave out the hook.")
-        img_size = image_size(unwrapped_model(runner).backbone)
+        pipeline = EvaluationPipeline.of(
+            unwrapped_model(runner).backbone, self.crop_pct)
         self.splits = [
-            labelled_images(root, img_size, self.crop_pct, list_file)
+            labelled_images(root, pipeline, list_file)
             for root, list_file in self.roots
         ]
         check_splits(*self.splits, num_neighbors=self.k)
         for dataset in self.splits:
-            check_readable(dataset)
+            check_readable(paths_of(dataset), self.num_workers)
 
     def after_train_epoch(self, runner) -> None:
         """Probe, and log the accuracy."""
         if not (self.every_n_epochs(runner, self.interval)
                 or self.is_last_train_epoch(runner)):
             return
-        with _untouched_random_state():
-            train, test = (
-                self._features(unwrapped_model(runner), dataset)
-                for dataset in self.splits)
+        train, test = (
+            self._features(unwrapped_model(runner), dataset)
+            for dataset in self.splits)
         # Once is enough, and all processes have to log the same.
         result = [
             knn_accuracy(train, test, self.k) if is_main_process() else None
@@ -127,9 +126,7 @@ class OnlineProbeHook(Hook):
         runner.message_hub.update_scalar('probe/knn', result[0])
         runner.visualizer.add_scalar('probe/knn', result[0], step=epoch)
 
-    def _features(
-            self, model: nn.Module,
-            dataset: CustomDataset) -> Tuple[np.ndarray, np.ndarray]:
+    def _features(self, model: nn.Module, dataset: CustomDataset) -> Features:
         """Features and labels of all images, in their order, everywhere."""
         rank, world_size = get_rank(), get_world_size()
         parts = all_gather_object(
@@ -145,17 +142,3 @@ class OnlineProbeHook(Hook):
             features[index::world_size] = some_features[:count]
             labels[index::world_size] = some_labels[:count]
         return features, labels
-
-
-@contextlib.contextmanager
-def _untouched_random_state() -> Iterator[None]:
-    """Leave all random generators as they were: data loaders draw seeds."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = ([torch.cuda.current_device()]
-               if torch.cuda.is_initialized() else [])
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -13,7 +13,7 @@ from mmpretrain.registry import HOOKS
 
 from dmae_mm.options import reject_unknown_options
 
-from ..resumability import pending_gradients, why_not_inside_epoch
+from ..resuming import pending_gradients, why_not_inside_epoch
 from ..work_dir import forget_preemption, note_preemption
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 

@@ -5,12 +5,11 @@ from mmengine.runner import BaseLoop
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.messages import first_few
-from dmae_mm.weights.pretrained import (PretrainedOption, misfit,
-                                            pretrained_options, read_for_host)
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
+from dmae_mm.weights.pretrained_option import (PretrainedOption,
+                                               pretrained_options,
+                                               read_for_host)
 
 
 @HOOKS.register_module()
@@ -55,13 +54,10 @@ def _check(backbone: nn.Module, option: PretrainedOption) -> None:
         file = read_for_host(checkpoint)
     except (OSError, ValueError) as error:
         raise type(error)(f'{option.name}: {error}') from None
-    problems, cause = misfit(backbone, file, option)
-    if problems:
-        raise ValueError(
-            f'{option.name}: {file.source} is not a checkpoint of this '
-            f'{type(backbone).__name__}: under the prefix '
-            f'{option.prefix!r}, {first_few(problems, 5, "; ")}. '
-            f'{cause}')
+    misfit = option.misfit(backbone, file)
+    if misfit:
+        raise ValueError(f'{option.name}: {file.source} is not a checkpoint '
+                         f'of this {type(backbone).__name__}. {misfit}')
     if option.in_list and isinstance(backbone, VisionTransformer):
         raise ValueError(
             f'model.backbone.init_cfg={backbone.init_cfg!r}: from a list, '

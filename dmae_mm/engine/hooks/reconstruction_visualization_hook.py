@@ -1,6 +1,6 @@
 import copy
 import os.path as osp
-from typing import Iterable, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -10,17 +10,14 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from torch.distributed.tensor import DTensor
 
-from dmae_mm.evaluation import image_size
-from dmae_mm.evaluation.image_files import (ImageFiles, central_pipeline,
-                                          image_errors, list_images, spread)
-from dmae_mm.evaluation.reconstruction import check_reconstructs, reconstruct
-from dmae_mm.evaluation.reconstruction_picture import draw_reconstructions
 from dmae_mm.datasets import BadImageError
 from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
-from dmae_mm.models.student_input import input_channels
+from dmae_mm.evaluation.images import (EvaluationPipeline, evenly_spread,
+                                       image_folder)
+from dmae_mm.evaluation.pictures import draw_reconstructions
+from dmae_mm.evaluation.reconstruction import check_reconstructs, reconstruct
+from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
-
-from .unwrapped_model import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -51,22 +48,23 @@ class ReconstructionVisualizationHook(Hook):
             default_hooks.pictures.interval=500
 
     Args:
-        images (str | Sequence[str], optional): A folder, or a list of image
-            files, all of which are drawn. Defaults to None: the images of
-            ``train_dataloader.dataset``, from files or shards; of those that
-            cannot be read, the log names each, and the next is taken.
+        images (str | Sequence[str], optional): A list of image files, all of
+            which are drawn, or a folder. Defaults to None: the images of
+            ``train_dataloader.dataset``, from files or shards. Of those of a
+            folder or data set that cannot be read, the log names each, and
+            the next is taken.
         num_images (int): How many of a folder or data set are drawn, evenly
             spread over it in its order. Defaults to 4.
         interval (int): Steps from one picture to the next. Defaults to 1000.
         crop_pct (float): Part of the images' shorter side that the central
-            crop keeps: see :class:`ImageFiles`. Defaults to 0.875.
+            crop keeps: see :class:`EvaluationPipeline`. Defaults to 0.875.
         seed (int): Of the masks: see :func:`reconstruct`. Defaults to 0.
 
     Raises:
         ValueError: If an option has no legal value, or, before the training
-            starts, if the model is no masked autoencoder, one of ``images``
-            or all of the data set's that are tried cannot be decoded, or the
-            data set does not name image files.
+            starts, if the model is no masked autoencoder, one of a list or
+            all that are tried of a folder or data set cannot be decoded, or
+            the data set does not name image files.
         FileNotFoundError: Before the training starts, if a folder or file
             does not exist.
     """
@@ -103,7 +101,12 @@ class ReconstructionVisualizationHook(Hook):
         """
         model = unwrapped_model(runner)
         check_reconstructs(model)
-        self._names, self._inputs = self._read_images(runner, model.backbone)
+        pipeline = EvaluationPipeline.of(model.backbone, self.crop_pct)
+        if isinstance(self.images, (list, tuple)):
+            self._names = self.images
+            self._inputs = pipeline.read(self.images)['inputs']
+        else:
+            self._names, self._inputs = zip(*self._choose(runner, pipeline))
         self._draw(runner, model)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None,
@@ -117,49 +120,41 @@ class ReconstructionVisualizationHook(Hook):
         if self._last_drawn != runner.iter:
             self._draw(runner, unwrapped_model(runner))
 
-    def _read_images(
+    def _choose(
             self, runner,
-            backbone: nn.Module) -> Tuple[List[str], List[torch.Tensor]]:
-        """Names and pixels, (C, H, W), of the images."""
-        options = (image_size(backbone), self.crop_pct,
-                   input_channels(backbone))
-        if self.images is None:
-            return self._of_dataset(runner, options)
-        paths = self.images
-        if isinstance(paths, str):
-            paths = list_images(paths)
-            paths = [paths[i] for i in spread(len(paths), self.num_images)]
-        files = ImageFiles(paths, *options)
-        return files.paths, [files[i]['inputs'] for i in range(len(files))]
-
-    def _of_dataset(self, runner,
-                    options: tuple) -> Tuple[List[str], List[torch.Tensor]]:
-        dataset = runner.train_dataloader.dataset
-        found: List[Tuple[str, torch.Tensor]] = []
-        skipped: List[str] = []
-        if isinstance(dataset, BaseDataset):
-            dataset = copy.copy(dataset)  # it reads, but augments nothing
-            dataset.pipeline = central_pipeline(*options)
-            starts = spread(len(dataset), self.num_images)
-            for start, end in zip(starts, [*starts[1:], len(dataset)]):
-                # As the training skips a broken file, up to as many in a row.
-                indices = range(start, end)[:MAX_IN_A_ROW]
-                found += _first_readable(dataset, indices, skipped)
-        for problem in skipped:
-            runner.logger.warning(
-                f'ReconstructionVisualizationHook skips {problem}.')
-        if not found and skipped:
-            raise ValueError(
-                'ReconstructionVisualizationHook: no image of the training '
-                f'data that was tried can be read; the last is {skipped[-1]}. '
-                'Give images, a folder or a list of files.')
-        if not found:
+            pipeline: EvaluationPipeline) -> List[Tuple[str, torch.Tensor]]:
+        """Names and pixels, (C, H, W), of some images of a data set."""
+        dataset = (
+            runner.train_dataloader.dataset
+            if self.images is None else image_folder(self.images))
+        if not (isinstance(dataset, BaseDataset)
+                and 'img_path' in dataset.get_data_info(0)):
             raise ValueError(
                 'ReconstructionVisualizationHook: the training data set, a '
                 f'{type(dataset).__name__}, does not name image files. Give '
                 'images, a folder or a list of files.')
-        names, inputs = map(list, zip(*found))
-        return names, inputs
+        dataset = copy.copy(dataset)  # it reads, but augments nothing
+        dataset.pipeline = pipeline
+        chosen, starts = [], evenly_spread(len(dataset), self.num_images)
+        for start, end in zip(starts, [*starts[1:], len(dataset)]):
+            # As the training skips a broken file, up to as many in a row.
+            for index in range(start, end)[:MAX_IN_A_ROW]:
+                try:
+                    pixels = dataset.prepare_data(index)['inputs']
+                except (BadImageError, FileNotFoundError) as error:
+                    skipped = error
+                    runner.logger.warning('ReconstructionVisualizationHook '
+                                          f'skips an image. {error}')
+                    continue
+                name = dataset.get_data_info(index)['img_path']
+                chosen.append((name, pixels))
+                break
+        if not chosen:
+            raise ValueError(
+                'ReconstructionVisualizationHook: no image that was tried '
+                f'can be read. The last: {skipped} Or give other images, a '
+                'folder or a list of files.')
+        return chosen
 
     def _draw(self,
               runner,
@@ -178,25 +173,6 @@ class ReconstructionVisualizationHook(Hook):
                 [[one]], f'{osp.basename(name)}, step {step}')
             runner.visualizer.add_image(f'reconstruction_{index}', picture,
                                         step)
-
-
-def _first_readable(dataset: BaseDataset, indices: Iterable[int],
-                    skipped: List[str]) -> List[Tuple[str, torch.Tensor]]:
-    """Name and pixels of the first that the training would not skip.
-
-    Empty if there is none, or the data set has no names. What is skipped, and
-    why, is appended to ``skipped``.
-    """
-    for index in indices:
-        name = dataset.get_data_info(index).get('img_path')
-        if name is None:
-            break
-        with image_errors(name):
-            try:
-                return [(name, dataset.prepare_data(index)['inputs'])]
-            except BadImageError as error:
-                skipped.append(f'{name!r}: {error}')
-    return []
 
 
 def _is_sharded(model: nn.Module) -> bool:

@@ -1,12 +1,12 @@
-from typing import Any, Dict, List, Optional
+from typing import Dict, Optional
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
-from dmae_mm.datasets.pipelines import pipelines_of
-from dmae_mm.datasets.transforms import LoadImageOrSkip
+from dmae_mm.datasets.pipelines import let_skip
+from dmae_mm.messages import first_few
 from dmae_mm.options import is_finite_number, reject_unknown_options
 
 STATE = 'skipped_images'
@@ -62,8 +62,7 @@ class SkippedImagesHook(Hook):
         """Let the pipeline skip, and go on counting in a resumed run."""
         for transforms in let_skip(runner.train_dataloader.dataset):
             _check_packing(transforms)
-        if STATE in runner.message_hub.runtime_info:
-            self._known = dict(runner.message_hub.get_info(STATE))
+        self._known = dict(runner.message_hub.runtime_info.get(STATE, {}))
 
     def after_train_iter(self,
                          runner,
@@ -113,13 +112,11 @@ class SkippedImagesHook(Hook):
         total = len(runner.train_dataloader.dataset)
         if len(self._known) <= self.max_fraction * total:
             return
-        listed = [f'{path!r} ({reason})'
-                  for path, reason in list(self._known.items())[:5]]
-        more = len(self._known) - len(listed)
+        listed = first_few([
+            f'{path!r} ({reason})' for path, reason in self._known.items()])
         raise TooManyBadImagesError(
             f'{self._share(runner)} cannot be used, more than max_fraction='
-            f'{self.max_fraction}: {", ".join(listed)}'
-            f'{f" and {more} more, all named in the log" if more else ""}. '
+            f'{self.max_fraction}: {listed}. All are named in the log. '
             'Repair or remove them, or set a larger max_fraction in '
             "dict(type='SkippedImagesHook', max_fraction=...).")
 
@@ -127,26 +124,6 @@ class SkippedImagesHook(Hook):
         total = len(runner.train_dataloader.dataset)
         bad = len(self._known)
         return f'{bad} of {total} images ({100 * bad / total:.2g}%)'
-
-
-def let_skip(dataset: Any) -> List[list]:
-    """Tell the pipelines of a data set to skip broken images.
-
-    Args:
-        dataset: A data set of any kind.
-
-    Returns:
-        List[list]: The transforms of each pipeline that will skip.
-    """
-    skipping = []
-    for transforms in pipelines_of(dataset):
-        loaders = [transform for transform in transforms
-                   if isinstance(transform, LoadImageOrSkip)]
-        for loader in loaders:
-            loader.skip = True
-        if loaders:
-            skipping.append(transforms)
-    return skipping
 
 
 def _check_packing(transforms: list) -> None:

@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from ..checkpointing import whole_files
+
 DTYPES = ('float32', 'bfloat16')
 BLOCKS = ('TransformerEncoderLayer', 'BEiTTransformerEncoderLayer',
           'DeiT3TransformerEncoderLayer', 'EVA02EndcoderLayer', 'BlockWithRPE',
@@ -183,4 +185,5 @@ class FullyShardedStrategy(DDPStrategy):
         if callback is not None:
             callback(checkpoint)
         if is_main_process():
-            save_checkpoint(checkpoint, filename)
+            save_checkpoint(
+                checkpoint, filename, backend_args=whole_files(filename))

@@ -1,4 +1,4 @@
 from .page import write_page
-from .run import Run, short_names, what_is_wrong
+from .run import Run, what_is_wrong
 
-__all__ = ['Run', 'short_names', 'what_is_wrong', 'write_page']
+__all__ = ['Run', 'what_is_wrong', 'write_page']

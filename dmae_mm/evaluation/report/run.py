@@ -1,18 +1,175 @@
-import dataclasses
+"""What a run has left in its work dir: whole, resumed, killed or damaged."""
+import json
 import math
-import os.path as osp
 import re
-import statistics
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set
 
-from .config_text import differences
-from .start import Start
+from dmae_mm.messages import first_few
 
+from .config_difference import differences, flat_config
+
+# MMEngine makes a folder of such a name at each start of a run.
 _TIMESTAMP = re.compile(r'\d{8}_\d{6}')
+_ENVIRONMENT = re.compile(r'^System environment:\n(.*?)(?:^-----|\Z)',
+                          re.MULTILINE | re.DOTALL)
+_SETTING = re.compile(r'^ {4}(\S[^:\n]*): (.*)$', re.MULTILINE)
+_COMMAND = re.compile(r' - INFO - Command: (.*)')
+_RESUMED = re.compile(r'resumed epoch: \d+, iter: (\d+)')
+_POSITION = re.compile(r'Epoch\(train\) *\[\d+\]\[ *\d+/(\d+)\]'
+                       r'|Iter\(train\) \[')
+# Not curves: they say where on a curve a value belongs.
+_COUNTERS = {'iter', 'epoch', 'step'}
+# An evaluation's own times say nothing about the training.
+_TIMES = {'time', 'data_time'}
 
 
-@dataclasses.dataclass
+class Start:
+    """What one start of a run has left in its folder.
+
+    What cannot be read is left out and said in ``notes``.
+
+    Args:
+        folder (Path): ``WORK_DIR/TIMESTAMP``.
+
+    Attributes:
+        first (int): Iterations that were done before this start.
+        last (int): The last iteration that was logged; 0 if none was.
+        epoch_length (int): Iterations of an epoch; 0 if it is not known.
+        last_epoch (int): The last that was logged, 0 if none was.
+        environment (dict[str, str]): What MMEngine logs when it starts.
+        config_text (str): The config as it was written.
+        config (dict[str, str], optional): The config, flat, unless it cannot
+            be read.
+        curves (dict): For each logged name, iteration and value. What is
+            logged once an epoch stands at the iteration that ended it.
+        measured (set[str]): Those of the names that are not logged during
+            an iteration, such as the accuracy of a validation.
+        written (float): When a value was last logged, in seconds of Unix
+            time; 0 if none was.
+        pictures (dict): For each name, step and file.
+        notes (list[str]): What is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notes: List[str] = []
+        head = self._text(f'{folder.name}.log')
+        if position := _POSITION.search(head):
+            head = head[:position.start()]
+        self.epoch_length = int(position[1]) if position and position[1] else 0
+        block = _ENVIRONMENT.search(head)
+        self.environment = dict(_SETTING.findall(block[1])) if block else {}
+        if command := _COMMAND.search(head):
+            self.environment['Command'] = command[1]
+        resumed = _RESUMED.search(head)
+        self.first = int(resumed[1]) if resumed else 0
+
+        self.config_text = self._text('vis_data/config.py')
+        self.config: Optional[Dict[str, str]] = None
+        try:
+            self.config = flat_config(self.config_text) or None
+        except (SyntaxError, ValueError, RecursionError) as error:
+            self._note('vis_data/config.py', 'is no config that can be read '
+                       f'({error})')
+
+        self.last_epoch = 0
+        self.curves: Dict[str, Dict[int, float]] = {}
+        self.measured: Set[str] = set()
+        self.written = 0.
+        scalars = folder / 'vis_data' / 'scalars.json'
+        if scalars.exists():  # made with the first value
+            self.written = scalars.stat().st_mtime
+            self._read_scalars()
+        self.last = max(map(max, self.curves.values()), default=0)
+        if not (resumed or self.environment):
+            # The log does not tell: then by the first iteration with a value.
+            self.first = min((min(curve) for name, curve in self.curves.items()
+                              if name not in self.measured), default=1) - 1
+        self.pictures: Dict[str, Dict[int, Path]] = {}
+        images = folder / 'vis_data' / 'vis_image'
+        for path in sorted(images.glob('**/*.png')):
+            name = str(path.relative_to(images).with_suffix(''))
+            match = re.fullmatch(r'(.+)_(\d+)', name)
+            name, step = match.groups() if match else (name, 0)
+            self.pictures.setdefault(name, {})[int(step)] = path
+
+    def _text(self, name: str) -> str:
+        """A file's text; '' and a note if it cannot be read."""
+        try:
+            return (self.folder / name).read_text(
+                encoding='utf-8', errors='replace')
+        except OSError as error:
+            self._note(name, f'cannot be read: {error.strerror or error}')
+            return ''
+
+    def _note(self, name: str, what: str) -> None:
+        self.notes.append(f'{self.folder.name}/{name} {what}.')
+
+    def _read_scalars(self) -> None:
+        """The curves. Lines that a kill has cut off are counted."""
+        name = 'vis_data/scalars.json'
+        at, broken, no_numbers = self.first, [], set()
+        for number, text in enumerate(self._text(name).split('\n'), 1):
+            if not text.strip():
+                continue
+            try:
+                line = dict(json.loads(text))
+                step = int(line.get('iter', line.get('step', 0)))
+                epoch = int(line.get('epoch', 0))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                broken.append(str(number))
+                continue
+            self.last_epoch = max(self.last_epoch, epoch)
+            during = 'iter' in line
+            if during:
+                at = step
+            for key, value in line.items():
+                if key in _COUNTERS or (not during and key in _TIMES):
+                    continue
+                if type(value) not in (int, float):
+                    no_numbers.add(key)
+                    continue
+                key = key.removeprefix('train/')
+                if not during:
+                    key = key if '/' in key else f'val/{key}'
+                    self.measured.add(key)
+                self.curves.setdefault(key, {})[
+                    at if during else self._end_of(step, at)] = float(value)
+        if broken:
+            self._note(name, f'has {len(broken)} broken '
+                       f'line{"s" * (len(broken) > 1)} ({first_few(broken)}), '
+                       'as a kill in the middle of writing leaves')
+        if no_numbers:
+            self._note(name, 'has values that are no numbers and are not '
+                       f'drawn: {", ".join(sorted(no_numbers))}')
+
+    def _end_of(self, step: int, iteration: int) -> int:
+        """The iteration of a value that was not logged during one.
+
+        MMEngine gives such values an epoch or an iteration as step, and does
+        not say which. They follow the last line of that epoch in the file, at
+        most an epoch behind it.
+        """
+        if step >= iteration or not self.epoch_length:
+            return max(step, iteration)
+        end = step * self.epoch_length
+        return end if 0 <= end - iteration < self.epoch_length else iteration
+
+    def option(self, name: str) -> Optional[int]:
+        """An option of the config, if it is known and a whole number."""
+        text = (self.config or {}).get(name, '')
+        return int(text) if text.isdecimal() else None
+
+    @property
+    def images(self) -> Optional[int]:
+        """Of an iteration: batch size times processes, if these are known."""
+        size = self.option('train_dataloader.batch_size')
+        processes = self.environment.get('GPU number', '')
+        known = size and processes.isdecimal()
+        return size * int(processes) if known else None
+
+
 class Run:
     """A work dir: its starts, joined in the order of their iterations.
 
@@ -20,34 +177,28 @@ class Run:
     were done twice. Those that count are the later ones; the curves of the
     others are kept in ``repeated``.
 
-    Attributes:
+    Args:
         path (Path): The work dir.
         name (str): What tells it from the other runs on the page.
-        starts (list[Start]): In the order of time.
-        curves (dict): For each logged name, iteration and value.
+
+    Attributes:
+        starts (list[Start]): Those with logged values, in the order of time.
+        curves, measured, pictures: As in :class:`Start`; and the curve
+            ``images/s``, or ``iterations/s``, from the time of an iteration.
         repeated (dict): For each logged name, pieces of curves that were
             done again after a resume.
-        measured (set[str]): As in :class:`Start`.
-        pictures (dict): For each name, step and file.
         notes (list[str]): What is missing, damaged or odd.
     """
-    path: Path
-    name: str
-    starts: List[Start] = dataclasses.field(default_factory=list)
-    curves: Dict[str, Dict[int, float]] = dataclasses.field(
-        default_factory=dict)
-    repeated: Dict[str, List[Dict[int, float]]] = dataclasses.field(
-        default_factory=dict)
-    measured: Set[str] = dataclasses.field(default_factory=set)
-    pictures: Dict[str, Dict[int, Path]] = dataclasses.field(
-        default_factory=dict)
-    notes: List[str] = dataclasses.field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        folders = sorted(
-            path for path in self.path.iterdir()
-            if path.is_dir() and _TIMESTAMP.fullmatch(path.name))
-        found = [Start(folder) for folder in folders]
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.curves: Dict[str, Dict[int, float]] = {}
+        self.repeated: Dict[str, List[Dict[int, float]]] = {}
+        self.measured: Set[str] = set()
+        self.pictures: Dict[str, Dict[int, Path]] = {}
+        self.notes: List[str] = []
+        found = [Start(folder) for folder in sorted(path.iterdir())
+                 if folder.is_dir() and _TIMESTAMP.fullmatch(folder.name)]
         # Also tests of a checkpoint make such folders.
         self.starts = [start for start in found if start.curves]
         for start in found:
@@ -56,23 +207,18 @@ class Run:
                 self._join(start)
             elif self.starts:  # else the whole run is said to have none
                 self.notes.append(f'{start.folder.name} has no logged values.')
-        self._note_bad_values()
-        configs = [start.config for start in self.starts]
-        changed = [key for key in differences(configs)
+        for key, curve in self.curves.items():
+            bad = [at for at in sorted(curve) if not math.isfinite(curve[at])]
+            if bad:
+                more = f', and {len(bad) - 1} times more' * (len(bad) > 1)
+                self.notes.append(f'{key} is {curve[bad[0]]} at iteration '
+                                  f'{bad[0]}{more}.')
+        changed = [key for key in differences([start.config
+                                               for start in self.starts])
                    if key not in ('resume', 'load_from')]
         if changed:
             self.notes.append('The config is not that of the first start in '
                               f'{", ".join(changed)}.')
-
-    def _note_bad_values(self) -> None:
-        for name, curve in self.curves.items():
-            bad = [at for at, value in curve.items()
-                   if not math.isfinite(value)]
-            if bad:
-                first = min(bad)
-                more = f', and {len(bad) - 1} times more' * (len(bad) > 1)
-                self.notes.append(f'{name} is {curve[first]} at iteration '
-                                  f'{first}{more}.')
 
     def _join(self, start: Start) -> None:
         again = 0
@@ -80,7 +226,7 @@ class Run:
             old = {at: curve.pop(at) for at in list(curve) if at > start.first}
             if old:
                 self.repeated.setdefault(name, []).append(old)
-                again = max(again, max(old))
+                again = max(again, *old)
         for pictures in self.pictures.values():
             for step in [step for step in pictures if step > start.first]:
                 del pictures[step]
@@ -91,71 +237,43 @@ class Run:
                 f'{start.folder.name} {begin}: what the start before had done '
                 f'up to iteration {again} was done again (dotted in the '
                 'curves).')
-        for name, curve in start.curves.items():
-            self.curves.setdefault(name, {}).update(curve)
-        for name, pictures in start.pictures.items():
-            self.pictures.setdefault(name, {}).update(pictures)
+        rate = {at: (start.images or 1) / seconds
+                for at, seconds in start.curves.get('time', {}).items()
+                if seconds > 0}
+        rates = {'images/s' if start.images else 'iterations/s': rate}
+        for name, curve in [*start.curves.items(), *rates.items()]:
+            if curve:
+                self.curves.setdefault(name, {}).update(curve)
+        for name, steps in start.pictures.items():
+            self.pictures.setdefault(name, {}).update(steps)
         self.measured |= start.measured
-        self._add_throughput(start)
-
-    def _add_throughput(self, start: Start) -> None:
-        """Images a second, from the logged time of an iteration."""
-        images = images_of_an_iteration(start)
-        name = 'iterations/s' if images is None else 'images/s'
-        curve = {at: (images or 1) / seconds
-                 for at, seconds in start.curves.get('time', {}).items()
-                 if seconds > 0}
-        if curve:
-            self.curves.setdefault(name, {}).update(curve)
-
-    @property
-    def last(self) -> int:
-        """The last iteration."""
-        return self.starts[-1].last
 
     @property
     def total(self) -> Optional[int]:
         """Iterations of the whole run, if config and log tell."""
-        cfg = (self.starts[-1].config or {}).get('train_cfg')
-        cfg = cfg if isinstance(cfg, dict) else {}
-        epochs, length = cfg.get('max_epochs'), self.starts[-1].epoch_length
-        if type(epochs) is int and length:
-            return epochs * length
-        return cfg['max_iters'] if type(cfg.get('max_iters')) is int else None
+        last = self.starts[-1]
+        epochs = last.option('train_cfg.max_epochs')
+        if epochs and last.epoch_length:
+            return epochs * last.epoch_length
+        return last.option('train_cfg.max_iters')
 
     def per_iteration(self, what: str) -> Optional[float]:
         """Epochs or images of an iteration.
 
         Args:
-            what (str): 'epoch' or 'image'.
+            what (str): 'iterations', 'epochs' or 'images seen'.
 
         Returns:
             float | None: None if it is not known, or was not always the same.
         """
-        if what == 'epoch':
-            values = {start.epoch_length for start in self.starts}
-        else:
-            values = {images_of_an_iteration(start) for start in self.starts}
+        if what == 'iterations':
+            return 1
+        values = {start.images if what == 'images seen' else start.epoch_length
+                  for start in self.starts}
         value = values.pop()
         if values or not value:
             return None
-        return 1 / value if what == 'epoch' else value
-
-    def median(self, name: str) -> Optional[float]:
-        """Of all logged values; None if there are none."""
-        curve = self.curves.get(name)
-        return statistics.median(curve.values()) if curve else None
-
-
-def images_of_an_iteration(start: Start) -> Optional[int]:
-    """Batch size times processes; None if config or log do not tell."""
-    config: Any = start.config or {}
-    loader = config.get('train_dataloader')
-    batch_size = loader.get('batch_size') if isinstance(loader, dict) else None
-    processes = start.environment.get('GPU number', '')
-    if type(batch_size) is not int or not processes.isdigit():
-        return None
-    return batch_size * int(processes)
+        return value if what == 'images seen' else 1 / value
 
 
 def what_is_wrong(path: Path) -> Optional[str]:
@@ -172,34 +290,17 @@ def what_is_wrong(path: Path) -> Optional[str]:
     if not path.is_dir():
         return f'{path} is no folder; give the work dir of a run'
     try:
-        below = sorted(child for child in path.iterdir() if child.is_dir())
-        if any(_TIMESTAMP.fullmatch(child.name) for child in below):
+        if any(child.is_dir() and _TIMESTAMP.fullmatch(child.name)
+               for child in path.iterdir()):
             return None
         if (path / 'vis_data').is_dir():
             return (f'{path} is one start of a run; give the work dir, '
                     f'{path.parent}')
-        inside = [child for child in sorted(path.glob('**/vis_data'))]
+        inside = sorted({str(folder.parents[1])
+                         for folder in path.glob('**/vis_data')})
     except OSError as error:
         return f'{path} cannot be read: {error.strerror}'
-    runs = sorted({str(folder.parents[1]) for folder in inside})
-    hint = f'; give those below it: {" ".join(runs[:10])}' if runs else ''
+    hint = (f'; give those below it: {first_few(inside, 10, " ")}'
+            if inside else '')
     return (f'{path} is no work dir of a run: it has no folder named after '
             f'the time of a start, such as 20260131_235959{hint}')
-
-
-def short_names(paths: List[Path]) -> List[str]:
-    """The shortest ends of the paths that differ from each other.
-
-    Args:
-        paths (list[Path]): Different folders.
-
-    Returns:
-        list[str]: ``a/dmae`` and ``b/dmae``, for example; for a single
-        folder its name.
-    """
-    parts = [path.resolve().parts for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = [osp.join(*part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]

@@ -13,9 +13,8 @@ from dmae_mm.models.tokens import BlockFeatures, resolve_block
 from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
-from dmae_mm.weights.key_mapping import layout_of
+from dmae_mm.weights.names import COMPUTED, layout_of
 
-from .mmpretrain_backbones import COMPUTED
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import take_weights
 
@@ -56,6 +55,7 @@ class ClassifierTeacher(Teacher):
         std (Sequence[float], optional): By what it wants them divided.
             Defaults to the student's.
         dtype (str): See :class:`Teacher`. Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -74,6 +74,7 @@ class ClassifierTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         parts = _parts(model)
         with fixed_seed():
@@ -121,6 +122,7 @@ class ClassifierTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random,
             **features)

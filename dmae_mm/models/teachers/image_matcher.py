@@ -11,7 +11,7 @@ from dmae_mm.models.student_input import StudentInput
 
 
 class ImageMatcher(nn.Module):
-    """Renormalises and resizes a student's images for its teacher.
+    """Picks channels of a student's images, renormalises and resizes them.
 
     The student's (x - mean_s) / std_s becomes (x - mean_t) / std_t by one
     multiplication and one addition. Where the teacher's images have another
@@ -29,6 +29,9 @@ class ImageMatcher(nn.Module):
             values from 0 to 255. None: the same normalisation as the
             student's.
         std (Sequence[float], optional): As ``mean``.
+        channels (Sequence[int], optional): Which of the student's channels
+            are those of the teacher; one may be named more than once.
+            Defaults to None: all.
 
     Raises:
         ValueError: If ``mean`` and ``std`` are not both given, or are not
@@ -39,8 +42,13 @@ class ImageMatcher(nn.Module):
                  student_input: Optional[StudentInput],
                  img_size: Optional[Tuple[int, int]],
                  mean: Optional[Sequence[float]] = None,
-                 std: Optional[Sequence[float]] = None) -> None:
+                 std: Optional[Sequence[float]] = None,
+                 channels: Optional[Sequence[int]] = None) -> None:
         super().__init__()
+        if channels is not None:
+            student_input = student_input.of_channels(channels)
+        # By the channel, since a list as an index comes from the host.
+        self.channels = channels
         _check(mean, std, student_input)
         self.size = None
         self.knows_student_size = bool(student_input
@@ -73,12 +81,14 @@ class ImageMatcher(nn.Module):
         """Convert a batch on its device.
 
         Args:
-            images (torch.Tensor): The student's, (B, 3, H, W).
+            images (torch.Tensor): The student's, (B, C, H, W).
 
         Returns:
-            torch.Tensor: The teacher's, (B, 3, H_t, W_t); the same tensor
+            torch.Tensor: The teacher's, (B, C_t, H_t, W_t); the same tensor
             where nothing differs.
         """
+        if self.channels is not None:
+            images = torch.stack([images[:, c] for c in self.channels], dim=1)
         if self.scale is not None:
             images = torch.addcmul(self.shift, images, self.scale)
         if self.size not in (None, tuple(images.shape[-2:])):
@@ -89,8 +99,10 @@ class ImageMatcher(nn.Module):
     def describe(self) -> str:
         """What happens to the images, for the log; '' for nothing."""
         said = ''
+        if self.channels is not None:
+            said += f", of the student's channels {list(self.channels)}"
         if self.size is not None:
-            said = ", resized from the student's"
+            said += ", resized from the student's"
             said += ' where they differ' * (not self.knows_student_size)
         if self.scale is not None:
             mean, std = ([round(value, 3) for value in values]

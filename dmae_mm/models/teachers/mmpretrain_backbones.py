@@ -1,5 +1,4 @@
 """The plain vision transformers of mmpretrain as truncated teachers."""
-import re
 from typing import Any, Optional, Tuple, Type, Union
 
 import torch
@@ -14,9 +13,6 @@ from dmae_mm.models.tokens import VisiblePatches, take
 # Exactly these: a subclass with a forward of its own would run, but not as
 # the code below assumes.
 SUPPORTED = (MAEViT, *TOKEN_BACKBONES, MAEHiViT)
-
-# In checkpoints, but computed from the grid of patches and never learnt.
-COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
 
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:

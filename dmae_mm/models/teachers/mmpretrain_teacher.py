@@ -13,10 +13,10 @@ from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, backbone_state_dict
-from dmae_mm.weights.key_mapping import under_prefix
+from dmae_mm.weights.names import COMPUTED, under_prefix
 
-from .mmpretrain_backbones import (COMPUTED, SUPPORTED, arch_settings,
-                                   backbone_cfg, check_patches, check_regrid,
+from .mmpretrain_backbones import (SUPPORTED, arch_settings, backbone_cfg,
+                                   check_patches, check_regrid,
                                    show_only_visible)
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import take_weights
@@ -56,6 +56,7 @@ class MMPretrainTeacher(Teacher):
         mean (Sequence[float], optional): Defaults to the student's.
         std (Sequence[float], optional): Defaults to the student's.
         dtype (str): Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -73,6 +74,7 @@ class MMPretrainTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         backbone_cls = backbone.get('type')
         if isinstance(backbone_cls, str):
@@ -134,6 +136,7 @@ class MMPretrainTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random)
         # What a checkpoint must and may have.

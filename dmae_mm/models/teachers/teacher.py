@@ -1,5 +1,6 @@
 import contextlib
 import hashlib
+import math
 import re
 from abc import ABCMeta, abstractmethod
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
@@ -11,6 +12,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch.distributed.tensor import DTensor
 
 from dmae_mm.host import use_plain_numbers
+from dmae_mm.messages import first_few
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
 
@@ -62,6 +64,9 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             'float16'. Half of the bits are half of the memory; the teacher
             then runs under autocast of that type, whatever the student does.
             What it returns is float32 all the same. Defaults to 'float32'.
+        channels (Sequence[int], optional): Which of the student's channels
+            the teacher sees, one for each of its own. Defaults to None: all,
+            of a grey student its only one for each.
         student_input (StudentInput, optional): The student's images, from
             which the teacher's are made: see :class:`ImageMatcher`. With None
             they must be the teacher's own.
@@ -89,16 +94,19 @@ class Teacher(nn.Module, metaclass=ABCMeta):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  student_input: Optional[StudentInput] = None,
                  allow_random: bool = False) -> None:
         super().__init__()
-        _check_images(student_input, in_channels, patch_grid)
+        _check_grid(student_input, patch_grid)
+        channels = _seen_channels(student_input, in_channels, channels)
         _check_options(checkpoint, sha256, dtype, allow_random)
         self.network = network
         self.aligned_blocks = tuple(aligned_blocks)
         self.img_size = img_size and tuple(img_size)
         self.patch_grid = patch_grid and tuple(patch_grid)
-        self.images = ImageMatcher(student_input, self.img_size, mean, std)
+        self.images = ImageMatcher(student_input, self.img_size, mean, std,
+                                   channels)
         self.embed_dims = embed_dims
         self.num_layers = num_layers
         self.num_prefix_tokens = num_prefix_tokens
@@ -157,7 +165,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             _check_sha256(file, self.sha256)
         except (OSError, ValueError) as error:
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
-        self.load_weights(file)
+        with _all_loaded(self, file.source):
+            self.load_weights(file)
         self.requires_grad_(False)
         self.is_loaded = True
         print_log(
@@ -266,6 +275,44 @@ def fixed_seed() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _all_loaded(module: nn.Module, source: str) -> Iterator[None]:
+    """Refuse a module of which some parameters were not loaded.
+
+    One value of each is NaN meanwhile. After an error it is what it was.
+
+    Args:
+        module (nn.Module): What is loaded in the body of the ``with``.
+        source (str): From where, for the error.
+
+    Raises:
+        ValueError: If it is still NaN afterwards.
+    """
+    first = {
+        name: parameter.detach().view(-1)[:1]
+        for name, parameter in module.named_parameters()
+    }
+    before = {name: value.clone() for name, value in first.items()}
+    for value in first.values():
+        value.fill_(math.nan)
+    try:
+        yield
+        left = [
+            name for name, parameter in module.named_parameters()
+            if parameter.detach().view(-1)[:1].isnan().any()
+        ]
+        if left:
+            raise ValueError(
+                f'{type(module).__name__}.load_weights took {len(left)} of '
+                f'{len(first)} parameters not from {source}: '
+                f'{first_few(left)}. They would teach at random: load all of '
+                'them.')
+    except BaseException:
+        for name, value in before.items():
+            first[name].copy_(value)
+        raise
+
+
 def _check_options(checkpoint: Optional[str], sha256: Optional[str],
                    dtype: str, allow_random: bool) -> None:
     """Refuse options that contradict each other or have illegal values."""
@@ -286,18 +333,38 @@ def _check_options(checkpoint: Optional[str], sha256: Optional[str],
                          f'one of {list(DTYPES)}.')
 
 
-def _check_images(student_input: Optional[StudentInput], in_channels: int,
-                  patch_grid: Optional[Sequence[int]]) -> None:
-    """Refuse a student with other images or another grid of patches."""
+def _seen_channels(
+        student_input: Optional[StudentInput], in_channels: int,
+        channels: Optional[Sequence[int]]) -> Optional[Tuple[int, ...]]:
+    """Which of the student's channels a teacher sees; None for all."""
     if student_input is None:
-        return
-    if student_input.in_channels != in_channels:
+        return None
+    theirs = student_input.in_channels
+    if channels is None and theirs == in_channels:
+        return None
+    if channels is None and theirs == 1:
+        return (0, ) * in_channels
+    if channels is None:
         raise ValueError(
             f'teacher: it takes images of {in_channels} channels, the '
-            f'student of {student_input.in_channels}. Give both the same '
-            'number.')
-    if None not in (patch_grid, student_input.patch_grid) and (
-            student_input.patch_grid != tuple(patch_grid)):
+            f'student of {theirs}. Name those that the teacher sees with '
+            f'channels=[...], {in_channels} numbers from 0 to {theirs - 1}, '
+            'or give both the same number.')
+    if len(channels) != in_channels or not all(
+            type(c) is int and 0 <= c < theirs for c in channels):
+        raise ValueError(
+            f'teacher: channels={channels!r} must be {in_channels} numbers, '
+            f'one for each channel of the teacher, from 0 to {theirs - 1}, '
+            "the student's channels.")
+    return tuple(channels)
+
+
+def _check_grid(student_input: Optional[StudentInput],
+                patch_grid: Optional[Sequence[int]]) -> None:
+    """Refuse a student with another grid of patches."""
+    if student_input is not None and None not in (
+            patch_grid, student_input.patch_grid) and (
+                student_input.patch_grid != tuple(patch_grid)):
         raise ValueError(
             'teacher: its patch grid is {} x {}, the student has {} x {}. '
             'Both must see the same patches.'.format(

@@ -12,7 +12,7 @@ from timm.models import deit, eva, vision_transformer
 
 from dmae_mm.models.tokens import VisiblePatches
 from dmae_mm.weights import TensorFile, backbone_state_dict
-from dmae_mm.weights.key_mapping import backbone_to_timm, layout_of
+from dmae_mm.weights.names import backbone_to_timm, layout_of
 
 # Exactly these: a subclass with a forward of its own would run, but not as
 # TimmTeacher assumes.

@@ -52,6 +52,7 @@ class TimmTeacher(Teacher):
             ``pretrained_cfg`` for this model, times 255.
         std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
+        channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -72,6 +73,7 @@ class TimmTeacher(Teacher):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
+                 channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         # As its checkpoint has it: whole, with its own grid of patches.
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
@@ -121,6 +123,7 @@ class TimmTeacher(Teacher):
             mean=mean,
             std=std,
             dtype=dtype,
+            channels=channels,
             student_input=student_input,
             allow_random=allow_random)
         self.model_name = model_name

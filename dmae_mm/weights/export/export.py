@@ -1,23 +1,23 @@
 """A checkpoint becomes one that timm, mmseg or mmpretrain loads."""
-import os
 import os.path as osp
-import tempfile
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Type
 
 import torch
 from mmpretrain.models import DeiT3
 
+from dmae_mm.files import write_whole
 from dmae_mm.messages import one_line
 from dmae_mm.version import __version__
 
-from ..tensor_file import TensorFile, read_tensor_file
-from ..write import check_writable, write_tensor_file
-from .base_format import ExportFormat
+from ..tensor_file import (TensorFile, check_writable, read_tensor_file,
+                           save_tensors)
+from .export_format import ExportFormat
 from .mmpretrain_format import MMPretrainFormat
 from .mmseg_format import MMSegFormat
-from .source import Source, source_of_mmpretrain, source_of_timm
 from .timm_format import TimmFormat
+from .trained_model import (TrainedModel, trained_in_mmpretrain,
+                            trained_in_timm)
 
 # What `--to` and `to` name.
 FORMATS: Dict[str, Type[ExportFormat]] = dict(
@@ -96,16 +96,16 @@ def export_checkpoint(model: str,
 
     file = read_tensor_file(checkpoint)
     if is_config:
-        source = source_of_mmpretrain(
+        trained = trained_in_mmpretrain(
             model,
             file,
             cfg_options or {},
             with_classifier=to == 'timm' and num_classes != 0)
     else:
-        source = source_of_timm(model, file, timm_kwargs or {})
+        trained = trained_in_timm(model, file, timm_kwargs or {})
     options = dict(num_classes=num_classes) if to == 'timm' else {}
-    target = FORMATS[to](source, **options)
-    left_out = source.left_out + target.left_out
+    target = FORMATS[to](trained, **options)
+    left_out = trained.left_out + target.left_out
     meta = dict(
         source=file.source,
         sha256=file.sha256,
@@ -116,8 +116,14 @@ def export_checkpoint(model: str,
         verified_with=target.loaded_by,
         usage=target.usage(destination),
         source_meta=file.meta)
-    differences = _write_verified(source, target, destination, meta,
-                                  overwrite)
+    differences: Dict[str, float] = {}
+    with write_whole(destination) as unfinished:
+        # Twice, so that the file which is tried can tell what was found.
+        for _ in range(2):
+            save_tensors(unfinished, target.tensors,
+                         dict(meta, max_differences=differences))
+            differences = _differences(trained, target, unfinished)
+        check_writable(destination, overwrite)
     return Exported(
         file=file,
         destination=destination,
@@ -151,33 +157,20 @@ def _check_arguments(destination: str, to: str, num_classes: Optional[int],
                          'config.')
 
 
-def _write_verified(source: Source, target: ExportFormat, destination: str,
-                    meta: dict, overwrite: bool) -> Dict[str, float]:
-    """Write the file, try it, and only then let it take its place."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(
-        1, source.arch.in_channels, *source.arch.img_size, generator=generator)
-    expected = source.outputs(images)
-    folder = osp.dirname(osp.abspath(destination))
-    with tempfile.TemporaryDirectory(
-            dir=_existing_part(folder), prefix='.verifying-') as temp:
-        path = osp.join(temp, osp.basename(destination))
-        differences: Dict[str, float] = {}
-        # Twice, so that the file which is tried can tell what was found.
-        for _ in range(2):
-            meta = dict(meta, max_differences=differences)
-            write_tensor_file(path, target.tensors, meta, overwrite=True)
-            differences = _differences(expected, target, path, images)
-            _check_differences(differences, source, target)
-        os.makedirs(folder, exist_ok=True)
-        check_writable(destination, overwrite)
-        os.replace(path, destination)
-    return differences
-
-
 @torch.no_grad()
-def _differences(expected: Dict[str, torch.Tensor], target: ExportFormat,
-                 path: str, images: torch.Tensor) -> Dict[str, float]:
+def _differences(trained: TrainedModel, target: ExportFormat,
+                 path: str) -> Dict[str, float]:
+    """Load a file as its user would, and compare what the models compute.
+
+    Raises:
+        ValueError: If it cannot be loaded or computes something else.
+    """
+    images = torch.randn(
+        1,
+        trained.arch.in_channels,
+        *trained.arch.img_size,
+        generator=torch.Generator().manual_seed(0))
+    expected = trained.outputs(images)
     # Loading is up to others, and so is what they raise.
     try:
         outputs = target.outputs(path, images)
@@ -189,18 +182,13 @@ def _differences(expected: Dict[str, torch.Tensor], target: ExportFormat,
         scale = expected[name].abs().max().clamp(min=1e-12)
         difference = (outputs[name] - expected[name]).abs().max() / scale
         differences[name] = float(difference)
-    return differences
-
-
-def _check_differences(differences: Dict[str, float], source: Source,
-                       target: ExportFormat) -> None:
     # Written so that NaN fails.
     if all(value <= TOLERANCE for value in differences.values()):
-        return
+        return differences
     found = ', '.join(
         f'{name} by {value:.1e}' for name, value in differences.items())
     reason = ''
-    if isinstance(source.backbone, DeiT3) or 'DeiT3' in target.loaded_by:
+    if isinstance(trained.backbone, DeiT3) or 'DeiT3' in target.loaded_by:
         reason = (" mmpretrain's DeiT3 applies ln1 of a block where DeiT III "
                   'applies ln2, so that the same weights compute something '
                   'else there.')
@@ -208,10 +196,3 @@ def _check_differences(differences: Dict[str, float], source: Source,
         f'{target.loaded_by} computes something else from the same weights. '
         f'Outputs differ, relative to their largest value, by up to '
         f'{TOLERANCE:.0e} where all is well; here {found}.{reason}')
-
-
-def _existing_part(folder: str) -> str:
-    """The folder itself or the nearest one above it that exists."""
-    while not osp.isdir(folder):
-        folder = osp.dirname(folder)
-    return folder

@@ -7,11 +7,12 @@ from mmpretrain.models import DeiT3, VisionTransformer
 
 from dmae_mm.host import build, quietly
 
-from .architecture import ViTArchitecture, refuse
-from .base_format import (SOME_LAYER_SCALE, ExportFormat, as_code,
-                          check_loaded, int_if_square, unlike_defaults)
-from .outputs import mmpretrain_outputs
-from .source import Source
+from ..names import under_prefix
+from ..tensor_file import Tensors
+from .export_format import (SOME_LAYER_SCALE, ExportFormat, as_code,
+                            check_loaded, int_if_square, unlike_defaults)
+from .trained_model import TrainedModel, mmpretrain_outputs
+from .vit_architecture import ViTArchitecture, refuse
 
 
 class MMPretrainFormat(ExportFormat):
@@ -22,13 +23,13 @@ class MMPretrainFormat(ExportFormat):
     ``MAEViT.init_weights`` would draw CLS token and patch embedding anew.
     """
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.cfg = backbone_cfg(source.arch)
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__(model)
+        self.cfg = mmpretrain_cfg(model.arch)
         self.loaded_by = f"mmpretrain's {self.cfg['type']}"
         self.tensors = {
             f'backbone.{name}': tensor
-            for name, tensor in source.tensors.items()
+            for name, tensor in model.tensors.items()
         }
 
     def usage(self, path: str) -> str:
@@ -40,8 +41,7 @@ class MMPretrainFormat(ExportFormat):
                 f'for k, v in safetensors.torch.load_file({path!r}).items()'
                 '})')
 
-    def outputs(self, path: str,
-                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         if path.endswith('.pth'):
             backbone = build(self._with_checkpoint(path), self.loaded_by)
             with quietly():
@@ -49,8 +49,7 @@ class MMPretrainFormat(ExportFormat):
         else:
             backbone = build(self.cfg, self.loaded_by)
             tensors = safetensors.torch.load_file(path)
-            backbone.load_state_dict(
-                {k[len('backbone.'):]: v for k, v in tensors.items()})
+            backbone.load_state_dict(under_prefix(tensors, 'backbone.'))
         check_loaded(backbone, path, 'backbone.')
         return mmpretrain_outputs(backbone, images)
 
@@ -61,15 +60,9 @@ class MMPretrainFormat(ExportFormat):
                 type='Pretrained', checkpoint=path, prefix='backbone.'))
 
 
-def backbone_cfg(arch: ViTArchitecture) -> Dict[str, Any]:
-    """How mmpretrain builds it.
-
-    Args:
-        arch (ViTArchitecture): A plain vision transformer.
-
-    Returns:
-        dict: Config of a ``VisionTransformer``, or of a ``DeiT3`` where CLS
-        has no position; what equals the defaults is left out.
+def mmpretrain_cfg(arch: ViTArchitecture) -> Dict[str, Any]:
+    """Config of a ``VisionTransformer``, or of a ``DeiT3`` where CLS has no
+    position; what equals the defaults is left out.
 
     Raises:
         ValueError: If mmpretrain cannot express it.

@@ -7,13 +7,12 @@ import torch
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import one_line
 
-from ..key_mapping import backbone_to_mmseg
-from ..tensor_file import read_tensor_file
-from .architecture import ViTArchitecture, refuse
-from .base_format import ExportFormat, as_code, check_loaded
-from .mmpretrain_format import backbone_cfg
-from .outputs import mmpretrain_outputs
-from .source import Source
+from ..names import backbone_to_mmseg
+from ..tensor_file import Tensors, read_tensor_file
+from .export_format import ExportFormat, as_code, check_loaded
+from .mmpretrain_format import mmpretrain_cfg
+from .trained_model import TrainedModel, mmpretrain_outputs
+from .vit_architecture import ViTArchitecture, refuse
 
 
 class MMSegFormat(ExportFormat):
@@ -26,17 +25,17 @@ class MMSegFormat(ExportFormat):
     """
     endings = ('.pth', )
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.arch = source.arch
-        self.cfg = _mae_cfg(source.arch)
-        self.tensors = backbone_to_mmseg(source.tensors)
-        if not source.arch.layer_scale:
-            for block in range(source.arch.num_layers):
-                for scale in ('gamma_1', 'gamma_2'):
-                    self.tensors[f'layers.{block}.{scale}'] = torch.ones(
-                        source.arch.embed_dims)
-        if source.arch.pooled_norm:  # it has no place in mmseg
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__(model)
+        self.arch = model.arch
+        self.cfg = _mae_cfg(model.arch)
+        self.tensors = backbone_to_mmseg(model.tensors)
+        if not model.arch.layer_scale:
+            self.tensors.update({
+                f'layers.{block}.gamma_{i}': torch.ones(model.arch.embed_dims)
+                for block in range(model.arch.num_layers) for i in (1, 2)
+            })
+        if model.arch.pooled_norm:  # it has no place in mmseg
             for name in ('ln2.weight', 'ln2.bias'):
                 del self.tensors[name]
                 self.left_out.append(f'backbone.{name}')
@@ -57,8 +56,7 @@ class MMSegFormat(ExportFormat):
     def usage(self, path: str) -> str:
         return f'backbone={as_code(self._with_checkpoint(path))}'
 
-    def outputs(self, path: str,
-                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         if self.mae is None:
             return self._outputs_without_mmseg(path, images)
         cfg = self._with_checkpoint(path)
@@ -66,11 +64,7 @@ class MMSegFormat(ExportFormat):
         with quietly():
             model = self.mae(**cfg)
             model.init_weights()
-        check_loaded(
-            model,
-            path,
-            may_lack=('.relative_position_index',
-                      '.relative_position_bias_table'))
+        check_loaded(model, path)
         model.eval()
         features = model(images)[-1]  # (B, C, H, W)
         return dict(patches=features.flatten(2).transpose(1, 2))
@@ -79,11 +73,11 @@ class MMSegFormat(ExportFormat):
         return dict(
             self.cfg, init_cfg=dict(type='Pretrained', checkpoint=path))
 
-    def _outputs_without_mmseg(
-            self, path: str, images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def _outputs_without_mmseg(self, path: str,
+                               images: torch.Tensor) -> Tensors:
         arch = dataclasses.replace(
             self.arch, layer_scale=True, pooled_norm=False)
-        backbone = build(backbone_cfg(arch), self.loaded_by)
+        backbone = build(mmpretrain_cfg(arch), self.loaded_by)
         backbone.load_state_dict({
             name.replace('gamma_1', 'attn.gamma1.weight').replace(
                 'gamma_2', 'ffn.gamma2.weight'): tensor

@@ -7,26 +7,23 @@ import torch
 import torch.nn as nn
 from timm.models.vision_transformer import VisionTransformer
 
-from ..key_mapping import backbone_to_timm
-from .architecture import ViTArchitecture, refuse
-from .base_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
-                          unlike_defaults)
-from .outputs import timm_outputs
-from .source import Source
+from ..names import backbone_to_timm
+from ..tensor_file import Tensors
+from .export_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
+                            unlike_defaults)
+from .trained_model import TrainedModel, timm_outputs
+from .vit_architecture import ViTArchitecture, refuse
 
 # The names that timm has for the usual shapes. Each is 224 px and 4 times as
 # wide in its MLPs.
 _MODELS = {
-    'vit_tiny_patch16_224':
-    dict(patch_size=16, embed_dim=192, depth=12, num_heads=3),
-    'vit_small_patch16_224':
-    dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
-    'vit_base_patch16_224':
-    dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
-    'vit_large_patch16_224':
-    dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
-    'vit_huge_patch14_224':
-    dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
+    name: dict(patch_size=patch, embed_dim=width, depth=depth, num_heads=heads)
+    for name, patch, width, depth, heads in (
+        ('vit_tiny_patch16_224', 16, 192, 12, 3),
+        ('vit_small_patch16_224', 16, 384, 12, 6),
+        ('vit_base_patch16_224', 16, 768, 12, 12),
+        ('vit_large_patch16_224', 16, 1024, 24, 16),
+        ('vit_huge_patch14_224', 14, 1280, 32, 16))
 }
 
 
@@ -34,7 +31,7 @@ class TimmFormat(ExportFormat):
     """A file for ``timm.create_model(..., checkpoint_path=...)``.
 
     Args:
-        source (Source): The model.
+        model (TrainedModel): The model.
         num_classes (int | None): Classes of the classifier, 0 for none. None
             takes those of the trained classifier, or else 1000. Where there
             is no trained classifier, it is filled with zeros, because timm
@@ -43,10 +40,10 @@ class TimmFormat(ExportFormat):
     loaded_by = f'timm {timm.__version__}'
 
     def __init__(self,
-                 source: Source,
+                 model: TrainedModel,
                  num_classes: Optional[int] = None) -> None:
-        super().__init__(source)
-        head = source.classifier_tensors
+        super().__init__(model)
+        head = model.classifier_tensors
         if head:
             trained = len(head['weight'])
             if num_classes not in (None, trained):
@@ -59,13 +56,13 @@ class TimmFormat(ExportFormat):
         elif num_classes != 0:
             num_classes = num_classes or 1000
             head = dict(
-                weight=torch.zeros(num_classes, source.arch.embed_dims),
+                weight=torch.zeros(num_classes, model.arch.embed_dims),
                 bias=torch.zeros(num_classes))
             self.notes.append(
                 f'head: zeros, not trained, {num_classes} classes')
         self.model_name, self.kwargs = _name_and_kwargs(
-            source.arch, num_classes)
-        self.tensors = backbone_to_timm(source.tensors)
+            model.arch, num_classes)
+        self.tensors = backbone_to_timm(model.tensors)
         self.tensors.update(
             {f'head.{name}': tensor for name, tensor in head.items()})
 
@@ -80,8 +77,7 @@ class TimmFormat(ExportFormat):
         arguments.append(f'checkpoint_path={path!r}')
         return f'timm.create_model({", ".join(arguments)})'
 
-    def outputs(self, path: str,
-                images: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         model = timm.create_model(
             self.model_name, checkpoint_path=path, **self.kwargs)
         return timm_outputs(model, images)

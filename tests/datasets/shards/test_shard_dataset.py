@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from dmae_mm.datasets import ShardDataset
 from dmae_mm.datasets.shards import shard_folder as module
 from dmae_mm.datasets.shards.write_shards import write_shards
-from .shard_files import Server, contents_of, write_files
+from tests.toys.shard_files import Server, contents_of, write_files
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
 needs_curl = pytest.mark.skipif(
@@ -277,7 +277,7 @@ class TestErrors:
             ShardDataset(shards, cache=1)
 
     def test_a_missing_package(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, 'webdataset.cache', None)
+        monkeypatch.setitem(sys.modules, 'webdataset', None)
         with pytest.raises(ImportError, match=r'dmae_mm\[shards\]'):
             ShardDataset('pipe:cat {}', cache_dir=str(tmp_path))
 

@@ -11,8 +11,8 @@ from PIL import Image
 from dmae_mm.datasets import BadImageError, LoadImageOrSkip
 from dmae_mm.datasets.transforms.load_image_or_skip import (is_cut_off,
                                                             read_size)
-from tests.datasets.odd_files import (broken_files, encode, jpeg_of_size,
-                                      odd_files, photo, png_header, write)
+from tests.toys.odd_files import (broken_files, encode, jpeg_of_size,
+                                  odd_files, photo, png_header, write)
 
 
 @pytest.mark.parametrize('name', odd_files())

@@ -1,17 +1,16 @@
 """What is read of runs, whole, resumed, killed or damaged."""
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmae_mm.evaluation.report import Run, short_names
-from dmae_mm.evaluation.report.start import Start
-from tests.evaluation.report.work_dirs import line, write_killed, write_start
-from tests.engine.test_training import config, photos, run  # noqa: F401
+from dmae_mm.evaluation.report import Run
+from dmae_mm.evaluation.report.run import Start
+from tests.toys.work_dirs import line, write_killed, write_start
+from tests.toys.runs import config, run
 
 
 @pytest.fixture
@@ -35,9 +34,9 @@ def test_starts_are_joined(killed):
     steps = joined.pictures['x']
     assert {step: path.parts[-4] for step, path in steps.items()} == {
         10: '20260101_000000', 20: '20260102_000000', 30: '20260102_000000'}
-    assert (joined.last, joined.total) == (30, 30)
-    assert joined.per_iteration('epoch') == 0.1
-    assert joined.per_iteration('image') == 16
+    assert (joined.starts[-1].last, joined.total) == (30, 30)
+    assert joined.per_iteration('epochs') == 0.1
+    assert joined.per_iteration('images seen') == 16
     assert joined.starts[0].environment == {
         'Python': '3.11.7 (main) [GCC 12.2.0]', 'seed': '5',
         'PyTorch compiling details': 'PyTorch built with:',
@@ -70,7 +69,7 @@ def test_without_a_log_the_first_iteration_tells(tmp_path):
     assert joined.curves['loss'] == {2: 1., 4: 1., 6: 2.}
     assert joined.starts[1].first == 5
     assert 'images/s' in joined.curves and 'iterations/s' in joined.curves
-    assert joined.per_iteration('image') is None
+    assert joined.per_iteration('images seen') is None
     assert any('.log cannot be read: No such file' in note
                for note in joined.notes)
 
@@ -150,13 +149,7 @@ def test_a_resumed_run_of_the_runner(photos, tmp_path,  # noqa: F811
         i: np.mean(wanted[max(0, i - 10):i]) for i in range(1, 13)})
     assert [start.first for start in joined.starts] == [0, 8]
     assert joined.starts[1].environment['seed'] == '0'
-    assert joined.per_iteration('epoch') == 0.25
+    assert joined.per_iteration('epochs') == 0.25
     assert joined.notes == ['The config is not that of the first start in '
                             'experiment_name, train_cfg.max_epochs.']
     assert joined.total == 12
-
-
-def test_names_are_as_short_as_they_differ():
-    paths = [Path('/w/seed0/dmae'), Path('/w/seed1/dmae'), Path('/w/mae')]
-    assert short_names(paths) == ['seed0/dmae', 'seed1/dmae', 'w/mae']
-    assert short_names(paths[:1]) == ['dmae']

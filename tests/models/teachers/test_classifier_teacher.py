@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.student_input import StudentInput
-from tests.weights.files import encoder_only, golden_weights
-from tests.conftest import STUDENT, TEACHER
-from tests.models.classifiers import (RESNET, classifier, randomize, saved,
-                                      student)
+from tests.toys.checkpoints import encoder_only, golden_weights
+from tests.toys.models import STUDENT, TEACHER
+from tests.toys.models import RESNET, classifier, randomize, saved, student
 
 HIVIT = dict(
     type='HiViT',

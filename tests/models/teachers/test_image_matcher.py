@@ -61,6 +61,20 @@ def test_resizing_is_antialiased_and_of_the_whole_image():
         rtol=0)
 
 
+def test_channels_are_picked_and_normalised_as_the_teachers():
+    """Channels 4, 0, 0 of five, each with a normalisation of its own."""
+    ours = dict(mean=(1., 2., 3., 4., 5.), std=(10., 20., 30., 40., 50.))
+    matcher = ImageMatcher(
+        StudentInput((32, 32), (4, 4), 5, **ours), (32, 32),
+        mean=[100., 101., 102.], std=[2., 4., 5.], channels=(4, 0, 0))
+    pixels = torch.arange(5.) * 40  # 0, 40, 80, 120, 160
+    images = (pixels - torch.tensor(ours['mean'])) / torch.tensor(ours['std'])
+    converted = matcher(images.view(1, 5, 1, 1).expand(2, 5, 32, 32))
+    assert converted.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(
+        converted[1, :, 3, 3], torch.tensor([30., -25.25, -20.4]))
+
+
 def test_it_moves_with_the_model_and_is_in_no_checkpoint():
     matcher = ImageMatcher(student(**HALF), (32, 32), **IMAGENET)
     assert matcher.to('meta').scale.is_meta and matcher.shift.is_meta

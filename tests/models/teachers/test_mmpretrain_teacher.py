@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.models import Teacher
 from dmae_mm.models.student_input import StudentInput
-from tests.conftest import TEACHER
+from tests.toys.models import HIVIT_TEACHER, TEACHER, randomize
 
 VIT = dict(arch=TEACHER, img_size=32, patch_size=8)
 
@@ -23,19 +23,6 @@ def build(type='MAEViT', blocks=(3, ), teacher=dict(), **kwargs):
             **teacher))
 
 
-def randomize(module):
-    """Values of one size everywhere, so that no part is too weak to show."""
-    generator = torch.Generator().manual_seed(3)
-    for parameter in module.parameters():
-        parameter.data.copy_(
-            .2 * torch.randn(parameter.shape, generator=generator))
-
-
-HIVIT = dict(
-    arch=dict(embed_dims=32, depths=[1, 1, 8], num_heads=2),
-    img_size=32,
-    patch_size=8,
-    inner_patches=4)
 VARIANTS = [
     dict(type='MAEViT'),
     dict(type='VisionTransformer'),
@@ -54,8 +41,8 @@ VARIANTS = [
     dict(type='BEiTViT', use_rel_pos_bias=False, use_abs_pos_emb=True),
     dict(type='ViTEVA02', sub_ln=True),
     dict(type='ViTEVA02', with_cls_token=False),
-    dict(type='HiViT', **HIVIT),
-    dict(type='MAEHiViT', **HIVIT),
+    dict(type='HiViT', **HIVIT_TEACHER),
+    dict(type='MAEHiViT', **HIVIT_TEACHER),
 ]
 PREFIX_TOKENS = [1, 1, 1, 0, 1, 2, 1, 0, 1, 1, 1, 1, 0, 0, 0]
 
@@ -213,7 +200,7 @@ def test_the_callers_config_is_not_changed():
     (dict(type='MILANViT'), "'MILANViT'.*MAEViT.*VisionTransformer"),
     (dict(type='VisionTransformer', patch_cfg=dict(kernel_size=12, padding=2)),
      'patches overlap.*12.*hidden'),
-    (dict(HIVIT, type='HiViT', rpe=True), 'rpe=True.*all patches'),
+    (dict(HIVIT_TEACHER, type='HiViT', rpe=True), 'rpe=True.*all patches'),
     (dict(type='BEiTViT', with_cls_token=False), 'need CLS'),
     (dict(arch='vit-b'), "arch='vit-b'.*'?deit-small"),
 ])
@@ -282,7 +269,7 @@ def test_hierarchical_teachers_keep_their_grid(type):
         build(
             teacher=dict(student_input=StudentInput((40, 40), (5, 5), 3)),
             type=type,
-            **HIVIT)
+            **HIVIT_TEACHER)
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -321,6 +308,37 @@ def test_a_teacher_of_ones_own_must_have_the_students_grid():
             num_prefix_tokens=1, has_cls_token=True, img_size=(32, 32),
             patch_grid=(8, 8), allow_random=True,
             student_input=StudentInput((32, 32), (4, 4), 3))  # yapf: disable
+
+
+def test_a_teacher_of_ones_own_must_load_all_its_weights(tmp_path):
+
+    class Own(Teacher):
+        extract_features = None
+
+        def load_weights(self, file):
+            self.network.bias.data.copy_(file.tensors['bias'])
+
+    torch.save(dict(bias=torch.zeros(1)), tmp_path / 'own.pth')
+    teacher = Own(
+        torch.nn.Linear(1, 1), [0], img_size=(32, 32),
+        checkpoint=str(tmp_path / 'own.pth'))
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    with pytest.raises(ValueError, match='1 of 2 parameters.*own.pth.*weight'):
+        teacher.init_weights()
+    assert not teacher.is_loaded
+    assert all(
+        torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_a_grey_student_shows_its_channel_three_times(images):
+    student = StudentInput((32, 32), (4, 4), 1, mean=(100., ), std=(50., ))
+    teacher = build(teacher=dict(
+        student_input=student, mean=[100.] * 3, std=[50.] * 3))
+    colour = build()
+    colour.network.load_state_dict(teacher.network.state_dict())
+    grey = images[:, :1]
+    assert torch.equal(
+        teacher(grey)[0], colour(grey.expand(-1, 3, -1, -1))[0])
 
 
 def test_no_checkpoint_is_an_error():

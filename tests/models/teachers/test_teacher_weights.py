@@ -13,8 +13,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import mae_to_mmpretrain
 
-from ...weights.files import encoder_only, golden_weights
-from tests.conftest import TEACHER
+from tests.toys.checkpoints import encoder_only, golden_weights
+from tests.toys.models import TEACHER
 
 FULL = golden_weights('teacher')  # 6 blocks, of which the teacher keeps 4
 ENCODER = encoder_only(FULL)

@@ -8,7 +8,7 @@ import torch
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.student_input import StudentInput
-from tests.models.teachers.test_mmpretrain_teacher import randomize
+from tests.toys.models import randomize
 
 # One model of each family; small, but built by timm's own recipe for the name.
 FAMILIES = {
@@ -279,8 +279,12 @@ def test_normalisation_comes_from_timms_description():
     (dict(mean=[.5] * 3, std=[.5] * 3), 'from 0 to 1.*multiply by 255'),
     (dict(mean=[127.5], std=[127.5], student_input=StudentInput(
         (224, 224), (14, 14), 3)), 'each of the 3 channels'),
-    (dict(student_input=StudentInput((224, 224), (14, 14), 1)),
-     'takes images of 3 channels, the student of 1'),
+    (dict(student_input=StudentInput((224, 224), (14, 14), 5)),
+     'takes images of 3 channels, the student of 5.*3 numbers from 0 to 4'),
+    (dict(student_input=StudentInput((224, 224), (14, 14), 5),
+          channels=[0, 1]), r'channels=\[0, 1\] must be 3 numbers.*0 to 4'),
+    (dict(student_input=StudentInput((224, 224), (14, 14), 5),
+          channels=[0, 1, 5]), r'channels=\[0, 1, 5\] must be 3 numbers'),
     (dict(sha256='abc'), "sha256='abc' is not 8 to 64"),
 ])
 def test_illegal_options(change, message):

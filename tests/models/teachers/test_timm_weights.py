@@ -16,8 +16,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import mae_to_mmpretrain
 from dmae_mm.models.student_input import StudentInput
-from tests.weights.files import GOLDEN, encoder_only, golden_weights
-from tests.models.teachers.test_mmpretrain_teacher import randomize
+from tests.toys.checkpoints import GOLDEN, encoder_only, golden_weights
+from tests.toys.models import randomize
 
 # As the golden teacher: 16 patches of 8 px, 6 blocks, 32 wide.
 KWARGS = dict(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from studies.benchmarks import data_loading
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 
 def test_images_are_photographs_of_imagenets_size(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from studies.benchmarks import end_to_end
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from studies.benchmarks import scaling
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 
 @pytest.mark.slow

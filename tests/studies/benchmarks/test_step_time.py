@@ -11,7 +11,7 @@ from studies.benchmarks.measuring import in_turns
 from studies.benchmarks.profiling import kind_of
 from studies.benchmarks.variants import (VARIANTS, build_all, count_flops,
                                          make_steps)
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
 CONFIG = str(ROOT / 'configs' / 'dmae' / 'vit-b_dmae_in1k.py')
 

@@ -10,13 +10,13 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from dmae_mm.evaluation.image_files import ImageFiles
+from dmae_mm.evaluation.images import EvaluationPipeline
 from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
-                                               layer_similarity)
+                                                 layer_similarity)
 from dmae_mm.models.student_input import StudentInput
-from tests.conftest import ROOT
-from tests.datasets.odd_files import broken_files, write
-from tests.tools.test_train import write_toy_run
+from tests.toys.models import ROOT
+from tests.toys.odd_files import broken_files, write
+from tests.toys.runs import write_toy_run
 
 main = runpy.run_path(
     str(ROOT / 'tools' / 'analysis' / 'layer_similarity.py'))['main']
@@ -55,11 +55,8 @@ def test_matrix_pairs_and_picture(model, capsys):
     cka = torch.tensor(found['cka'], dtype=torch.float64)
     assert cka.shape == (4, 6)
 
-    files = ImageFiles([f'images/{i}.png' for i in range(8)], 32)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    batch = dict(
-        inputs=torch.stack([files[i]['inputs'] for i in order]),
-        data_samples=None)
+    batch = EvaluationPipeline(32).read([f'images/{i}.png' for i in order])
     teacher = build_whole_teacher(
         Config.fromfile('toy_run.py').model.teacher.to_dict(),
         StudentInput.of_vit(model.backbone, model.data_preprocessor))
@@ -84,10 +81,9 @@ def test_matrix_pairs_and_picture(model, capsys):
     assert cv2.imread('layer_similarity.png').ndim == 3
 
 
-def test_untrained_and_repeatable(model, capsys):
-    """Two batches of 4, said to take some time; the same each time."""
+def test_untrained_and_repeatable(model):
+    """Two batches of 4; the same each time."""
     first = compare('--batch-size', '4')
-    assert 'batch 1 of 2, 0 s left' in capsys.readouterr().out
     assert first['checkpoint'] is None and first['sha256'] is None
     assert compare('--batch-size', '5')['cka'] == first['cka']  # 4 and 4
     other = compare('--num-images', '5', '--seed', '1')
@@ -113,12 +109,14 @@ def test_broken_images_are_skipped_and_named(model, capfd):
         Path(f'images/{index}.png').write_bytes(b'')
     with pytest.raises(SystemExit):
         compare()
-    assert "'images' has 3 readable images" in capfd.readouterr().err
+    message = capfd.readouterr().err
+    assert "'images' has 3 readable images" in message
+    assert '(empty file)' in message and ' and 6 more.' in message
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--batch-size', '3'], '--batch-size 3 is not at least 4'),
-    (['--num-images', '2'], '--num-images 2 is not at least 4'),
+    (['--batch-size', '3'], '--batch-size: 3 is not at least 4'),
+    (['--num-images', '2'], '--num-images: 2 is not at least 4'),
     (['--images', 'few'], "'few' has 2 readable images; CKA needs at least"),
     (['--images', 'gone'], "There is no folder 'gone'"),
     (['--out', 'out.jpg'], 'is not the name of a .png file'),

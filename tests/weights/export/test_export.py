@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from dmae_mm.weights import export_checkpoint, read_tensor_file
-from dmae_mm.weights.export import mmseg_format, source, timm_format
+from dmae_mm.weights.export import mmseg_format, timm_format, trained_model
 
-from tests.weights.files import train
+from tests.toys.checkpoints import train
 
-from .models import BACKBONES, refused, timm_arguments, write
+from tests.toys.export_models import BACKBONES, refused, timm_arguments, write
 
 
 def swapping(rename, one, other):
@@ -31,7 +31,7 @@ def swapping(rename, one, other):
      'layers.2.attn.proj.weight'),
     ('mmseg without mmseg', mmseg_format, 'backbone_to_mmseg',
      'layers.0.ln2.weight', 'layers.1.ln2.weight'),
-    ('mmpretrain', source, 'backbone_from_timm', 'ln1.weight',
+    ('mmpretrain', trained_model, 'backbone_from_timm', 'ln1.weight',
      'layers.3.ln2.weight'),
 ])
 @pytest.mark.parametrize('existing', [False, True])

@@ -7,7 +7,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import export_checkpoint
 
-from .models import BACKBONES, TOY, assert_equal, refused, state_of, write
+from tests.toys.export_models import (BACKBONES, TOY, assert_equal, refused,
+                                      state_of, write)
 
 
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])

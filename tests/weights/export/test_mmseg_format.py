@@ -8,8 +8,9 @@ from mmseg.models.backbones import MAE
 
 from dmae_mm.weights import export_checkpoint
 
-from .models import (BACKBONES, assert_close, assert_equal, images_for,
-                     refused, state_of, timm_arguments, tokens_of, write)
+from tests.toys.export_models import (BACKBONES, assert_close, assert_equal,
+                                      images_for, refused, state_of,
+                                      timm_arguments, tokens_of, write)
 
 KINDS = ['MAEViT', 'layer scale', 'no final norm', 'average pooling']
 

@@ -6,11 +6,12 @@ from mmengine.config import Config
 
 from dmae_mm.weights import export_checkpoint, read_tensor_file
 
-from tests.conftest import ROOT
+from tests.toys.models import ROOT
 
-from .models import (BACKBONES, TOY, assert_close, assert_equal, build,
-                     images_for, refused, run, state_of, timm_arguments,
-                     tokens_of, write)
+from tests.toys.export_models import (BACKBONES, TOY, assert_close,
+                                      assert_equal, build, images_for, refused,
+                                      run, state_of, timm_arguments, tokens_of,
+                                      write)
 
 pytestmark = pytest.mark.filterwarnings(  # of mmpretrain, about its own DeiT3
     'ignore:The `use_layer_scale`:UserWarning')

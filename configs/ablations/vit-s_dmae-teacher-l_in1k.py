@@ -1,4 +1,0 @@
-# ViT-S learns from ViT-L.
-_base_ = '../dmae/vit-b_dmae_in1k.py'
-
-model = dict(backbone=dict(arch='deit-s'), neck=dict(embed_dim=384))

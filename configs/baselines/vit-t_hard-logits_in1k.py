@@ -1,5 +1,0 @@
-# As vit-t_soft-logits_in1k.py, but what the fine-tuned ViT-B teaches is the
-# class that it finds most likely, as in DeiT.
-_base_ = './vit-t_soft-logits_in1k.py'
-
-model = dict(logit_loss=dict(mode='hard'))

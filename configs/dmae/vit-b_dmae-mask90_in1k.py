@@ -1,4 +1,0 @@
-# 19 of 196 patches stay visible.
-_base_ = './vit-b_dmae_in1k.py'
-
-model = dict(backbone=dict(mask_ratio=0.90))

@@ -1,3 +1,0 @@
-from .resumable_train_loop import ResumableTrainLoop
-
-__all__ = ['ResumableTrainLoop']

@@ -1,0 +1,282 @@
+"""The one way in which images are found, read and cropped for evaluation.
+
+Nothing here is random.
+"""
+import os.path as osp
+import sys
+from typing import Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.dataset import BaseDataset, Compose, default_collate
+from mmengine.registry import DefaultScope
+from mmpretrain.datasets import CustomDataset
+from rich.progress import track
+from torch.utils.data import DataLoader, Subset
+
+from dmae_mm.datasets import (EXTENSIONS, BadImageError, ImageSubset,
+                              LoadImageOrSkip, read_class_folders)
+from dmae_mm.messages import first_few, one_line
+from dmae_mm.models.student_input import input_channels
+
+# For backbones that take images of any size, such as ResNet.
+DEFAULT_IMG_SIZE = 224
+
+
+def image_size(backbone: nn.Module) -> int:
+    """Height and width of the images that a backbone is made for.
+
+    Args:
+        backbone (nn.Module): A backbone of mmpretrain.
+
+    Returns:
+        int: In pixels; 224 for one that takes any size.
+
+    Raises:
+        ValueError: If they are not square.
+    """
+    holder = backbone if hasattr(backbone, 'img_size') else getattr(
+        backbone, 'patch_embed', None)  # HiViT keeps it there
+    size = getattr(holder, 'img_size', DEFAULT_IMG_SIZE)
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ValueError(f'The model is made for images of {height} x {width} '
+                         'pixels. Only square ones can be evaluated.')
+    return height
+
+
+class EvaluationPipeline:
+    """Reads an image as a model sees it at test time.
+
+    The shorter side becomes ``round(img_size / crop_pct)`` pixels, bicubic,
+    and of that the centre is cut out, as in timm and in mmpretrain's test
+    pipelines. An image that has this size already is not changed. What the
+    training refuses is refused here, for the same reason.
+
+    It is the whole pipeline of a data set: it takes mmpretrain's description
+    of a sample (``img_path``, and the content of the file in ``img_bytes``
+    where it has been read) and returns its format, with ``inputs`` (C, H, W),
+    uint8, BGR.
+
+    Args:
+        img_size (int): Height and width that the model gets, in pixels.
+        crop_pct (float): Part of the shorter side that the crop keeps, above
+            0 and up to 1. Defaults to 0.875, at 224 px a resize to 256.
+        channels (int): 3, or 1 for grey images. Defaults to 3.
+
+    Raises:
+        ValueError: If an option has no legal value.
+        FileNotFoundError: When it is called, if there is no such file.
+        BadImageError: When it is called, if the file cannot be used. Its text
+            names the file and the reason.
+    """
+
+    def __init__(self,
+                 img_size: int,
+                 crop_pct: float = 0.875,
+                 channels: int = 3) -> None:
+        if not 0 < crop_pct <= 1:
+            raise ValueError(
+                f'crop_pct={crop_pct} is not above 0 and up to 1.')
+        if channels not in (1, 3):
+            raise ValueError(
+                f'The model takes images of {channels} channels. Image files '
+                'are read with 3 channels, or with 1 as grey images.')
+        self.img_size, self.crop_pct = img_size, crop_pct
+        self.color_type = 'color' if channels == 3 else 'grayscale'
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            self._crop = Compose([
+                dict(
+                    type='ResizeEdge',
+                    scale=round(img_size / crop_pct),
+                    backend='pillow',
+                    interpolation='bicubic'),
+                dict(type='CenterCrop', crop_size=img_size),
+                dict(type='PackInputs')
+            ])
+
+    @classmethod
+    def of(cls, backbone: nn.Module,
+           crop_pct: float = 0.875) -> 'EvaluationPipeline':
+        """That of a backbone: its size and channels."""
+        return cls(image_size(backbone), crop_pct, input_channels(backbone))
+
+    def __call__(self, sample: dict) -> dict:
+        path = sample['img_path']
+        try:
+            image = _decode(path, sample.get('img_bytes'), self.color_type)
+        except BadImageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise FileNotFoundError(
+                    f'There is no image {path!r}.') from None
+            raise BadImageError(f'The image {path!r} cannot be decoded: '
+                                f'{error}. Replace or remove it.') from None
+        size = image.shape[:2]
+        return self._crop(
+            dict(sample, img=image, img_shape=size, ori_shape=size))
+
+    def read(self, paths: Sequence[str]) -> dict:
+        """A batch of files, by their paths."""
+        return default_collate([self(dict(img_path=path)) for path in paths])
+
+    def __repr__(self) -> str:  # of all that the pixels depend on
+        return (f'{type(self).__name__}({self.img_size}, {self.crop_pct}, '
+                f'{self.color_type!r})')
+
+
+def _decode(path: str,
+            content: Optional[bytes] = None,
+            color_type: str = 'color') -> np.ndarray:
+    """Pixels of a file, or a :class:`BadImageError` with the reason."""
+    try:
+        return LoadImageOrSkip().load(path, content, color_type)
+    except BadImageError:
+        raise
+    except Exception as error:  # of many kinds, from many decoders
+        raise BadImageError(one_line(error)) from error
+
+
+def _problem(path: str) -> Optional[str]:
+    try:
+        _decode(path)
+    except BadImageError as error:
+        return str(error)
+
+
+def problems(paths: Sequence[str],
+             num_workers: int = 0) -> Iterable[Optional[str]]:
+    """Why the training would refuse each file; None where it would not.
+
+    Args:
+        paths (Sequence[str]): The files. They are decoded.
+        num_workers (int): Processes that read. Defaults to 0, this one.
+
+    Returns:
+        Iterable[str | None]: The reasons, in the order of the files.
+    """
+    return DataLoader(
+        paths,
+        batch_size=None,
+        collate_fn=_problem,  # of each path
+        num_workers=num_workers,
+        generator=torch.Generator())  # no number is drawn from the default
+
+
+def check_readable(paths: Sequence[str],
+                   num_workers: int = 0,
+                   title: str = '') -> None:
+    """Refuse files that cannot be used, before the work is begun.
+
+    Args:
+        paths (Sequence[str]): The files. They are decoded.
+        num_workers (int): Processes that read. Defaults to 0, this one.
+        title (str): What a terminal shows beside the progress. Defaults to
+            '': no progress is shown.
+
+    Raises:
+        ValueError: If there are some. The first are named, with the reasons.
+    """
+    found = with_progress(problems(paths, num_workers), title)
+    broken = [
+        f'{path!r} ({problem})' for problem, path in zip(found, paths)
+        if problem is not None
+    ]
+    if broken:
+        raise ValueError(
+            f'{len(broken)} of {len(paths)} files cannot be decoded as '
+            f'images: {first_few(broken)}. Replace or remove them.')
+
+
+def with_progress(items: Iterable, title: str) -> Iterable:
+    """Show in a terminal how far it is; '' shows nothing."""
+    return track(
+        items,
+        description=title,
+        disable=not title or not sys.stdout.isatty())
+
+
+def paths_of(dataset: BaseDataset) -> List[str]:
+    """Paths of a data set's images, in its order."""
+    return [
+        dataset.get_data_info(index)['img_path']
+        for index in range(len(dataset))
+    ]
+
+
+def image_folder(folder: str) -> CustomDataset:
+    """All images under a folder, sub-folders included, sorted, unlabelled.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there are no images in it.
+    """
+    if not osp.isdir(folder):
+        raise FileNotFoundError(f'There is no folder {folder!r}.')
+    try:
+        return CustomDataset(
+            data_root=folder, with_label=False, extensions=EXTENSIONS)
+    except RuntimeError:  # not one image
+        raise ValueError(f'There are no images ({", ".join(EXTENSIONS)}) '
+                         f'under {folder!r}.') from None
+
+
+def labelled_images(root: str,
+                    pipeline: EvaluationPipeline,
+                    list_file: Optional[str] = None) -> CustomDataset:
+    """Labelled images as a data set of mmpretrain.
+
+    Args:
+        root (str): Folder with one sub-folder a class.
+        pipeline (EvaluationPipeline): Reads them.
+        list_file (str, optional): Take only those that this list of
+            ``tools/make_subset.py`` names. Defaults to None.
+
+    Returns:
+        CustomDataset: The data set.
+
+    Raises:
+        FileNotFoundError: If folder or list do not exist.
+        ValueError: If the images have no labels, or the list does not fit the
+            folder.
+    """
+    if list_file is None:
+        return read_class_folders(root, [pipeline])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return ImageSubset(list_file, data_prefix=root, pipeline=[pipeline])
+
+
+def batches(dataset: BaseDataset,
+            batch_size: int = 128,
+            num_workers: int = 0,
+            part: Tuple[int, int] = (0, 1)) -> DataLoader:
+    """Batches in mmpretrain's format, in the order of the data set.
+
+    Args:
+        dataset (BaseDataset): The images.
+        batch_size (int): Images of a batch. Defaults to 128.
+        num_workers (int): Processes that read images. Defaults to 0, which
+            reads them in this process.
+        part (tuple[int, int]): (i, n) takes every n-th image from the i-th
+            on; the first image, where that would be none. Defaults to (0,
+            1), all.
+
+    Returns:
+        DataLoader: The batches.
+    """
+    indices = range(len(dataset))[part[0]::part[1]] or [0]
+    return DataLoader(
+        Subset(dataset, indices),
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=default_collate,
+        generator=torch.Generator())  # no number is drawn from the default
+
+
+def evenly_spread(count: int, wanted: int) -> Sequence[int]:
+    """Indices of ``wanted`` things of ``count``, or of all if they are fewer.
+
+    In folders of classes, the first few would be of one class.
+    """
+    wanted = min(count, wanted)
+    return [index * count // wanted for index in range(wanted)]

@@ -1,0 +1,217 @@
+"""Models of a config with the weights of a checkpoint, of which nothing is
+executed."""
+import contextlib
+import difflib
+import os.path as osp
+from typing import Iterator, Optional
+
+import torch
+import torch.nn as nn
+from mmengine.device import get_device
+from mmpretrain import list_models
+from mmpretrain.apis.model import ModelHub
+from mmpretrain.models.utils import SelfSupDataPreprocessor
+
+from dmae_mm.host import build, read_config
+from dmae_mm.weights import (TensorFile, backbone_state_dict,
+                             mae_to_mmpretrain, read_tensor_file)
+from dmae_mm.weights.misfits import load_exactly
+
+
+def read_model(config: str, cfg_options: dict = dict()) -> dict:
+    """The model of a config, with the data preprocessor that a runner adds.
+
+    Args:
+        config (str): Path of a config, or a name of mmpretrain's model zoo.
+        cfg_options (dict): Changes to it. Defaults to {}.
+
+    Returns:
+        dict: The section ``model``.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If it cannot be read or has no model.
+    """
+    if osp.isfile(config) or config.endswith('.py') or osp.dirname(config):
+        cfg = read_config(config, cfg_options)
+    else:
+        try:
+            cfg = ModelHub.get(config).config
+        except ValueError:
+            similar = difflib.get_close_matches(config, list_models(), 3)
+            hint = (f'Did you mean {" or ".join(map(repr, similar))}?'
+                    if similar else 'mmpretrain.list_models() lists the names')
+            raise ValueError(
+                f'{config!r} is neither a config file nor a name in '
+                f"mmpretrain's model zoo. {hint}") from None
+        cfg.merge_from_dict(cfg_options)
+    section = cfg.get('model')
+    if not isinstance(section, dict) or not isinstance(
+            section.get('backbone'), dict):
+        raise ValueError(f'The config {config} has no model.backbone.')
+    if cfg.get('data_preprocessor') is not None:
+        section.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return section.to_dict()
+
+
+class FeatureModel(nn.Module):
+    """The backbone of a config with a checkpoint's weights.
+
+    Decoder, head, teacher and neck are not built, so that no teacher's file
+    is needed. The backbone's weights are all set from the checkpoint, or it
+    is refused.
+
+    Args:
+        model (str): Path of a config of a pre-training method or classifier,
+            or a name of mmpretrain's model zoo.
+        checkpoint (str): Path or http(s) URL of its weights.
+
+    Attributes:
+        backbone (nn.Module): The backbone, on the CPU.
+        data_preprocessor (nn.Module): Normalises as the config says.
+        file (TensorFile): What the checkpoint says about itself; its tensors
+            are those of the whole file.
+        parts (dict): The config's backbone and data preprocessor: what the
+            features depend on, beside the weights.
+
+    Raises:
+        FileNotFoundError: If there is no such config or checkpoint.
+        ValueError: If the model cannot be built, or the checkpoint is not
+            exactly its backbone's.
+        OSError: If a file cannot be read or fetched.
+    """
+
+    def __init__(self, model: str, checkpoint: str) -> None:
+        super().__init__()
+        section = read_model(model)
+        normalise = section.get('data_preprocessor') or {}
+        self.parts = dict(
+            backbone=section['backbone'], data_preprocessor=normalise)
+        self.file = read_tensor_file(checkpoint)
+        self.backbone = build(
+            dict(section['backbone']), f'model.backbone of {model}')
+        # A classifier's backbone that hands out CLS alone has the patches too.
+        if getattr(self.backbone, 'out_type', '') == 'cls_token' and (
+                'raw' in getattr(self.backbone, 'OUT_TYPES', ())):
+            self.backbone.out_type = 'raw'
+        load_backbone(self.backbone, self.file, model)
+        self.data_preprocessor = SelfSupDataPreprocessor(
+            mean=normalise.get('mean'),
+            std=normalise.get('std'),
+            to_rgb=any(
+                normalise.get(name, False)
+                for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')))
+
+    def to(self, device: torch.device) -> 'FeatureModel':
+        """Move it; a data preprocessor has to be told by itself."""
+        self.data_preprocessor.to(device)
+        return super().to(device)
+
+
+def build_pretraining_model(section: dict,
+                            config: str,
+                            with_teacher: bool = False) -> nn.Module:
+    """Build a whole model, without its teacher unless that is wanted.
+
+    Args:
+        section (dict): From :func:`read_model`.
+        config (str): Path of the config, for errors.
+        with_teacher (bool): Whether to build the teacher. Defaults to False:
+            its file is not needed then.
+
+    Returns:
+        nn.Module: The model, on the CPU.
+
+    Raises:
+        ValueError: If it cannot be built, or has no teacher that is wanted.
+    """
+    if with_teacher and not section.get('teacher'):
+        raise ValueError(f'The config {config} has no model.teacher, so there '
+                         'is none to compare the student with.')
+    if not with_teacher and 'teacher' in section:
+        section = dict(section, teacher=None, aligned_layers=[])
+    return build(section, f'The model of {config}')
+
+
+def load_whole(model: nn.Module, file: TensorFile, config: str) -> None:
+    """Fill encoder and decoder, and with a teacher the projectors.
+
+    Args:
+        model (nn.Module): From :func:`build_pretraining_model`.
+        file (TensorFile): A checkpoint of mmpretrain or of this package, or
+            of FAIR's MAE or the paper's public code.
+        config (str): Path of the config, for errors.
+
+    Raises:
+        ValueError: If the file has no decoder, or is not exactly of this
+            model. Nothing is loaded then.
+    """
+    tensors = file.tensors
+    try:
+        if backbone_state_dict(tensors)[1] == 'timm/MAE':
+            tensors = mae_to_mmpretrain(tensors)
+    except ValueError as error:
+        raise ValueError(f'{file.source}: {error}') from None
+    if not any(name.startswith('neck.decoder_') for name in tensors):
+        raise ValueError(
+            f'{file.source} has no decoder: it is an encoder alone, such as '
+            'an exported or fine-tuned model, and cannot reconstruct '
+            'anything. Give a checkpoint that pre-training has written '
+            '(epoch_*.pth or iter_*.pth in its work dir).')
+    if getattr(model, 'distill_neck', None) is None:
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.startswith('distill_neck.')
+        }
+    _load(model, tensors, file, f'the model of {config}')
+
+
+def load_backbone(backbone: nn.Module, file: TensorFile, config: str) -> None:
+    """Fill an encoder from a checkpoint that has it, whatever else it has.
+
+    Args:
+        backbone (nn.Module): The encoder.
+        file (TensorFile): The checkpoint.
+        config (str): Path of the config, for errors.
+
+    Raises:
+        ValueError: If it is not exactly of this encoder.
+    """
+    try:
+        tensors, _ = backbone_state_dict(file.tensors)
+    except ValueError as error:
+        raise ValueError(f'{file.source}: {error}') from None
+    _load(backbone, tensors, file, f'model.backbone of {config}')
+
+
+def _load(network: nn.Module, tensors: dict, file: TensorFile,
+          whose: str) -> None:
+    load_exactly(
+        network, tensors, f'{file.source} is no checkpoint of {whose}',
+        'Give the config that it was trained with; each run leaves it in its '
+        'work dir.')
+
+
+def move(network: nn.Module, device: Optional[str]) -> None:
+    """Move a network to a device, None for the one that there is.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    try:
+        network.to(device or get_device())
+    except (AssertionError, RuntimeError) as error:  # by where torch notices
+        raise ValueError(f'--device {device}: {error}') from None
+
+
+@contextlib.contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Afterwards, each module is in the mode in which it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,162 @@
+"""Load a checkpoint as a runner would, and find out what arrived."""
+import contextlib
+import dataclasses
+import importlib
+import os
+import pickle
+from typing import Iterator, List, Tuple
+
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint
+
+from dmae_mm.host import build, quietly, read_model_config
+from dmae_mm.messages import first_few, one_line
+
+from .download import local_path
+from .pretrained_option import (EXPORT, PretrainedOption, name_checkpoint,
+                                pretrained_options, read_for_host)
+from .transfer import CHANGED, LEFT, LOADED, NOT_FINITE, RESIZED, compare
+
+# Whose configs are understood, and how to get what they need.
+SCOPES = dict(
+    mmpretrain='pip install "dmae_mm[mm]"',
+    mmseg='pip install "dmae_mm[mmseg]"',
+    mmdet='it needs onedl-mmdetection and an mmcv with compiled ops '
+    '(tools/install_mmcv_ops.py); in a clone of dmae_mm, `make venv '
+    'WITH_OPS=1` installs both')
+_WITHOUT_TEACHER = dict(teacher=None, logit_loss=None, aligned_layers=[])
+_WRITE_ANEW = (f'Write it anew: python {EXPORT} MODEL SRC DST --to mmpretrain '
+               '(or mmseg).')
+
+
+def check_transfer(config: str,
+                   checkpoint: str,
+                   cfg_options: dict = dict(),
+                   verbose: bool = False) -> Tuple[List[str], str]:
+    """Does a checkpoint arrive in the backbone of a config, all of it?
+
+    Args:
+        config (str): Path of a config of mmpretrain, mmdet or mmseg.
+        checkpoint (str): Path or http(s) URL. It takes the place of the file
+            that the config names, or that of ``load_from``.
+        cfg_options (dict): Changes to the config. Defaults to {}.
+        verbose (bool): Whether to list every tensor instead of groups.
+            Defaults to False.
+
+    Returns:
+        tuple[list[str], str]: Lines of a table of what became of each tensor,
+        and why not all arrived and what to do, or ''.
+
+    Raises:
+        ImportError: If the package that the config is for is not there.
+        OSError: If a file cannot be read or fetched.
+        ValueError: If the config cannot be built, or MMEngine could not read
+            the file.
+    """
+    cfg = read_toolbox_config(config, cfg_options)
+    file = read_for_host(checkpoint)
+    path = local_path(checkpoint)
+    name = name_checkpoint(cfg, path)
+    if cfg.model.get('teacher'):  # its file is another matter
+        for option, none in _WITHOUT_TEACHER.items():
+            if option in cfg.model:
+                cfg.model[option] = none
+    with quietly():
+        model = build(cfg.model, f'The model of {config}', cfg.default_scope)
+    backbone = model.backbone
+    option = next((option for option in pretrained_options(model)
+                   if option.checkpoint == path),
+                  PretrainedOption(name, path, 'backbone.'))
+    stopped = _load(model, cfg)
+    transfer = compare(backbone, file.tensors, option.prefix)
+    option = dataclasses.replace(option, prefix=transfer.prefix)
+
+    lines = [
+        f'{config}: {cfg.default_scope}, {type(backbone).__name__}',
+        f'{file.source} (sha256 {file.sha256[:8]}) as {name}, prefix '
+        f'{transfer.prefix!r}', *transfer.lines(file.ignored, verbose)
+    ]
+    arrived = len(transfer.names(LOADED, RESIZED))
+    if arrived and transfer.arrived and not stopped:
+        resized = len(transfer.names(RESIZED))
+        return lines + [f'All {arrived} backbone tensors arrived ({resized} '
+                        'resized).'], ''
+    needed = arrived + len(transfer.names(LEFT, CHANGED, NOT_FINITE))
+    reason = option.misfit(backbone, file) or stopped or _overwritten(
+        type(backbone).__name__, transfer.names(CHANGED, LEFT), option)
+    return lines, f'{arrived} of {needed} backbone tensors arrived. {reason}'
+
+
+def read_toolbox_config(path: str, cfg_options: dict) -> Config:
+    """Read a config of a package that is known and installed.
+
+    As :func:`read_model_config`, and raises ImportError if the package cannot
+    be imported, ValueError if it is another.
+    """
+    cfg = read_model_config(path, cfg_options)
+    scope = cfg.get('default_scope')
+    if scope not in SCOPES:
+        raise ValueError(f'The config {path} has default_scope={scope!r}. '
+                         f'Known are {", ".join(map(repr, SCOPES))}.')
+    try:
+        with quietly():
+            importlib.import_module(f'{scope}.models')
+    # A package that does not fit the others can fail in any way.
+    except Exception as error:
+        raise ImportError(f'{scope} cannot be imported ({one_line(error)}): '
+                          f'{SCOPES[scope]}.') from None
+    return cfg
+
+
+def _load(model: nn.Module, cfg: Config) -> str:
+    """Initialise and load the model, as a runner does.
+
+    Returns:
+        str: What went wrong, in one line; '' if nothing did.
+    """
+    try:  # whatever a class raises
+        with quietly(), _no_unpickling(), DefaultScope.overwrite_default_scope(
+                cfg.default_scope):
+            model.init_weights()
+            if cfg.get('load_from'):
+                load_checkpoint(model, cfg.load_from, 'cpu')
+    except pickle.UnpicklingError:
+        return ('MMEngine would unpickle this file, which could run code from '
+                f'it; here it must not. {_WRITE_ANEW}')
+    except Exception as error:
+        stopped = f'Loading stops with {one_line(error)}.'
+        if 'is not in the pretrained model' not in stopped:
+            return stopped
+        return (f"{stopped} Where its names begin with 'module.', of "
+                f'DistributedDataParallel, MMEngine finds no prefix. '
+                f'{_WRITE_ANEW}')
+    return ''
+
+
+@contextlib.contextmanager
+def _no_unpickling() -> Iterator[None]:
+    """Keep MMEngine from unpickling what torch refuses to."""
+    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(name)
+    os.environ[name] = '1'
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _overwritten(backbone: str, names: List[str],
+                 option: PretrainedOption) -> str:
+    """Why tensors of a file that fits are not in a backbone."""
+    if option.in_list:
+        return (f'{backbone} overwrites {first_few(names)} if init_cfg is a '
+                "list. Give model.backbone.init_cfg=dict(type='Pretrained', "
+                '...) alone.')
+    return (f'{option.name} names a file that fits, but {backbone} does not '
+            f'have its {first_few(names)}: its init_weights() overwrites or '
+            'never loads them. Choose another type of backbone, or '
+            'load_from=CHECKPOINT instead.')

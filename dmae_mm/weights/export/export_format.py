@@ -1,0 +1,103 @@
+"""What all formats have in common."""
+import inspect
+from abc import ABCMeta, abstractmethod
+from typing import Any, Dict, List, Tuple, Union
+
+import torch
+import torch.nn as nn
+
+from dmae_mm.messages import first_few
+
+from ..tensor_file import Tensors, read_tensor_file
+from ..transfer import CHANGED, LEFT, NOT_FINITE, compare
+from .trained_model import TrainedModel
+
+# Any value but 0 and None builds layer scale; the file then fills it.
+SOME_LAYER_SCALE = 1e-5
+
+
+class ExportFormat(metaclass=ABCMeta):
+    """One model as others have it.
+
+    Args:
+        model (TrainedModel): The model.
+
+    Attributes:
+        endings (tuple[str, ...]): How the file's name may end.
+        tensors (dict[str, torch.Tensor]): What the file holds.
+        left_out (list[str]): What of the backbone is not in it.
+        notes (list[str]): What its user must know.
+        loaded_by (str): What loads the file in :meth:`outputs`.
+
+    Raises:
+        ValueError: If the format cannot express the model.
+    """
+    endings: Tuple[str, ...] = ('.pth', '.safetensors')
+    tensors: Tensors
+    loaded_by: str
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.left_out: List[str] = []
+        self.notes: List[str] = []
+
+    @abstractmethod
+    def usage(self, path: str) -> str:
+        """The code that loads the file at ``path``."""
+
+    @abstractmethod
+    def outputs(self, path: str, images: torch.Tensor) -> Tensors:
+        """Load the file at ``path`` as in :meth:`usage`, and run the model.
+
+        Returns:
+            dict[str, torch.Tensor]: For images, (B, C, H, W), some of the
+            outputs of a :class:`TrainedModel`, under the same names.
+        """
+
+
+def check_loaded(model: nn.Module, path: str, prefix: str = '') -> None:
+    """MMEngine loads non-strictly: find what it did not load.
+
+    Args:
+        model (nn.Module): What was to be filled.
+        path (str): The file.
+        prefix (str): What the file's names begin with.
+
+    Raises:
+        ValueError: If not all of the file is in the model, or not all of the
+            model in the file, but for what no file has to have.
+    """
+    transfer = compare(model, read_tensor_file(path).tensors, prefix)
+    wrong = [
+        *transfer.names(LEFT, CHANGED, NOT_FINITE), *transfer.lost,
+        *transfer.dropped, *transfer.beside
+    ]
+    if wrong:
+        raise ValueError(f'{type(model).__name__} did not load '
+                         f'{first_few(sorted(wrong))}.')
+
+
+def as_code(cfg: Any) -> str:
+    """Like ``repr``, but dicts as configs have them."""
+    if not isinstance(cfg, dict):
+        return repr(cfg)
+    items = (f'{key}={as_code(value)}' for key, value in cfg.items())
+    return f'dict({", ".join(items)})'
+
+
+def unlike_defaults(settings: Dict[str, Any], cls: type,
+                    **other_defaults: Any) -> Dict[str, Any]:
+    """The arguments of ``cls`` that have to be given."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
+    }
+    defaults.update(other_defaults)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in defaults or value != defaults[name]
+    }
+
+
+def int_if_square(size: Tuple[int, int]) -> Union[int, Tuple[int, int]]:
+    return size[0] if size[0] == size[1] else size

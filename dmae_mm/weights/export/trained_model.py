@@ -1,0 +1,195 @@
+"""What is exported: a model of mmpretrain or timm with a checkpoint in it."""
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+import timm
+import torch
+import torch.nn as nn
+from mmpretrain.models import LinearClsHead, VisionTransformerClsHead
+from mmpretrain.models.selfsup import MAEViT
+
+from dmae_mm.host import build, read_model_config
+from dmae_mm.messages import one_line
+
+from ..misfits import load_exactly
+from ..names import (backbone_from_timm, backbone_state_dict, layout_of,
+                     under_prefix)
+from ..tensor_file import TensorFile, Tensors
+from .vit_architecture import BACKBONES, ViTArchitecture
+
+
+@dataclass
+class TrainedModel:
+    """A model that is exported."""
+
+    file: TensorFile  # its checkpoint
+    backbone: nn.Module  # of mmpretrain or timm, with the file's weights
+    arch: ViTArchitecture  # what the backbone computes
+    # The backbone's weights under mmpretrain's names, without prefix.
+    tensors: Tensors
+    # The trained head, if it is wanted and in the file: weight and bias.
+    classifier: Optional[nn.Module] = None
+    classifier_tensors: Tensors = field(default_factory=dict)
+    # What else is in the file, but for what it says about itself.
+    left_out: List[str] = field(default_factory=list)
+
+    @torch.no_grad()
+    def outputs(self, images: torch.Tensor) -> Tensors:
+        """What the model computes of images, (B, C, H, W).
+
+        Returns:
+            dict[str, torch.Tensor]: As of :func:`mmpretrain_outputs`; with a
+            classifier also ``logits``, (B, number of classes).
+        """
+        if not isinstance(self.backbone, BACKBONES):
+            return timm_outputs(self.backbone, images)
+        outputs = mmpretrain_outputs(self.backbone, images)
+        if self.classifier is not None:
+            features = outputs.get('pooled', outputs['tokens'][:, 0])
+            outputs['logits'] = self.classifier((features, ))
+        return outputs
+
+
+def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
+                         with_classifier: bool) -> TrainedModel:
+    """Build the backbone of a config and fill it, strictly.
+
+    Args:
+        path (str): Config of a pre-training method or classifier, of
+            mmpretrain or of this package.
+        file (TensorFile): Its checkpoint, whole or the backbone alone.
+        cfg_options (dict): Changes to the config.
+        with_classifier (bool): Whether a trained classifier is wanted.
+
+    Raises:
+        ValueError: If the config cannot be built, or if checkpoint and
+            config do not fit exactly.
+    """
+    cfg = read_model_config(path, cfg_options).model
+    if layout_of(file.tensors) not in ('mmpretrain', 'mmpretrain backbone'):
+        raise ValueError(
+            f"{file.source} does not have mmpretrain's names, which the "
+            f'config {path} expects, but {next(iter(file.tensors))!r}, ... '
+            "For a file of timm, give the model's name in timm instead of a "
+            'config; one of MAE is converted by mae_to_mmpretrain.py.')
+    backbone = build(cfg['backbone'], f'model.backbone of {path}')
+    arch = ViTArchitecture.of_mmpretrain(backbone)
+    try:
+        tensors, layout = backbone_state_dict(file.tensors)
+    except ValueError as error:
+        raise ValueError(f'{file.source}: {error}') from None
+    load_exactly(backbone, tensors,
+                 f'{file.source} as model.backbone of {path} does not fit')
+    model = TrainedModel(file, backbone, arch, tensors)
+    beside = set()
+    if layout == 'mmpretrain':
+        beside = {f'{name.split(".")[0]}.*' for name in file.tensors}
+        beside.remove('backbone.*')
+    if with_classifier and 'head.*' in beside:
+        _add_classifier(model, cfg, path)
+        beside.remove('head.*')
+    model.left_out = sorted(beside) + _no_weights(file)
+    return model
+
+
+def trained_in_timm(name: str, file: TensorFile,
+                    timm_kwargs: dict) -> TrainedModel:
+    """Build a model of timm and fill it, strictly.
+
+    Args:
+        name (str): Its name in timm.
+        file (TensorFile): Its checkpoint.
+        timm_kwargs (dict): Further arguments for ``timm.create_model``.
+
+    Raises:
+        ValueError: If there is no such model, it is no plain vision
+            transformer, or checkpoint and model do not fit exactly.
+    """
+    if not timm.is_model(name):
+        raise ValueError(f'{name} is neither a config file nor the name of a '
+                         'model in timm.')
+    try:
+        model = timm.create_model(name, **timm_kwargs)
+    except Exception as error:
+        raise ValueError(f'timm.create_model({name!r}, **{timm_kwargs}) '
+                         f'fails: {one_line(error)}') from None
+    arch = ViTArchitecture.of_timm(model)
+    load_exactly(model, file.tensors,
+                 f"{file.source} as timm's {name} does not fit")
+    head = {'head.weight', 'head.bias'} & file.tensors.keys()
+    tensors = backbone_from_timm(
+        {k: v for k, v in file.tensors.items() if k not in head})
+    return TrainedModel(
+        file,
+        model,
+        arch,
+        tensors,
+        left_out=['head.*'] * bool(head) + _no_weights(file))
+
+
+def _no_weights(file: TensorFile) -> List[str]:
+    """Entries of a file that are neither weights nor in its ``meta``."""
+    described = {*file.meta, 'meta', '__metadata__'}
+    return [name for name in file.ignored if name not in described]
+
+
+def _add_classifier(model: TrainedModel, cfg: dict, path: str) -> None:
+    """Fill the trained head, if nothing but a linear layer is in it."""
+    leave_out = '--num-classes 0 (num_classes=0) leaves the classifier out'
+    if cfg.get('neck') is not None:
+        raise ValueError(
+            f'In {path}, a {cfg["neck"].get("type")} (model.neck) comes '
+            'between backbone and classifier, for which timm has no place. '
+            f'{leave_out}.')
+    if model.backbone.out_type not in ('cls_token', 'avg_featmap'):
+        raise ValueError(
+            f'In {path}, the classifier gets out_type='
+            f'{model.backbone.out_type!r}; timm has "cls_token" and '
+            f'"avg_featmap". {leave_out}.')
+    head = build(cfg.get('head') or {}, f'model.head of {path}')
+    if type(head) not in (LinearClsHead, VisionTransformerClsHead) or len(
+            head.state_dict()) != 2:
+        raise ValueError(
+            f'In {path}, model.head is a {type(head).__name__} that is more '
+            f'than a linear layer; timm has nothing else. {leave_out}.')
+    tensors = under_prefix(model.file.tensors, 'head.')
+    load_exactly(head, tensors,
+                 f'{model.file.source} as model.head of {path} does not fit')
+    model.classifier = head.eval()
+    model.classifier_tensors = {
+        name.rsplit('.')[-1]: tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def mmpretrain_outputs(backbone: nn.Module, images: torch.Tensor) -> Tensors:
+    """Features that one of ``BACKBONES`` makes of images, (B, C, H, W).
+
+    Returns:
+        dict[str, torch.Tensor]: ``tokens`` after the last block and the
+        final norm, if there is one, (B, P + L, C); of these the ``patches``,
+        (B, L, C); and, if there is a norm for it, their ``pooled`` average,
+        (B, C).
+    """
+    backbone.eval()
+    whole = dict(mask=None) if isinstance(backbone, MAEViT) else {}
+    backbone.out_indices = [backbone.num_layers - 1]
+    backbone.out_type = 'raw'
+    tokens, = backbone(images, **whole)
+    outputs = dict(
+        tokens=tokens, patches=tokens[:, int(backbone.cls_token is not None):])
+    if hasattr(backbone, 'ln2'):
+        backbone.out_type = 'avg_featmap'
+        outputs['pooled'], = backbone(images, **whole)
+    return outputs
+
+
+def timm_outputs(model: nn.Module, images: torch.Tensor) -> Tensors:
+    """The same of timm's VisionTransformer; also ``logits``."""
+    model.eval()
+    tokens = model.forward_features(images)
+    return dict(
+        tokens=tokens,
+        patches=tokens[:, model.num_prefix_tokens:],
+        pooled=model.forward_head(tokens, pre_logits=True),
+        logits=model(images))

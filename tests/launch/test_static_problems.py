@@ -1,0 +1,54 @@
+"""What is refused before anything is built, and what is not."""
+import pytest
+from mmengine.config import Config
+
+from dmae_mm.launch import static_problems
+
+
+def problems(**changes):
+    cfg = Config(dict(
+        model=dict(type='X'), train_cfg=dict(max_epochs=2),
+        optim_wrapper=dict(type='W', optimizer=dict(type='Y')),
+        train_dataloader=dict(
+            batch_size=2, dataset=dict(type='D'), sampler=dict(type='S'))))
+    cfg.merge_from_dict(changes)
+    return static_problems(cfg)
+
+
+@pytest.mark.parametrize('option, value, legal', [
+    ('randomness.seed', -1, 'an int from 0 to 4294967295'),
+    ('train_dataloader.batch_size', 2.5, 'an int of at least 1'),
+    ('train_dataloader.num_workers', 2000, 'an int from 0 to 1024'),
+    ('train_cfg.max_iters', True, 'an int of at least 1'),
+    ('train_dataloader.collate_fn', 8, "a dict with a 'type'"),
+    ('optim_wrapper.optimizer', [1], "a dict with a 'type'"),
+    ('param_scheduler', {}, "a dict with a 'type'"),
+    ('param_scheduler', dict(T_max=3), "a dict with a 'type'"),
+    ('custom_hooks', 'EMAHook', 'a list'),
+    ('default_hooks.logger', dict(interval=1), "a dict with a 'type'"),
+])
+def test_what_is_refused(option, value, legal):
+    problem, = problems(**{option: value})
+    assert problem == f'{option}={value!r} is not {legal}'
+
+
+@pytest.mark.parametrize('changes', [
+    {},
+    {'randomness.seed': 0},
+    {'train_dataloader.collate_fn': lambda samples: samples},
+    {'param_scheduler': [dict(type='LinearLR')]},
+    {'param_scheduler': dict(student=[dict(type='LinearLR')])},
+    {'default_hooks.logger': None},
+    {'optim_wrapper': dict(_delete_=True, constructor='C',
+                           student=dict(optimizer=dict(type='Y')))},
+])
+def test_what_is_not(changes):
+    assert problems(**changes) == []
+
+
+@pytest.mark.parametrize('std, good', [(127.5, True), ([1, 2.], True),
+                                       ([[1, 0]], False), ('text', False)])
+def test_normalisation(std, good):
+    found = problems(data_preprocessor=dict(mean=[0, 0], std=std))
+    assert found == ([] if good else [
+        f'data_preprocessor.std={std!r} must be finite numbers above 0'])
