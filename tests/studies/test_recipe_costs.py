@@ -142,5 +142,6 @@ def test_writing_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr('recipes_page.PAGE', page)
     run(monkeypatch, '--page')
     assert page.read_text().splitlines()[4:] == [
-        '| `vit-t_linear` | 2.5 |  | 0.80 |', '| `vit-t_mae` | 33.9 |  | 12.1 |'
+        '| `vit-t_linear` | 2.5 |  | 0.80 |',
+        '| `vit-t_mae` | 33.9 |  | 12.1 |'
     ]
