@@ -43,8 +43,9 @@ from studies.benchmarks.measuring import (CONFIG,  # noqa: E402
                                           show, spread, taken_by, write_json)
 
 from dmae_mm.datasets import EXTENSIONS  # noqa: E402
+from dmae_mm.datasets.image_folder import image_folder  # noqa: E402
 from dmae_mm.evaluation.images import (check_readable,  # noqa: E402
-                                       image_folder, paths_of)
+                                       paths_of)
 
 STOCK = Config.fromstring(
     "_base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'",
