@@ -11,7 +11,8 @@ PACKAGE = ROOT / 'dmae_mm'
 # Each imports from itself and from lower layers only. Those of one layer do
 # not know each other; those of the lowest may.
 LAYERS = (
-    ('messages', 'options', 'files', 'version', 'host_packages'),
+    ('config_text', 'messages', 'options', 'files', 'version',
+     'host_packages'),
     ('host', ),
     ('weights', 'datasets'),
     ('models', ),
