@@ -14,7 +14,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from dmae_mm.launch.complete_config import complete_config, readable_options
+from dmae_mm.launch import complete_config, readable_options
 
 from .recipes import (ROWS, SIZES, VARIATIONS, build, load, shape_of,
                       visible_patches)

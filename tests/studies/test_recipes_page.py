@@ -142,8 +142,8 @@ def test_the_command_of_a_variation_is_that_of_its_row():
     row = ROWS[name]
     assert command == [
         'bash', 'tools/dist_train.sh',
-        str(Path(row.config).relative_to(ROOT)), '8', '--work-dir', f'work_dirs/{name}', '--cfg-options',
-        *shlex.split(row.options)
+        str(Path(row.config).relative_to(ROOT)), '8', '--work-dir',
+        f'work_dirs/{name}', '--cfg-options', *shlex.split(row.options)
     ]
 
 
