@@ -4,9 +4,11 @@ import ast
 import inspect
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import torch
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 
 from dmae_mm.config_text import flat_config
@@ -62,6 +64,11 @@ class Origin:
             return None
         return tuple(pixels // patch for pixels, patch in zip(
             self.img_size, self.patch_size))
+
+    def for_channels(self, number: int) -> 'Origin':
+        """With one mean and std for each channel, where one stands for
+        all."""
+        return replace(self, mean=self.mean * number, std=self.std * number)
 
     def as_meta(self) -> Dict[str, Any]:
         """What to write into a file's ``meta``."""
@@ -154,17 +161,31 @@ def signs_of_another_origin(file: TensorFile) -> List[str]:
 
 
 def _is_of_mae(file: TensorFile) -> bool:
-    """Whether it is a file of MAE or DMAE: with a decoder, or fine-tuned."""
+    """Whether it is a file of MAE or DMAE: a whole model, a fine-tuned one as
+    FAIR writes it, or an encoder with MAE's fixed positions."""
     if layout_of(file.tensors) != 'timm/MAE':
         return False
     if any(name.startswith('decoder_') for name in file.tensors):
         return True
-    # FAIR's files have their weights under 'model'; fine-tuned ones average
-    # the patches, which moves the last norm behind the average.
     signs = signs_of_another_origin(file)
-    return file.weights_key == 'model' and all(
-        name.startswith(('fc_norm.', 'head.')) for name in signs) and (
-            not signs or 'norm.weight' not in file.tensors)
+    if not signs:
+        return _has_fixed_positions(file.tensors)
+    # Fine-tuned ones average the patches, which moves the norm behind it.
+    return (file.weights_key == 'model' and 'norm.weight' not in file.tensors
+            and all(name.startswith(('fc_norm.', 'head.')) for name in signs))
+
+
+def _has_fixed_positions(tensors: Tensors) -> bool:
+    """Whether the positions are sines and cosines, which MAE never trains."""
+    given = tensors.get('pos_embed')
+    if given is None or given.dim() != 3 or given.shape[-1] % 4:
+        return False
+    grid = square(given.shape[1] - 1)
+    if grid is None:
+        return False
+    fixed = build_2d_sincos_position_embedding(
+        grid[0], given.shape[-1], cls_token=True)
+    return torch.allclose(given.float(), fixed.float(), atol=1e-2)
 
 
 def preprocessing_of_config(model: dict, in_channels: int) -> Dict[str, Any]:
