@@ -148,8 +148,8 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    check_args(parser, args)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    check_args(parser, args)
     cfg = load_config(parser, args)
     if not args.check:
         refuse(parser, args, static_problems(cfg))

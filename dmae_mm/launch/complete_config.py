@@ -112,18 +112,17 @@ def _copied_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
 
 
 def _missing_sections(cfg: Config) -> List[str]:
-    missing = [
-        name for name in ('model', 'train_dataloader', 'train_cfg',
-                          'optim_wrapper') if cfg.get(name) is None
-    ]
-    return [
-        f'it has no {", ".join(missing)}: it is not a config to train with'
-    ] * bool(missing) + [
-        f'{name}={cfg[name]!r} is not a dict'
-        for name in ('model', 'train_cfg', 'optim_wrapper', 'default_hooks',
-                     'randomness', 'env_cfg', *DATALOADERS)
-        if cfg.get(name) is not None and not isinstance(cfg[name], dict)
-    ]
+    problems = []
+    needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    missing = [name for name in needed if cfg.get(name) is None]
+    if missing:
+        problems.append(f'it has no {", ".join(missing)}: it is not a config '
+                        'to train with')
+    for name in (*needed, *DATALOADERS[1:], 'default_hooks', 'randomness',
+                 'env_cfg'):
+        if cfg.get(name) is not None and not isinstance(cfg[name], dict):
+            problems.append(f'{name}={cfg[name]!r} is not a dict')
+    return problems
 
 
 def _accumulated(cfg: Config) -> Any:

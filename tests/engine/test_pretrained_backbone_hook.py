@@ -200,7 +200,7 @@ def test_the_checkpoint_of_a_whole_model(pretrained):
 
 def in_mmseg(path, **options):
     """A segmentor with mmseg's own ViT, which ignores a prefix."""
-    pytest.importorskip('mmseg')
+    from tests.toys import needs_mmseg  # noqa: F401
     backbone = dict(
         type='MAE',
         img_size=(32, 32),
