@@ -3,7 +3,7 @@ import difflib
 import functools
 import inspect
 import math
-from typing import Any, Callable, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, List, Optional, Sequence, Type
 
 
 def legal_options(made_by: Callable,
@@ -40,6 +40,12 @@ def legal_options(made_by: Callable,
                for parameter in parameters):
             return legal
     return legal if named or not constructors else None
+
+
+def close_first(wanted: str, legal: Sequence[str]) -> List[str]:
+    """Legal names in order of the alphabet, those close to one in front."""
+    close = difflib.get_close_matches(wanted, legal, cutoff=.5)
+    return close + [name for name in sorted(legal) if name not in close]
 
 
 def unknown_options(made_by: Callable,

@@ -14,8 +14,11 @@ from filelock import FileLock
 from mmengine.logging import print_log
 
 from dmae_mm.files import CannotWrite, remove_leftovers, write_whole
+from dmae_mm.host import CHECKPOINTS
+from dmae_mm.messages import first_few
 
 TIMEOUT_SECONDS = 60
+_CONFIGS = ('.py', '.yml', '.yaml', '.json')
 
 
 def local_path(source: str) -> str:
@@ -35,15 +38,21 @@ def local_path(source: str) -> str:
 
     Raises:
         FileNotFoundError: If a path names no file.
+        ValueError: If it names a config.
         OSError: If the download fails.
     """
     url = urlparse(source)
     if url.scheme not in ('http', 'https'):
+        if source.lower().endswith(_CONFIGS):
+            raise ValueError(f'{source} is a config, not a checkpoint: give '
+                             'the config first, then the checkpoint.')
         if osp.isfile(source):
             return source
-        found = 'is a folder' if osp.isdir(source) else 'does not exist'
-        raise FileNotFoundError(f'The checkpoint {source} {found}. Give the '
-                                'path of a file or an http(s) URL.')
+        if osp.isdir(source):
+            raise FileNotFoundError(f'The checkpoint {source} '
+                                    f'{what_folder(source)}')
+        raise FileNotFoundError(f'The checkpoint {source} does not exist. '
+                                'Give the path of a file or an http(s) URL.')
     name = osp.basename(url.path)
     if not name:
         raise FileNotFoundError(f'The checkpoint {source} is a URL without '
@@ -58,6 +67,17 @@ def local_path(source: str) -> str:
                 remove_leftovers(folder)
                 _download(source, path)
     return path
+
+
+def what_folder(path: str) -> str:
+    """What to say of a folder that was given as a checkpoint."""
+    inside = sorted(name for name in os.listdir(path)
+                    if name.lower().endswith(CHECKPOINTS))
+    if not inside:
+        return ('is a folder, without a file of weights. Give the path of a '
+                'file or an http(s) URL.')
+    return (f'is a folder. Give the path of a file in it: '
+            f'{first_few([osp.join(path, name) for name in inside])}.')
 
 
 def checksum_in_name(name: str) -> Optional[str]:

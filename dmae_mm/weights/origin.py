@@ -19,6 +19,8 @@ from .tensor_file import TensorFile, Tensors
 
 # Where files of this package keep it, in their `meta`.
 KEY = 'trained_as'
+# Where a converted file, of unknown mean and std, keeps what was not of MAE.
+NOT_OF_MAE = 'not_of_mae'
 # Where the configs in checkpoints of MMEngine and of older OpenMMLab do.
 _CONFIG_KEYS = ('cfg', 'config')
 _PREPROCESSORS = ('model.data_preprocessor', 'data_preprocessor',
@@ -142,6 +144,8 @@ def signs_of_another_origin(file: TensorFile) -> List[str]:
     Returns:
         list[str]: Names of tensors; [] where nothing tells.
     """
+    if isinstance(file.meta.get(NOT_OF_MAE), str):
+        return [file.meta[NOT_OF_MAE]]
     names = list(file.tensors)
     layout = layout_of(file.tensors)
     if layout == 'timm/MAE':

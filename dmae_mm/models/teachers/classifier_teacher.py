@@ -78,6 +78,7 @@ class ClassifierTeacher(Teacher):
                  channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         parts = _parts(model)
+        vits.check_arch('teacher.model.backbone', parts['backbone'])
         with fixed_seed():
             network = ImageClassifier(**parts)
             if checkpoint is None and allow_random:

@@ -197,6 +197,11 @@ class MMPretrainTeacher(Teacher):
         if isinstance(self.network, HiViT):  # has no other names
             backbone = under_prefix(file.tensors, 'backbone.')
             return backbone or dict(file.tensors), 'mmpretrain'
+        if {'reg_token', 'register_tokens'} & file.tensors.keys():
+            raise ValueError(
+                f'The teacher checkpoint {file.source} cannot be used: it has '
+                'register tokens, and no vision transformer of mmpretrain '
+                "has. Use a TimmTeacher(model_name='vit_..._reg4_...').")
         try:
             weights, layout = backbone_state_dict(file.tensors)
         except ValueError as error:
