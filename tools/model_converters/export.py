@@ -24,6 +24,7 @@ from mmengine.config import DictAction
 
 from dmae_mm.weights.export import (FORMATS, Exported,
                                         export_checkpoint)
+from dmae_mm.weights.safe_load import never_unpickle
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -84,6 +85,7 @@ def describe(exported: Exported) -> str:
     ])
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     try:
