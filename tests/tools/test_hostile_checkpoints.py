@@ -202,6 +202,15 @@ def test_each_place_in_a_resumed_file(plant, monkeypatch, capfd, place):
               monkeypatch, capfd))
 
 
+@pytest.mark.parametrize('options', [['load_from=train'],
+                                     ['--resume', 'train'],
+                                     ['resume=True', 'load_from=train']])
+def test_folders(plant, monkeypatch, capfd, options):
+    """Strategies such as DeepSpeed's read them with loaders of their own."""
+    said = train([*options, *FLEXIBLE], monkeypatch, capfd)
+    assert 'there is no checkpoint' in said or 'it does not exist' in said
+
+
 @pytest.mark.parametrize('name', OTHERS)
 def test_other_tools(plant, monkeypatch, capfd, name):
     monkeypatch.setenv('TORCH_HOME', 'torch_home')
