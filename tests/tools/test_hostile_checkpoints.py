@@ -219,12 +219,53 @@ def test_other_tools(plant, monkeypatch, capfd, name):
     assert not os.path.exists('x.pth')
 
 
-def test_segmentation(plant, monkeypatch, capfd):
-    """mmseg's backbones call MMEngine's loader themselves."""
-    from mmseg.models.backbones import MAE
-    backbone = MAE(img_size=(32, 32), patch_size=8, embed_dims=24,
-                   num_layers=2, num_heads=2, out_indices=[1],
-                   init_cfg=dict(type='Pretrained', checkpoint=FILE))
+def tune(cfg, options, monkeypatch, capfd):
+    cfg.dump('tuned.py')
+    return ends('train', ['tuned.py', '--cfg-options', *options], monkeypatch,
+                capfd)
+
+
+FINE_TUNING = [['model.backbone.init_cfg.checkpoint=hostile.pth'],
+               ['model.backbone.init_cfg=None', 'load_from=hostile.pth'],
+               ['model.backbone.init_cfg=None', 'load_from=hostile.pth',
+                'resume=True']]
+
+
+@pytest.mark.parametrize('options', FINE_TUNING)
+def test_fine_tuning_in_mmseg(plant, monkeypatch, capfd, options):
+    pytest.importorskip('mmseg')
+    from tests.segmentation.ade20k import write_ade20k
+    from tests.segmentation.runs import shrink_run
+    cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' /
+                          'vit-s_upernet_ade20k-512x512.py')
+    shrink_run(cfg, Path('run'), 2)
+    cfg.model.backbone.update(
+        arch=STUDENT, patch_size=8, out_indices=[0, 1, 2, 3])
+    cfg.model.neck.embed_dim = 24
+    cfg.model.decode_head.update(in_channels=[24] * 4, channels=16)
+    cfg.model.auxiliary_head.update(in_channels=24, channels=8)
+    write_ade20k(Path('data'))
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = os.path.abspath('data')
+    assert_refused(tune(cfg, options, monkeypatch, capfd))
+
+
+@pytest.mark.parametrize('options', FINE_TUNING)
+def test_fine_tuning_in_mmdet(plant, monkeypatch, capfd, options):
+    from tests.detection import needs_mmdet  # noqa: F401
+    from tests.detection.coco import write_coco
+    from tests.detection.toy_runs import MASK_RCNN, toy_config
+    cfg = toy_config(MASK_RCNN, write_coco(Path('coco')), Path('run'), 'x')
+    assert_refused(tune(cfg, options, monkeypatch, capfd))
+
+
+def test_a_backbone_of_mmseg(plant):
+    """Some call MMEngine's loader themselves."""
+    backbones = pytest.importorskip('mmseg.models.backbones')
+    backbone = backbones.MAE(
+        img_size=(32, 32), patch_size=8, embed_dims=24, num_layers=2,
+        num_heads=2, out_indices=[1],
+        init_cfg=dict(type='Pretrained', checkpoint=FILE))
     with pytest.raises(ValueError, match='it asks for posix.mkdir'):
         backbone.init_weights()
     assert not os.path.exists(MARKER)
