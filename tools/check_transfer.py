@@ -21,6 +21,7 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     sys.path.insert(0, ROOT)
 
 from dmae_mm.weights.check_transfer import check_transfer  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 from mmengine.config import DictAction  # noqa: E402
 
 
@@ -48,6 +49,7 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
         parser.error(f'KEY=VALUE pairs are expected ({error})')
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     try:

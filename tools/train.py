@@ -26,6 +26,7 @@ from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
                             complete_config, preflight, start,
                             static_problems)
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -145,6 +146,7 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
     parser.error(f'{args.config}: {message}')
 
 
+@never_unpickle()
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()

@@ -34,7 +34,8 @@ def local_path(source: str) -> str:
     Returns:
         str: The path itself, or that of the download. Downloads are kept in
         ``torch.hub.get_dir()``, by URL: equal names at different addresses
-        are different files.
+        are different files. What torch.hub has fetched before is taken
+        from there if its name holds a checksum, and that is right.
 
     Raises:
         FileNotFoundError: If a path names no file.
@@ -60,7 +61,12 @@ def local_path(source: str) -> str:
     folder = osp.join(torch.hub.get_dir(), 'checkpoints', 'dmae_mm',
                       hashlib.sha256(source.encode()).hexdigest()[:16])
     path = osp.join(folder, name)
+    fetched = osp.join(torch.hub.get_dir(), 'checkpoints', name)
     if not osp.exists(path):
+        checksum = checksum_in_name(name)
+        if checksum and osp.isfile(fetched) and sha256_of(fetched).startswith(
+                checksum):
+            return fetched
         os.makedirs(folder, exist_ok=True)
         with FileLock(osp.join(folder, '.lock')):
             if not osp.exists(path):

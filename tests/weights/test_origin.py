@@ -11,8 +11,8 @@ from dmae_mm.weights import TensorFile, convert_mae_file, read_tensor_file
 from dmae_mm.weights.origin import (IMAGENET_MEAN, Origin, normalisation_of,
                                     origin_of, signs_of_another_origin)
 
-from tests.conftest import STUDENT
-from tests.weights.files import encoder_only, golden_weights
+from tests.toys.models import STUDENT
+from tests.toys.checkpoints import encoder_only, golden_weights
 
 FULL = golden_weights('teacher')
 ENCODER = encoder_only(FULL)

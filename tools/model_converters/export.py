@@ -25,6 +25,7 @@ from mmengine.config import DictAction
 
 from dmae_mm.weights.export import (FORMATS, Exported,
                                         export_checkpoint)
+from dmae_mm.weights.safe_load import never_unpickle
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -94,6 +95,7 @@ def describe(exported: Exported) -> str:
     ])
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     size = args.img_size
