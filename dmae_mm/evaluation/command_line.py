@@ -2,7 +2,7 @@
 import argparse
 from typing import Any, Callable, List, Optional
 
-from mmengine.config import DictAction
+from dmae_mm.host import ConfigOptions
 
 from dmae_mm.weights.safe_load import never_unpickle
 
@@ -36,7 +36,7 @@ _OPTIONS = {
     '--cfg-options':
     dict(
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, for example model.teacher.checkpoint=PATH'),

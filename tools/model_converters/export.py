@@ -21,8 +21,7 @@ import os.path as osp
 import sys
 from typing import List, Optional
 
-from mmengine.config import DictAction
-
+from dmae_mm.host import ConfigOptions
 from dmae_mm.weights.export import (FORMATS, Exported,
                                         export_checkpoint)
 from dmae_mm.weights.safe_load import never_unpickle
@@ -58,21 +57,18 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='what was changed in the config when it was trained, for example '
         'model.backbone.img_size=384')
     parser.add_argument(
         '--timm-kwargs',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='further arguments of timm.create_model for a MODEL of timm, '
         'for example num_classes=10')
-    try:
-        return parser.parse_args(argv)
-    except ValueError as error:  # DictAction on an argument without `=`
-        parser.error(f'KEY=VALUE pairs are expected ({error})')
+    return parser.parse_args(argv)
 
 
 def describe(exported: Exported) -> str:
