@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Set
 
 from dmae_mm.messages import first_few
 
-from .config_difference import differences, flat_config
+from ..config_difference import differences, flat_config
 
 # MMEngine makes a folder of such a name at each start of a run.
 _TIMESTAMP = re.compile(r'\d{8}_\d{6}')

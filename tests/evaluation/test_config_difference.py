@@ -3,8 +3,8 @@ import re
 import pytest
 from mmengine.config import Config
 
-from dmae_mm.evaluation.report.config_difference import (differences,
-                                                         flat_config)
+from dmae_mm.evaluation.config_difference import (differences,
+                                                  flat_config)
 from tests.toys.models import ROOT
 
 
