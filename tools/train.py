@@ -46,6 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
         help='go on from this checkpoint, or, without a value, from the '
         'latest one in the work dir')
     parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='begin anew in a work dir that holds checkpoints of an earlier '
+        'run, which is refused otherwise; a --resume that finds one to go on '
+        'from wins')
+    parser.add_argument(
         '--amp',
         action='store_true',
         help='train with automatic mixed precision')
@@ -140,6 +146,8 @@ def load_config(parser: argparse.ArgumentParser,
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.overwrite:
+        cfg.overwrite = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     refuse(

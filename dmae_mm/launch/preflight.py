@@ -18,6 +18,7 @@ from mmengine.visualization import Visualizer
 
 from dmae_mm.datasets.pipelines import let_skip
 from dmae_mm.engine.schedule_notes import schedulers
+from dmae_mm.engine.work_dir import PREEMPTED, refuse_to_overwrite
 
 from .explain import explain
 from .measure import measure_steps
@@ -42,7 +43,7 @@ def preflight(cfg: Config, say: Callable[[str], None] = print) -> bool:
     """
     cfg = copy.deepcopy(cfg)
     notes: List[str] = []
-    problems = static_problems(cfg)
+    problems = static_problems(cfg) + _earlier_run(cfg)
     with _own_work_dir(cfg, problems):
         if not problems:
             # Of parts that are built before the run has its own logger.
@@ -67,6 +68,17 @@ def preflight(cfg: Config, say: Callable[[str], None] = print) -> bool:
     for note in notes:
         say(f'Note: {note}')
     return not problems
+
+
+def _earlier_run(cfg: Config) -> List[str]:
+    """Whether the start would be refused for what is in the work dir."""
+    if os.path.isfile(os.path.join(cfg.work_dir, PREEMPTED)):
+        return []  # it goes on, or says what else
+    try:
+        refuse_to_overwrite(cfg.work_dir, cfg)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _parts(cfg: Config, notes: List[str]) -> List[str]:

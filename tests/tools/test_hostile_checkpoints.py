@@ -18,7 +18,7 @@ from mmpretrain.registry import HOOKS, MODELS
 from tests.toys.models import ROOT, STUDENT, TOY_MODEL
 from tests.toys.folders import write_classes
 from tests.toys.models import classifier
-from tests.tools.test_train import write_toy_run
+from tests.toys.runs import write_toy_run
 
 MARKER = 'code-from-the-file-ran'
 

@@ -1,11 +1,8 @@
 """A URL is fetched once, and a download that fails leaves nothing."""
 import hashlib
-import http.server
 import io
 import os
 import socket
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,42 +17,6 @@ def toy_file(value: float) -> bytes:
     buffer = io.BytesIO()
     torch.save(dict(model=dict(weight=torch.full((2, ), value))), buffer)
     return buffer.getvalue()
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serves ``server.files``, counts ``server.requests``."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-
-        def do_GET(self):
-            server.requests[self.path] += 1
-            if self.path not in server.files:
-                self.send_error(404)
-                return
-            content = server.files[self.path]
-            self.send_response(200)
-            if server.send_length:
-                self.send_header('Content-Length', str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[:server.break_off_after])
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setenv('no_proxy', '*')
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.files, server.requests = {}, Counter()
-    server.send_length, server.break_off_after = True, None
-    server.url = f'http://127.0.0.1:{server.server_port}'
-    server.hub = tmp_path / 'hub'
-    thread = threading.Thread(target=server.serve_forever, args=(.01, ))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def kept(server):

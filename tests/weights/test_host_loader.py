@@ -7,8 +7,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from dmae_mm.weights import host_loader
-from tests.weights.test_download import server  # noqa: F401
-from tests.weights.test_safe_load import Call
+from tests.toys.hostile import Call
 
 KNOWN = ['http://', 'https://', 'modelzoo://', 'torchvision://',
          'open-mmlab://', 'openmmlab://', 'mmcls://', 's3://', 'petrel://',

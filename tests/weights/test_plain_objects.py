@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from dmae_mm.weights.safe_load import (RefusedFile, load_training_checkpoint,
                                        never_unpickle)
 from tests.toys.checkpoints import with_names_of_numpy_1
-from tests.weights.test_safe_load import PAYLOADS, Call
+from tests.toys.hostile import PAYLOADS, Call
 
 SHARED = (np.arange(3), )
 WEIGHTS = OrderedDict(weight=torch.arange(3.))
