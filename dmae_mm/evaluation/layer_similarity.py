@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader
 from dmae_mm.datasets.image_folder import image_folder
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import first_few
-from dmae_mm.models import DMAE, ClassifierTeacher, Teacher
-from dmae_mm.models.distillation import check_pairs
+from dmae_mm.models import DMAE, Teacher
+from dmae_mm.models.checks import check_pairs, check_sees_patches
 from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import BlockFeatures, resolve_block, visible_ids
+from dmae_mm.models.tokens import BlockRecorder, resolve_block, first_ids
 from dmae_mm.weights import read_tensor_file
 
 from .cka import MIN_EXAMPLES, BlockOutputs, minibatch_cka
@@ -152,10 +152,7 @@ def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
             'model.teacher')
 
     first = teacher([0])  # one block is quickly built
-    if isinstance(first, ClassifierTeacher):
-        raise ValueError(f'model.teacher: a {type(first).__name__} has no '
-                         'features of visible patches. Choose a '
-                         'MMPretrainTeacher or TimmTeacher.')
+    check_sees_patches(first)
     return teacher(list(range(first.num_layers)))
 
 
@@ -186,7 +183,7 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
     model.eval()
     backbone = model.backbone
     blocks = blocks_of(backbone)
-    student_blocks = BlockFeatures(blocks, range(len(blocks)))
+    student_blocks = BlockRecorder(blocks, range(len(blocks)))
 
     def by_place(tokens: BlockOutputs, num_prefix: int) -> BlockOutputs:
         # The k-th visible patch of each image: its place is random.
@@ -198,7 +195,7 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
             (latent, _, ids_restore), ours = student_blocks.record(
                 backbone, images)
             num_prefix = backbone.num_extra_tokens
-            ids_keep = visible_ids(ids_restore,
+            ids_keep = first_ids(ids_restore,
                                    latent.shape[1] - num_prefix)  # (B, K)
             theirs = teacher(images, ids_keep)
             yield (by_place(ours, num_prefix),

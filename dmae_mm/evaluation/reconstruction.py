@@ -14,7 +14,7 @@ from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from torch.overrides import TorchFunctionMode
 
 from dmae_mm.models.checks import check_mask_ratio
-from dmae_mm.models.tokens import visible_ids
+from dmae_mm.models.tokens import first_ids
 from dmae_mm.weights import TensorFile, read_tensor_file
 
 from .images import EvaluationPipeline
@@ -175,7 +175,7 @@ def _reconstruct_one(model: nn.Module, image: torch.Tensor,
             'cannot be given a fixed one.')
     latent, mask, ids_restore = seen['backbone']
     num_visible = latent.shape[1] - model.backbone.num_extra_tokens
-    ids_keep = visible_ids(ids_restore, num_visible)  # (1, K)
+    ids_keep = first_ids(ids_restore, num_visible)  # (1, K)
 
     pixels = model.head.patchify(original)  # (1, L, p * p * C)
     visible = mask[..., None] == 0  # (1, L, 1)

@@ -4,10 +4,21 @@ from typing import Optional, Sequence, Tuple, Type
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
 
-from .distillation import check_pairs
 from .mmpretrain_vits import img_size, patch_grid, patch_size
 from .necks import CrossAttentionDecoder
 from .student_input import input_channels
+from .teachers import ClassifierTeacher, Teacher
+
+
+def check_pairs(aligned_layers: Sequence) -> None:
+    """Refuse ``aligned_layers`` that are no pairs."""
+    if not isinstance(aligned_layers, (list, tuple)) or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2
+            for pair in aligned_layers):
+        raise ValueError(
+            f'aligned_layers={aligned_layers!r} is not a list of pairs. Give '
+            'one (student block, teacher block) for each pair, for example '
+            '[(8, 17)] or [(0.75, 0.75)].')
 
 
 def check_teacher(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
@@ -22,6 +33,16 @@ def check_teacher(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
             'aligned_layers is empty, so the teacher would teach nothing. '
             'Give at least one (student block, teacher block), for example '
             '[(0.75, 0.75)], or set teacher=None for plain MAE.')
+
+
+def check_sees_patches(teacher: Teacher) -> None:
+    """Refuse a teacher that only sees whole images."""
+    if isinstance(teacher, ClassifierTeacher):
+        raise ValueError(
+            f'teacher: a {type(teacher).__name__} has no features of visible '
+            "patches. Give dict(type='MMPretrainTeacher', backbone=..., "
+            'checkpoint=...), which reads the same checkpoint, or a '
+            'TimmTeacher.')
 
 
 def check_backbone(backbone: nn.Module,

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
 from dmae_mm.models import mmpretrain_vits as vits
-from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockRecorder, resolve_block
 from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
@@ -36,10 +36,10 @@ class ClassifierTeacher(Teacher):
             ``std`` of a ``data_preprocessor`` in it are the defaults of those
             below.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
-            pair: see :func:`resolve_block`. :class:`DistilledImageClassifier`
-            fills it in. Defaults to (), logits alone.
+            pair: see :func:`resolve_block`. A :class:`Distillation` fills it
+            in. Defaults to (), logits alone.
         student_input (StudentInput, optional):
-            :class:`DistilledImageClassifier` fills it in. With None the
+            :class:`Distillation` fills it in. With None the
             teacher takes images of its own normalisation.
         checkpoint (str, optional): Path or http(s) URL of the weights, head
             included: a checkpoint of mmpretrain or of this package, or, for a
@@ -129,7 +129,7 @@ class ClassifierTeacher(Teacher):
             allow_random=allow_random,
             **features)
         self.num_classes = getattr(network.head, 'num_classes', None)
-        self.block_features = BlockFeatures(
+        self.recorder = BlockRecorder(
             vits.blocks(backbone) if aligned else (), aligned)
 
     def load_weights(self, file: TensorFile) -> None:
@@ -191,13 +191,13 @@ class ClassifierTeacher(Teacher):
             output of its teacher block, (B, P + L, C), the P prefix tokens
             first. float32, no gradient.
         """
-        logits, *features = self.run(self.extract_features, images)
+        logits, *features = self.run_frozen(self.extract_features, images)
         return logits, tuple(features)
 
     def extract_features(self,
                          images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Logits and features of images that are the teacher's own."""
-        logits, features = self.block_features.record(self.network, images)
+        logits, features = self.recorder.record(self.network, images)
         return (logits, *features)
 
     def fingerprint(self) -> str:

@@ -17,7 +17,12 @@ SUPPORTED = (MAEViT, *TOKEN_BACKBONES, MAEHiViT)
 
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:
-    """Put a :class:`VisiblePatches` in front of the blocks."""
+    """Put a :class:`VisiblePatches` in front of the blocks.
+
+    It takes the place of a dropout, which the network's own forward pass
+    calls once, between the positions and the first block. In eval mode that
+    dropout does nothing.
+    """
     if isinstance(network, HiViT):
         network.pos_drop = visible = VisiblePatchesOfHiViT(network)
         return visible

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.host import quietly
-from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockRecorder, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
                                             projection)
 from dmae_mm.models.student_input import StudentInput
@@ -48,9 +48,10 @@ class MMPretrainTeacher(Teacher):
             ``out_type``, ``final_norm`` and ``init_cfg`` itself and draws no
             mask.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
-            pair: see :func:`resolve_block`. :class:`DMAE` fills it in.
-        student_input (StudentInput, optional): :class:`DMAE` fills it in.
-            With None the teacher takes images of its own size.
+            pair: see :func:`resolve_block`. A :class:`Distillation` fills it
+            in, as the following.
+        student_input (StudentInput, optional): With None the teacher takes
+            images of its own size. Defaults to None.
         checkpoint (str, optional): Path or http(s) URL of the weights: a
             checkpoint of mmpretrain or of this package, a bare backbone
             state dict, a file of FAIR's MAE, or one of timm's ViT; ``.pth``
@@ -149,7 +150,7 @@ class MMPretrainTeacher(Teacher):
         self._needed, self._known = needed, known
         self._own_grid = own_grid
         self.visible = visible
-        self.block_features = BlockFeatures(blocks(network), aligned)
+        self.recorder = BlockRecorder(blocks(network), aligned)
 
     def load_weights(self, file: TensorFile) -> None:
         """Fill the backbone from a checkpoint, strictly.
@@ -222,10 +223,7 @@ class MMPretrainTeacher(Teacher):
         """See :meth:`Teacher.extract_features`."""
         # Masked backbones would draw a mask of their own without the None.
         masked = isinstance(self.network, (MAEViT, MAEHiViT))
-        _, features = self.visible.run(
-            self.block_features.record,
-            self.network,
-            images,
-            *([None] if masked else []),
-            ids_keep=ids_keep)
+        with self.visible.only(ids_keep):
+            _, features = self.recorder.record(self.network, images,
+                                               *([None] if masked else []))
         return features

@@ -108,8 +108,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         self.aligned_blocks = tuple(aligned_blocks)
         self.img_size = img_size and tuple(img_size)
         self.patch_grid = patch_grid and tuple(patch_grid)
-        self.images = ImageMatcher(student_input, self.img_size, mean, std,
-                                   channels)
+        self.image_matcher = ImageMatcher(student_input, self.img_size, mean,
+                                          std, channels)
         self.embed_dims = embed_dims
         self.num_layers = num_layers
         self.num_prefix_tokens = num_prefix_tokens
@@ -126,7 +126,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.to(self.dtype)
         self.requires_grad_(False)
-        use_plain_numbers(self)
+        use_plain_numbers(self)  # or torch.compile would stop at NumPy's
         super().train(False)
 
     @abstractmethod
@@ -171,13 +171,13 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):
             self.load_weights(file)
-        settle_normalisation(self.images, file, self.described_by)
-        self.images.to(next(self.parameters()).device)
+        settle_normalisation(self.image_matcher, file, self.described_by)
+        self.image_matcher.to(next(self.parameters()).device)
         self.requires_grad_(False)
         self.is_loaded = True
         print_log(
             f'Teacher: it sees {self.describe_images()}'
-            f'{self.images.describe()}, with weights of {self.dtype}.',
+            f'{self.image_matcher.describe()}, with weights of {self.dtype}.',
             logger='current')
 
     def describe_images(self) -> str:
@@ -207,10 +207,10 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             teacher block, (B, P + K, C), the P prefix tokens first and the
             patches in the order of ``ids_keep``. float32, no gradient.
         """
-        return self.run(self.extract_features, images, ids_keep)
+        return self.run_frozen(self.extract_features, images, ids_keep)
 
     @torch.no_grad()
-    def run(self, function: Callable, images: torch.Tensor,
+    def run_frozen(self, function: Callable, images: torch.Tensor,
             *args: Any) -> Tuple[torch.Tensor, ...]:
         """Call a function of the network as a teacher is called.
 
@@ -229,7 +229,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             self.init_weights()
         if next(self.parameters()).device != images.device:
             self.to(images.device)
-        images = self.images(images).float()
+        images = self.image_matcher(images).float()
         if self.dtype is torch.float32:
             outputs = function(images, *args)
         else:
@@ -249,7 +249,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         tensors.
         """
         digest = hashlib.sha256(repr(self.aligned_blocks).encode())
-        for buffer in (self.images.scale, self.images.shift):
+        for buffer in (self.image_matcher.scale, self.image_matcher.shift):
             if buffer is not None:
                 digest.update(repr(buffer.flatten().tolist()).encode())
         for name, tensor in sorted(self.state_dict().items()):

@@ -1,4 +1,3 @@
-from functools import partial
 from math import prod
 from typing import Dict, Optional, Sequence, Tuple, Union
 
@@ -39,9 +38,10 @@ class TimmTeacher(Teacher):
         model_name (str): As in ``timm.create_model``, for example
             'vit_large_patch16_224.mae'.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
-            pair: see :func:`resolve_block`. :class:`DMAE` fills it in.
-        student_input (StudentInput, optional): :class:`DMAE` fills it in.
-            With None the teacher takes images of its own size.
+            pair: see :func:`resolve_block`. A :class:`Distillation` fills it
+            in, as the following.
+        student_input (StudentInput, optional): With None the teacher takes
+            images of its own size. Defaults to None.
         checkpoint (str, optional): Path or http(s) URL of the weights: a file
             of timm, one that timm converts (the original files of many
             models), or a plain ViT of mmpretrain, such as a student of this
@@ -194,15 +194,14 @@ class TimmTeacher(Teacher):
             ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """See :meth:`Teacher.extract_features`."""
         indices = sorted(set(self.aligned_blocks))
-        run_blocks = partial(
-            self.network.forward_intermediates,
-            indices=indices,
-            return_prefix_tokens=self.num_prefix_tokens > 0,
-            stop_early=True,
-            output_fmt='NLC',
-            intermediates_only=True)
-        outputs = self.network.patch_drop.run(
-            run_blocks, images, ids_keep=ids_keep)
+        with self.network.patch_drop.only(ids_keep):
+            outputs = self.network.forward_intermediates(
+                images,
+                indices=indices,
+                return_prefix_tokens=self.num_prefix_tokens > 0,
+                stop_early=True,
+                output_fmt='NLC',
+                intermediates_only=True)
         if self.num_prefix_tokens > 0:
             outputs = [
                 torch.cat([prefix, patches], dim=1)

@@ -148,7 +148,7 @@ def test_images_are_resized_to_its_own(tmp_path):
     teacher = build(model, checkpoint=str(tmp_path / 'tuned.pth'),
                     student_input=ANY_SIZE)
     assert torch.equal(teacher(resized)[0], wanted)
-    assert teacher.images.describe() == (
+    assert teacher.image_matcher.describe() == (
         ", resized from the student's where they differ")
 
 
