@@ -120,7 +120,8 @@ class ResumedOptions:
         self.changes = {
             option: tuple(values)
             for option, values in differences([options, now]).items()
-            if option.partition('.')[0] not in NOT_COMPARED
+            if option.partition('.')[0] not in (*NOT_COMPARED,
+                                                'experiment_name')
         }
         return options
 
