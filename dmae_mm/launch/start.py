@@ -17,6 +17,7 @@ from dmae_mm.engine.hooks.finite_loss_hook import NonFiniteLossError
 from dmae_mm.engine.hooks.learning_rate_hook import LearningRateHook
 
 from .explain import explain
+from .recipe_length import leave_out_short_warm_up
 
 TRACEBACK = 'start_error.txt'
 _IDLE = ('"FileClient" will be deprecated in future.',
@@ -61,6 +62,7 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
         Runner.from_cfg(cfg))
     shorten_console(runner.logger)
+    leave_out_short_warm_up(runner)
     return runner
 
 

@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from studies.benchmarks.machine import name_of  # noqa: E402
 from studies.benchmarks.measuring import (CONFIG,  # noqa: E402
                                           command_line, config_file, in_turns,
-                                          ratios, show, spread, taken_by, write_json)
+                                          ratios, show, spread, taken_by,
+                                          write_json)
 
 from dmae_mm.datasets import EXTENSIONS  # noqa: E402
 from dmae_mm.datasets.image_folder import image_folder  # noqa: E402

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from studies.benchmarks.measuring import (CONFIG, add_device,  # noqa: E402
                                           command_line, config_file, in_turns,
-                                          ratios, show, spread, taken_by, write_json)
+                                          ratios, show, spread, taken_by,
+                                          write_json)
 from studies.benchmarks.variants import (Variant, build,  # noqa: E402
                                          build_optimizer, random_images,
                                          train_step)
