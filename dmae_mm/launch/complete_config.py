@@ -90,7 +90,7 @@ def unknown_arguments(arguments: List[str], config: str) -> str:
         cfg = read_config(config)
     except (FileNotFoundError, ValueError):
         return message
-    words = list(arguments)
+    words, meant = list(arguments), []
     while words:
         word = words.pop(0)
         name, _, value = word.partition('=')
@@ -101,11 +101,22 @@ def unknown_arguments(arguments: List[str], config: str) -> str:
             name, value = 'data_root', word
         elif not value:
             continue
-        meant = _full_names(cfg, name.lstrip('-').replace('-', '_'))
-        if meant:
-            message += (f'. Is it --cfg-options {meant[0]}='
-                        f'{shlex.quote(value or "VALUE")} ?')
-    return message
+        options = _full_names(cfg, name.lstrip('-').replace('-', '_'))
+        if options:
+            meant.append(f'{options[0]}={shlex.quote(value or "VALUE")}')
+    if meant:
+        message += f'. Give --cfg-options {" ".join(meant)}'
+    return message + _also_epochs(meant)
+
+
+def _also_epochs(options: List[str]) -> str:
+    """What shortens a recipe better than its `max_epochs` alone."""
+    for option in options:
+        name, _, value = option.partition('=')
+        if name == 'train_cfg.max_epochs':
+            return (f'. Instead of {option}, --epochs {value} changes the '
+                    'schedule of the learning rate as well')
+    return ''
 
 
 def _full_names(cfg: Config, name: str) -> List[str]:
@@ -148,7 +159,8 @@ def _unknown_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
             named = [f'{full}={shown}' for full in _full_names(cfg, option)]
             similar = difflib.get_close_matches(section, known, 1)
             hint = (
-                f'. Give the full name: {first_few(named, 3)}' if named else
+                f'. Give the full name: {first_few(named, 3)}'
+                + _also_epochs(named) if named else
                 f'; did you mean {similar[0]!r}?' if similar else
                 f'. The config has: {", ".join(sorted(cfg))}')
             problems.append(f'--cfg-options {option}: there is no section '

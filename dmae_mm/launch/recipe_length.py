@@ -4,6 +4,7 @@ from fractions import Fraction
 from typing import Any, List
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from dmae_mm.engine.schedule_notes import schedule_end, schedulers
 
@@ -44,6 +45,31 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     for scheduler in chosen:
         _scale(scheduler, factor)
     train_cfg.max_epochs = epochs
+
+
+def leave_out_short_warm_up(runner: Runner) -> None:
+    """Take schedules out that would end before the first iteration.
+
+    MMEngine refuses them. They are warm-ups of a small part of an epoch, of
+    few batches.
+
+    Args:
+        runner (Runner): Before its training; is changed.
+    """
+    schedules = runner.param_schedulers
+    short = [scheduler for scheduler in schedules
+             if isinstance(scheduler, dict)
+             and scheduler.get('convert_to_iter_based')
+             and 0 < scheduler.get('end', 1) < 1
+             ] if isinstance(schedules, list) else []
+    for scheduler in short:
+        batches = len(runner.train_loop.dataloader)
+        if scheduler['end'] * batches < 1:
+            schedules.remove(scheduler)
+            runner.logger.warning(
+                f'Note: the warm-up of {scheduler["end"]:g} epochs is less '
+                f'than one of the {batches} iterations of an epoch, and is '
+                'left out')
 
 
 def _scale(scheduler: dict, factor: Fraction) -> None:

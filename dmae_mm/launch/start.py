@@ -19,6 +19,7 @@ from dmae_mm.engine.hooks.learning_rate_hook import LearningRateHook
 from dmae_mm.engine.loaders import check_not_empty
 
 from .explain import explain
+from .recipe_length import leave_out_short_warm_up
 
 TRACEBACK = 'start_error.txt'
 _IDLE = ('"FileClient" will be deprecated in future.',
@@ -72,6 +73,7 @@ def build_runner(cfg: Config) -> Runner:
         runner.register_hook(FollowConfigHook())
     # Before schedules that count batches are built, which would fail.
     check_not_empty(runner.train_loop.dataloader, 'train_dataloader')
+    leave_out_short_warm_up(runner)
     return runner
 
 

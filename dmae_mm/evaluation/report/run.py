@@ -15,6 +15,8 @@ _ENVIRONMENT = re.compile(r'^System environment:\n(.*?)(?:^-----|\Z)',
                           re.MULTILINE | re.DOTALL)
 _SETTING = re.compile(r'^ {4}(\S[^:\n]*): (.*)$', re.MULTILINE)
 _COMMAND = re.compile(r' - INFO - Command: (.*)')
+# What LearningRateHook says.
+_SAID = re.compile(r' - WARNING - Note: (.*)')
 _RESUMED = re.compile(r'resumed epoch: \d+, iter: (\d+)')
 _POSITION = re.compile(r'Epoch\(train\) *\[\d+\]\[ *\d+/(\d+)\]'
                        r'|Iter\(train\) \[')
@@ -62,6 +64,8 @@ class Start:
         self.environment = dict(_SETTING.findall(block[1])) if block else {}
         if command := _COMMAND.search(head):
             self.environment['Command'] = command[1]
+        self.notes += [f'Said at the start: {note}.'
+                       for note in _SAID.findall(head)]
         resumed = _RESUMED.search(head)
         self.first = int(resumed[1]) if resumed else 0
 
@@ -202,7 +206,8 @@ class Run:
         # Also tests of a checkpoint make such folders.
         self.starts = [start for start in found if start.curves]
         for start in found:
-            self.notes += start.notes
+            self.notes += [note for note in start.notes
+                           if note not in self.notes]
             if start.curves:
                 self._join(start)
             elif self.starts:  # else the whole run is said to have none
