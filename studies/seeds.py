@@ -13,7 +13,8 @@ import numpy as np
 import sklearn
 import timm
 import torch
-from mmengine.config import Config, DictAction
+from dmae_mm.host import ConfigOptions
+from mmengine.config import Config
 from scipy.stats import t as student_t
 
 PACKAGES = (dmae_mm, torch, timm, mmengine, mmpretrain, sklearn)
@@ -33,7 +34,7 @@ def command_line(doc: str, seeds: int) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         help='changes all trainings, e.g. train_cfg.max_epochs=1')
     return parser

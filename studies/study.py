@@ -18,6 +18,7 @@ import dmae_mm  # noqa: E402, F401  First: it checks its hosts.
 from dmae_mm.datasets import (balanced_subset, class_images,  # noqa: E402
                               write_list)
 from dmae_mm.evaluation.digits import write_digits  # noqa: E402
+from dmae_mm.messages import one_line  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from studies.seeds import (command_line, one_thread_each,  # noqa: E402
                             parse)
@@ -119,7 +120,10 @@ def main() -> None:
             osp.join(data_dir, f'tenth_seed{seed}.txt'),
             balanced_subset(images, percent=10, seed=seed),
             force=False)
-    runs = prepare(args.seeds, data_dir, out_dir, args.cfg_options)
+    try:
+        runs = prepare(args.seeds, data_dir, out_dir, args.cfg_options)
+    except (IndexError, KeyError, TypeError) as error:
+        parser.error(f'--cfg-options: {one_line(error)}')
     start = time.time()
     run_all(runs, data_dir, args.processes)
     minutes = (time.time() - start) / 60

@@ -180,7 +180,7 @@ def main() -> None:
     keys = [(start, seed) for seed in range(args.seeds) for start in STARTS]
     try:
         cfgs = [load_config(*key, args.cfg_options) for key in keys]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, KeyError, TypeError) as error:
         sys.exit(f'error: {error}')
     write_images(osp.join(OUT_DIR, 'data'), write_digits())
     begin = time.time()

@@ -11,7 +11,8 @@ PACKAGE = ROOT / 'dmae_mm'
 # Each imports from itself and from lower layers only. Those of one layer do
 # not know each other; those of the lowest may.
 LAYERS = (
-    ('messages', 'options', 'files', 'version', 'host_packages'),
+    ('config_text', 'messages', 'options', 'files', 'version',
+     'host_packages'),
     ('host', ),
     ('weights', 'datasets'),
     ('models', ),
@@ -20,7 +21,6 @@ LAYERS = (
     ('launch', ),
 )
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-# Some files still lie where they should not.
 
 
 def imports(path, root=ROOT):

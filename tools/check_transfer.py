@@ -20,8 +20,9 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     # A clone runs its own code, installed or not: see train.py.
     sys.path.insert(0, ROOT)
 
+from dmae_mm.host import ConfigOptions  # noqa: E402
 from dmae_mm.weights.check_transfer import check_transfer  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -38,16 +39,14 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, for example model.backbone.img_size=384')
-    try:
-        return parser.parse_args(argv)
-    except ValueError as error:  # DictAction on an argument without `=`
-        parser.error(f'KEY=VALUE pairs are expected ({error})')
+    return parser.parse_args(argv)
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     try:

@@ -22,9 +22,10 @@ import dmae_mm  # noqa: E402, F401  First: it checks its hosts.
 from dmae_mm.evaluation.digits import (  # noqa: E402
     DATA_DIR, EpochLines, draw_curves, draw_reconstructions, evaluate, train,
     write_digits)
-from dmae_mm.host import quietly  # noqa: E402
+from dmae_mm.host import ConfigOptions, quietly, read_config  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.runner import find_latest_checkpoint  # noqa: E402
 from mmpretrain import get_model  # noqa: E402
 
@@ -38,7 +39,7 @@ ORDER = ['random', 'mae', 'dmae', 'teacher']
 
 def load_config(file: str, out_dir: str, name: str, seed: int,
                 options: dict) -> Config:
-    cfg = Config.fromfile(osp.join(ROOT, 'configs', 'digits', file))
+    cfg = read_config(osp.join(ROOT, 'configs', 'digits', file), options)
     cfg.work_dir = osp.join(out_dir, name)
     cfg.randomness.seed = seed
     cfg.train_dataloader.dataset.data_root = osp.join(DATA_DIR, 'train')
@@ -60,13 +61,14 @@ def print_table(rows: List[dict], titles: dict) -> None:
           'pre-training.\n')
 
 
+@never_unpickle()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--seed', type=int, default=0, help='defaults to 0')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         help='changes all three configs, e.g. train_cfg.max_epochs=1')
     args = parser.parse_args()
@@ -77,7 +79,10 @@ def main() -> None:
     rows, models, curves = [], {}, {}
     for step, (name, title, file) in enumerate(RUNS, 1):
         print(f'[{step}/{len(RUNS)}] Training the {title}', flush=True)
-        cfg = load_config(file, out_dir, name, args.seed, args.cfg_options)
+        try:
+            cfg = load_config(file, out_dir, name, args.seed, args.cfg_options)
+        except ValueError as error:
+            parser.error(str(error))
         progress = EpochLines(title)
         train(cfg, progress)
         # As anybody would load it: without the teacher's file.

@@ -24,11 +24,12 @@ import dmae_mm  # noqa: E402, F401  First: it explains what is not installed.
 import torch  # noqa: E402
 from dmae_mm.engine.replay import Replay  # noqa: E402
 from dmae_mm.engine.step_dump import read_dump  # noqa: E402
-from dmae_mm.host import read_config  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
+from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -38,7 +39,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, for example optim_wrapper.dtype=float32')

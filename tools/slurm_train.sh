@@ -5,7 +5,8 @@
 #       [options of tools/train.py]
 #
 # GPUS, GPUS_PER_NODE and CPUS_PER_TASK set the size of the job, SRUN_ARGS
-# holds further options of srun, PYTHON chooses the interpreter.
+# holds further options of srun, PYTHON chooses the interpreter, PORT the port
+# where the processes meet: tools/train.py derives one from the job's number.
 #
 # Two minutes before its time is up, Slurm signals the run, which saves, ends
 # with status 75, is queued again and goes on. Called directly, this script
@@ -34,6 +35,10 @@ gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 # Several options in one variable, to be split at the blanks.
 read -r -a srun_args <<< "${SRUN_ARGS:-}"
+
+if [ -n "${PORT:-}" ]; then
+    export MASTER_PORT=$PORT  # srun hands it on
+fi
 
 resume=()
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then

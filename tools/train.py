@@ -24,8 +24,10 @@ from mmengine.device import get_device  # noqa: E402
 from dmae_mm.engine.work_dir import sole_run  # noqa: E402
 from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
-                            complete_config, preflight, start,
-                            static_problems)
+                            choose_port, complete_config, preflight,
+                            set_epochs, start, static_problems,
+                            unknown_arguments)
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,8 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the actual batch size over the '
-        "config's auto_scale_lr.base_batch_size")
+        help='scale the learning rate by the images of an optimizer step '
+        "over the config's auto_scale_lr.base_batch_size")
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='train for so many epochs, with warm-up and decay of the '
+        'learning rate in proportion')
     parser.add_argument(
         '--no-pin-memory',
         action='store_true',
@@ -115,6 +123,14 @@ def load_config(parser: argparse.ArgumentParser,
         cfg = read_config(args.config)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
+    if args.epochs is not None:
+        if 'train_cfg.max_epochs' in args.cfg_options:
+            parser.error('--epochs and train_cfg.max_epochs were both given: '
+                         'give --epochs alone')
+        try:
+            set_epochs(cfg, args.epochs)
+        except ValueError as error:
+            parser.error(f'--epochs: {error}')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -145,11 +161,15 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
     parser.error(f'{args.config}: {message}')
 
 
+@never_unpickle()
 def main() -> None:
     parser = build_parser()
-    args = parser.parse_args()
-    check_args(parser, args)
+    args, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(unknown_arguments(unknown, args.config))
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    check_args(parser, args)
+    choose_port(args.launcher)
     cfg = load_config(parser, args)
     if not args.check:
         refuse(parser, args, static_problems(cfg))

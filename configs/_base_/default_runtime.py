@@ -7,6 +7,8 @@ default_hooks = dict(
     # Stops when a loss is not finite. max_skips leaves out that many optimizer
     # steps first.
     runtime_info=dict(type='FiniteLossHook', max_skips=0),
+    # Says at the start if images per step or schedule do not fit.
+    learning_rate=dict(type='LearningRateHook'),
     progress_bar=dict(type='ProgressBarHook'),
     # To save inside epochs as well: default_hooks.checkpoint.
     # mid_epoch_interval=500, in iterations.

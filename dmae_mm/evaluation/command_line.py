@@ -2,7 +2,9 @@
 import argparse
 from typing import Any, Callable, List, Optional
 
-from mmengine.config import DictAction
+from dmae_mm.host import ConfigOptions
+
+from dmae_mm.weights.safe_load import never_unpickle
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -34,7 +36,7 @@ _OPTIONS = {
     '--cfg-options':
     dict(
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, for example model.teacher.checkpoint=PATH'),
@@ -64,6 +66,7 @@ def run(parser: argparse.ArgumentParser, argv: Optional[List[str]],
     """Call a tool with what the command line says; its errors end it."""
     args = parser.parse_args(argv)
     try:
-        tool(args)
+        with never_unpickle():
+            tool(args)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))

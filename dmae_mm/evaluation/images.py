@@ -2,7 +2,6 @@
 
 Nothing here is random.
 """
-import os.path as osp
 import sys
 from typing import Iterable, List, Optional, Sequence, Tuple
 
@@ -15,8 +14,8 @@ from mmpretrain.datasets import CustomDataset
 from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
-from dmae_mm.datasets import (EXTENSIONS, BadImageError, ImageSubset,
-                              LoadImageOrSkip, read_class_folders)
+from dmae_mm.datasets import (BadImageError, ImageSubset, LoadImageOrSkip,
+                              read_class_folders)
 from dmae_mm.messages import first_few, one_line
 from dmae_mm.models.student_input import input_channels
 
@@ -202,23 +201,6 @@ def paths_of(dataset: BaseDataset) -> List[str]:
         dataset.get_data_info(index)['img_path']
         for index in range(len(dataset))
     ]
-
-
-def image_folder(folder: str) -> CustomDataset:
-    """All images under a folder, sub-folders included, sorted, unlabelled.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there are no images in it.
-    """
-    if not osp.isdir(folder):
-        raise FileNotFoundError(f'There is no folder {folder!r}.')
-    try:
-        return CustomDataset(
-            data_root=folder, with_label=False, extensions=EXTENSIONS)
-    except RuntimeError:  # not one image
-        raise ValueError(f'There are no images ({", ".join(EXTENSIONS)}) '
-                         f'under {folder!r}.') from None
 
 
 def labelled_images(root: str,

@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from torch.utils.data import DataLoader
 
+from dmae_mm.datasets.image_folder import image_folder
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import first_few
 from dmae_mm.models import DMAE, ClassifierTeacher, Teacher
@@ -16,8 +17,7 @@ from dmae_mm.models.tokens import BlockFeatures, resolve_block, visible_ids
 from dmae_mm.weights import read_tensor_file
 
 from .cka import MIN_EXAMPLES, BlockOutputs, minibatch_cka
-from .images import (EvaluationPipeline, image_folder, paths_of, problems,
-                     with_progress)
+from .images import EvaluationPipeline, paths_of, problems, with_progress
 from .trained_models import (build_pretraining_model, load_backbone, move,
                              read_model)
 

@@ -16,6 +16,8 @@ from dmae_mm.host import build, read_config
 from dmae_mm.weights import (TensorFile, backbone_state_dict,
                              mae_to_mmpretrain, read_tensor_file)
 from dmae_mm.weights.misfits import load_exactly
+from dmae_mm.weights.origin import origin_of
+from dmae_mm.weights.positions import other_meaning
 
 
 def read_model(config: str, cfg_options: dict = dict()) -> dict:
@@ -187,10 +189,14 @@ def load_backbone(backbone: nn.Module, file: TensorFile, config: str) -> None:
 
 def _load(network: nn.Module, tensors: dict, file: TensorFile,
           whose: str) -> None:
-    load_exactly(
-        network, tensors, f'{file.source} is no checkpoint of {whose}',
-        'Give the config that it was trained with; each run leaves it in its '
-        'work dir.')
+    complaint = f'{file.source} is no checkpoint of {whose}'
+    cure = ('Give the config that it was trained with; each run leaves it in '
+            'its work dir.')
+    problems = other_meaning(network, tensors,
+                             origin_of(file.meta, file.tensors))
+    if problems:
+        raise ValueError(f'{complaint}: {"; ".join(problems)}. {cure}')
+    load_exactly(network, tensors, complaint, cure)
 
 
 def move(network: nn.Module, device: Optional[str]) -> None:

@@ -1,13 +1,16 @@
 """What happens between the command line and the first training step."""
-from .complete_config import complete_config
-from .cpu import LAUNCHER_VARIABLES, adapt_to_cpu
+from .complete_config import complete_config, unknown_arguments
+from .cpu import adapt_to_cpu
 from .explain import explain
 from .missing_files import missing_files
 from .preflight import preflight
+from .processes import LAUNCHER_VARIABLES, choose_port
+from .recipe_length import set_epochs
 from .start import start
 from .static_problems import static_problems
 
 __all__ = [
-    'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'complete_config', 'explain',
-    'missing_files', 'preflight', 'start', 'static_problems'
+    'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'choose_port', 'complete_config',
+    'explain', 'missing_files', 'preflight', 'set_epochs', 'start',
+    'static_problems', 'unknown_arguments'
 ]

@@ -1,12 +1,25 @@
 """A config as tools/train.py trains it: completed, with all options in it."""
 import difflib
+import os.path as osp
+import shlex
 from typing import Any, Dict, List
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from dmae_mm.host import read_config
+from dmae_mm.messages import first_few
+
+from .learning_rate import scale_learning_rate
 from .sections import (DATALOADERS, READ_SECTIONS, entries, last_name,
                        read_sections)
+
+# What people call options whose name in a config is another.
+_OTHER_NAMES = dict(
+    data='data_root', data_dir='data_root', data_path='data_root',
+    images='data_root', learning_rate='lr', batch='batch_size',
+    wd='weight_decay', workers='num_workers', size='img_size',
+    image_size='img_size', iters='max_iters')
 
 
 def complete_config(cfg: Config,
@@ -44,7 +57,6 @@ def complete_config(cfg: Config,
     problems = _unknown_options(cfg, options) + _copied_options(cfg, options)
     if problems:
         return problems
-    accumulated = _accumulated(cfg)
     try:
         cfg.merge_from_dict(options)
     except (TypeError, KeyError, IndexError) as error:
@@ -58,25 +70,86 @@ def complete_config(cfg: Config,
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if auto_scale_lr:
-        if cfg.get('auto_scale_lr') is None:
-            return ['--auto-scale-lr needs auto_scale_lr='
-                    'dict(base_batch_size=...) in the config']
-        cfg.auto_scale_lr.enable = True
-    if 'auto_scale_lr.base_batch_size' not in options:
-        _follow_accumulation(cfg, accumulated)
+    if auto_scale_lr or (cfg.get('auto_scale_lr') or {}).get('enable'):
+        return scale_learning_rate(cfg)
     return []
+
+
+def unknown_arguments(arguments: List[str], config: str) -> str:
+    """What to say of arguments that the command line does not have.
+
+    Args:
+        arguments (list[str]): As they were given, '--lr', '1e-3' for example.
+        config (str): The path of the config.
+
+    Returns:
+        str: With the options of the config that may be meant.
+    """
+    message = f'unrecognized arguments: {shlex.join(arguments)}'
+    try:
+        cfg = read_config(config)
+    except (FileNotFoundError, ValueError):
+        return message
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, _, value = word.partition('=')
+        if name.startswith('--'):
+            if not value and words and not words[0].startswith('--'):
+                value = words.pop(0)
+        elif osp.isdir(word):
+            name, value = 'data_root', word
+        elif not value:
+            continue
+        meant = _full_names(cfg, name.lstrip('-').replace('-', '_'))
+        if meant:
+            message += (f'. Is it --cfg-options {meant[0]}='
+                        f'{shlex.quote(value or "VALUE")} ?')
+    return message
+
+
+def _full_names(cfg: Config, name: str) -> List[str]:
+    """Options that may be meant by a part of their name.
+
+    Args:
+        cfg (Config): Where they are.
+        name (str): Without its sections: 'lr' or 'optimizer.lr'.
+
+    Returns:
+        list[str]: Those of this name or, if there is none, of a similar one;
+        the ones of the training, and with the fewest sections, first.
+    """
+    options = [option for option, _ in entries(read_sections(cfg))
+               if '.' in option]
+    section, dot, last = name.rpartition('.')
+    last = _OTHER_NAMES.get(last, last)
+    if not any(last_name(option) == last for option in options):
+        similar = difflib.get_close_matches(
+            last, {last_name(option) for option in options}, 1, 0.75)
+        if not similar:
+            return []
+        last = similar[0]
+    ending = f'.{section}{dot}{last}'
+    return sorted(
+        (option for option in options if f'.{option}'.endswith(ending)),
+        key=lambda option: (not option.startswith(
+            ('train_', 'optim_wrapper.', 'model.backbone.')),
+                            option.count('.')))
 
 
 def _unknown_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
     """Options that nothing would read, such as mistyped ones."""
     problems = []
     known = {*cfg, *READ_SECTIONS}
-    for option in options:
+    for option, value in options.items():
         section = option.split('.')[0]
         if section not in known:
+            shown = '...' if isinstance(value, (list, tuple)) else value
+            named = [f'{full}={shown}' for full in _full_names(cfg, option)]
             similar = difflib.get_close_matches(section, known, 1)
-            hint = f'; did you mean {similar[0]!r}?' if similar else (
+            hint = (
+                f'. Give the full name: {first_few(named, 3)}' if named else
+                f'; did you mean {similar[0]!r}?' if similar else
                 f'. The config has: {", ".join(sorted(cfg))}')
             problems.append(f'--cfg-options {option}: there is no section '
                             f'{section!r}{hint}')
@@ -112,35 +185,14 @@ def _copied_options(cfg: Config, options: Dict[str, Any]) -> List[str]:
 
 
 def _missing_sections(cfg: Config) -> List[str]:
-    missing = [
-        name for name in ('model', 'train_dataloader', 'train_cfg',
-                          'optim_wrapper') if cfg.get(name) is None
-    ]
-    return [
-        f'it has no {", ".join(missing)}: it is not a config to train with'
-    ] * bool(missing) + [
-        f'{name}={cfg[name]!r} is not a dict'
-        for name in ('model', 'train_cfg', 'optim_wrapper', 'default_hooks',
-                     'randomness', 'env_cfg', *DATALOADERS)
-        if cfg.get(name) is not None and not isinstance(cfg[name], dict)
-    ]
-
-
-def _accumulated(cfg: Config) -> Any:
-    """How many batches make an optimizer step."""
-    section = cfg.get('optim_wrapper')
-    return section.get('accumulative_counts', 1) if isinstance(
-        section, dict) else 1
-
-
-def _follow_accumulation(cfg: Config, before: Any) -> None:
-    """Keep the scaling of the learning rate right for other accumulation.
-
-    MMEngine compares ``base_batch_size`` with the images of one iteration and
-    leaves accumulation out, so the number holds for the config's own
-    ``accumulative_counts`` only.
-    """
-    now, scaling = _accumulated(cfg), cfg.get('auto_scale_lr') or {}
-    if now != before and 'base_batch_size' in scaling and all(
-            type(count) is int and count > 0 for count in (now, before)):
-        scaling['base_batch_size'] *= before / now
+    problems = []
+    needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    missing = [name for name in needed if cfg.get(name) is None]
+    if missing:
+        problems.append(f'it has no {", ".join(missing)}: it is not a config '
+                        'to train with')
+    for name in (*needed, *DATALOADERS[1:], 'default_hooks', 'randomness',
+                 'env_cfg'):
+        if cfg.get(name) is not None and not isinstance(cfg[name], dict):
+            problems.append(f'{name}={cfg[name]!r} is not a dict')
+    return problems

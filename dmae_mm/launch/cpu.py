@@ -5,12 +5,7 @@ import subprocess
 import torch.distributed
 from mmengine.config import Config
 
-# What each launcher tells its processes: rank, local rank, number of them.
-LAUNCHER_VARIABLES = dict(
-    pytorch=('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
-    slurm=('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'),
-    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK',
-         'OMPI_COMM_WORLD_SIZE'))
+from .processes import LAUNCHER_VARIABLES, is_first_process
 
 
 def adapt_to_cpu(cfg: Config) -> None:
@@ -24,7 +19,7 @@ def adapt_to_cpu(cfg: Config) -> None:
         optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             optim_wrapper.pop(key, None)
-        if os.environ.get('RANK', '0') == '0':
+        if is_first_process(cfg.launcher):
             print('No accelerator: AmpOptimWrapper is replaced by '
                   'OptimWrapper, training is in full precision.')
     if cfg.launcher != 'none':

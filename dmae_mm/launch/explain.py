@@ -53,28 +53,30 @@ def explain(error: BaseException, cfg: Config, section: str = '') -> str:
 
     place = _place(error, message, makers, section)
     options = known.get(place)
-    title, details = f'{place}: ' if place else '', []
-    if isinstance(options, dict):
-        kind = options.get('type')
-        if kind:
-            title = f'{place} ({getattr(kind, "__name__", kind)}): '
-        named = _named(options, words, place)
-        if isinstance(error, TypeError):
-            given = {key: options[key] for key in words.intersection(options)}
-            details = [unknown_options(made_by, given)
-                       for made_by in makers.get(place, ())]
-        others = [f'{key}={shown(value)}' for key, value in options.items()
-                  if key != 'type']
-        if others and not named:
-            details.append(f'its options: {", ".join(others)}')
-    else:
+    if not isinstance(options, dict):  # not known, or a list
         named = {option: value for option, value in known.items()
                  if last_name(option) in words}
-    lines = [title + said]
-    lines += [f'{option} = {shown(value)}'
-              for option, value in list(named.items())[:_LISTED]]
-    lines += [detail for detail in details if detail not in message]
-    return '\n    '.join(lines)
+        return _told(place, said, dict(list(named.items())[:_LISTED]))
+    kind = options.get('type')
+    title = f'{place} ({getattr(kind, "__name__", kind)})' if kind else place
+    named = _named(options, words, place)
+    more = []
+    if isinstance(error, TypeError):
+        given = {key: options[key] for key in words.intersection(options)}
+        more = [unknown_options(made_by, given)
+                for made_by in makers.get(place, ())]
+    others = ', '.join(f'{key}={shown(value)}'
+                       for key, value in options.items() if key != 'type')
+    if others and not named:
+        more.append(f'its options: {others}')
+    return _told(title, said, named, *(
+        line for line in more if line not in message))
+
+
+def _told(title: str, said: str, named: Dict[str, Any], *more: str) -> str:
+    values = [f'{option} = {shown(value)}' for option, value in named.items()]
+    return '\n    '.join([f'{title}: {said}' if title else said, *values,
+                         *more])
 
 
 def _makers(kind: Any, scope: str) -> Set[Callable]:

@@ -14,9 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from dmae_mm.engine.checkpointing import whole_files
+from dmae_mm.engine.schedule_notes import schedule_notes
 from dmae_mm.host import unwrapped_model
 
-from .schedule_notes import schedule_notes
 from .start import build_runner
 
 # Steps that are timed, after the first, and how long they may take.
@@ -39,7 +39,9 @@ def measure_steps(cfg: Config, notes: List[str]) -> List[str]:
     """
     # A step is an optimizer step here, so that all memory is in use.
     counts = cfg.optim_wrapper.pop('accumulative_counts', 1)
-    checkpoints = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    hooks = cfg.setdefault('default_hooks', {})
+    checkpoints = hooks.get('checkpoint') or {}
+    hooks.pop('learning_rate', None)  # what it says is said here
     steps = FewStepsHook()
     runner = build_runner(cfg)
     runner.register_hook(steps, priority='LOWEST')
@@ -143,11 +145,9 @@ def images(runner: Runner, counts: int) -> List[str]:
         f'Images per optimizer step: {batch * counts} in each process '
         f'({batch} x {counts} accumulated).'
     ]
-    scaling = runner.cfg.get('auto_scale_lr')
-    if scaling and not scaling.get('enable') and scaling.get(
-            'base_batch_size', batch) != batch:
-        # MMEngine leaves accumulation out of this number.
-        meant = scaling.base_batch_size * counts
+    scaling = runner.cfg.get('auto_scale_lr') or {}
+    meant = scaling.get('base_batch_size', batch * counts)
+    if meant != batch * counts:
         lines += [
             f'    The learning rate is meant for {meant:g} images per '
             'optimizer step, all',

@@ -4,6 +4,8 @@ from typing import Any, List, Tuple
 
 from mmengine.config import Config
 
+from dmae_mm.weights.download import what_folder
+
 from .sections import entries, hooks, last_name
 
 # The data loaders that a training uses.
@@ -40,7 +42,11 @@ def missing_files(cfg: Config, dataloaders: Tuple[str, ...] = TRAINING,
     if checkpoints:
         for option, path in entries(
                 dict(model=cfg.get('model'), load_from=cfg.get('load_from'))):
-            if _is_checkpoint(option, path) and not osp.isfile(path):
+            if not _is_checkpoint(option, path) or osp.isfile(path):
+                continue
+            if osp.isdir(path):
+                problems.append(f'{option}: {path!r} {what_folder(path)}')
+            else:
                 problems.append(f'there is no checkpoint {path!r}: set '
                                 f'--cfg-options {option}=/path/to/file')
         for option, path in entries(hooks(cfg)):

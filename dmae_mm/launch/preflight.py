@@ -17,11 +17,12 @@ from mmengine.registry import (DATASETS, HOOKS, MODELS, PARAM_SCHEDULERS,
 from mmengine.visualization import Visualizer
 
 from dmae_mm.datasets.pipelines import let_skip
+from dmae_mm.engine.schedule_notes import schedulers
 
 from .explain import explain
 from .measure import measure_steps
 from .missing_files import TRAINING, missing_files
-from .sections import hooks, schedulers
+from .sections import hooks
 from .start import shorten_console
 from .static_problems import static_problems
 

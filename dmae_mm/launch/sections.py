@@ -59,18 +59,6 @@ def hooks(cfg: Config) -> Dict[str, Any]:
         **{f'default_hooks.{name}': hook
            for name, hook in (default or {}).items()
            if hook is not None},  # None leaves out one of MMEngine's
-        **_listed('custom_hooks', custom)
+        **{f'custom_hooks.{index}': hook for index, hook in enumerate(
+            custom if isinstance(custom, (list, tuple)) else ())}
     }
-
-
-def schedulers(cfg: Config) -> Dict[str, Any]:
-    """Option and value of each schedule of the optimizer."""
-    section = cfg.get('param_scheduler')
-    if section is None or isinstance(section, (list, tuple)):
-        return _listed('param_scheduler', section)
-    return dict(param_scheduler=section)
-
-
-def _listed(name: str, section: Any) -> Dict[str, Any]:
-    items = section if isinstance(section, (list, tuple)) else ()
-    return {f'{name}.{index}': item for index, item in enumerate(items)}

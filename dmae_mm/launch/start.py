@@ -14,10 +14,14 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from dmae_mm.engine.hooks.finite_loss_hook import NonFiniteLossError
+from dmae_mm.engine.hooks.learning_rate_hook import LearningRateHook
 
 from .explain import explain
 
 TRACEBACK = 'start_error.txt'
+_IDLE = ('"FileClient" will be deprecated in future.',
+         '"HardDiskBackend" is the alias of "LocalBackend"',
+         'Auto resumed from the latest checkpoint None.')
 
 
 def start(cfg: Config) -> None:
@@ -38,6 +42,8 @@ def start(cfg: Config) -> None:
         # MMEngine logs the config, but not how the run was started.
         runner.logger.info(f'Command: {shlex.join(sys.argv)}')
         runner.register_hook(begun, priority='VERY_LOW')
+        if 'learning_rate' not in cfg.get('default_hooks', {}):
+            runner.register_hook(LearningRateHook())
         runner.train()
     except NonFiniteLossError as error:
         message = str(error) if is_main_process() else 1
@@ -59,7 +65,12 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def shorten_console(logger: logging.Logger) -> None:
-    """Leave one line per parameter of the optimizer to the log file."""
+    """Leave out what MMEngine says at every start and nobody can act on.
+
+    One line per parameter of the optimizer goes to the log file only; lines
+    on its own deprecated classes, and that it resumes from nothing, nowhere.
+    """
+    logger.addFilter(lambda record: not record.getMessage().startswith(_IDLE))
     for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:
             handler.addFilter(lambda record: not record.getMessage().

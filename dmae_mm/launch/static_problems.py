@@ -1,12 +1,13 @@
 """What is wrong with a config, as far as can be seen without building it."""
-from typing import Iterator, List
+from typing import Any, Iterator, List, Optional
 
 from mmengine.config import Config
 
+from dmae_mm.engine.schedule_notes import schedulers
 from dmae_mm.options import is_finite_number
 
 from .missing_files import missing_files
-from .sections import DATALOADERS, entries, hooks, schedulers, shown
+from .sections import DATALOADERS, entries, hooks, shown
 
 # Larger numbers in `model`, or of workers, would keep the machine busy for
 # hours before anything fails.
@@ -24,7 +25,7 @@ def static_problems(cfg: Config) -> List[str]:
     """
     return [
         *_wrong_numbers(cfg), *_no_sections(cfg), *_normalisation(cfg),
-        *missing_files(cfg)
+        *_crop_size(cfg), *missing_files(cfg)
     ]
 
 
@@ -95,3 +96,56 @@ def _normalisation(cfg: Config) -> Iterator[str]:
                     number > 0 or key == 'mean') for number in numbers):
                 yield (f'{option}.{key}={given!r} must be finite numbers'
                        + ' above 0' * (key == 'std'))
+
+
+def _crop_size(cfg: Config) -> Iterator[str]:
+    """A crop that masked students of mmpretrain, made for a size, cannot take.
+
+    They neither resample their positions nor have them for other images.
+    """
+    backbone = cfg.model.get('backbone')
+    if not isinstance(backbone, dict) or _name(backbone) not in (
+            'MAEViT', 'MAEHiViT'):
+        return
+    size = _square(backbone.get('img_size', 224))
+    for option, pipeline in entries(cfg.get('train_dataloader'),
+                                    'train_dataloader'):
+        if option.endswith('.pipeline') and isinstance(pipeline,
+                                                       (list, tuple)):
+            crop = _last_size(pipeline)
+            if size and crop and _square(pipeline[crop[0]][crop[1]]) != size:
+                index, key = crop
+                given = pipeline[index][key]
+                yield (f'{option}.{index}.{key}={given!r} gives images of '
+                       f'another size than model.backbone.img_size={size}: '
+                       f'set {option}.{index}.{key}={size}, or img_size and, '
+                       'where there is a decoder, model.neck.num_patches, '
+                       'which is (img_size / patch_size)^2')
+
+
+def _last_size(pipeline: list) -> Optional[tuple]:
+    """Place and key of what decides the size of images, where it is known."""
+    found = None
+    for index, transform in enumerate(pipeline):
+        name = _name(transform)
+        if 'Crop' in name or name in ('Resize', 'Pad', 'ResizeEdge'):
+            keys = [key for key in ('scale', 'crop_size', 'size')
+                    if transform.get(key) is not None]
+            sure = name.endswith(('RandomResizedCrop', 'CenterCrop',
+                                  'RandomCrop')) or (
+                name == 'Resize' and not transform.get('keep_ratio'))
+            found = (index, keys[0]) if sure and keys else None
+    return found
+
+
+def _name(section: Any) -> str:
+    """'MAEViT' of a section of this type, whatever its scope."""
+    kind = section.get('type') if isinstance(section, dict) else ''
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def _square(size: Any) -> Any:
+    """224 for 224 and for (224, 224); other values as they are."""
+    if isinstance(size, (list, tuple)) and len({*size}) == 1:
+        return size[0]
+    return size

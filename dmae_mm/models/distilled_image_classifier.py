@@ -11,7 +11,7 @@ from dmae_mm.options import reject_unknown_options
 from .tokens import BlockFeatures
 from .checks import check_backbone
 from .distillation import Block, Distillation, build_part, check_pairs
-from .mmpretrain_vits import TOKEN_BACKBONES, blocks
+from .mmpretrain_vits import TOKEN_BACKBONES, blocks, check_arch
 from .student_input import StudentInput
 from .teachers import ClassifierTeacher, Teacher
 from .teachers.classifier_teacher import has_single_logits
@@ -79,6 +79,7 @@ class DistilledImageClassifier(ImageClassifier):
             _check_logits(
                 teacher.get('type'), _gives_logits(teacher.get('type')),
                 logit_loss)
+        check_arch('backbone', backbone)
         super().__init__(
             backbone=backbone,
             neck=neck,

@@ -12,7 +12,7 @@ from dmae_mm.options import reject_unknown_options
 from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
                      check_sizes, check_teacher)
 from .distillation import Block, Distillation
-from .mmpretrain_vits import blocks
+from .mmpretrain_vits import blocks, check_arch
 from .necks import CrossAttentionDecoder
 from .student_input import StudentInput
 from .teachers import Teacher
@@ -71,6 +71,7 @@ class DMAE(BaseSelfSupervisor):
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         check_teacher(aligned_layers, teacher)
+        check_arch('backbone', backbone)
         super().__init__(
             backbone=backbone,
             neck=neck,

@@ -1,10 +1,7 @@
 """Load a checkpoint as a runner would, and find out what arrived."""
-import contextlib
 import dataclasses
 import importlib
-import os
-import pickle
-from typing import Iterator, List, Tuple
+from typing import List, Tuple
 
 import torch.nn as nn
 from mmengine.config import Config
@@ -17,7 +14,10 @@ from dmae_mm.messages import first_few, one_line
 from .download import local_path
 from .pretrained_option import (EXPORT, PretrainedOption, name_checkpoint,
                                 pretrained_options, read_for_host)
-from .transfer import CHANGED, LEFT, LOADED, NOT_FINITE, RESIZED, compare
+from .origin import normalisation_of, origin_of, preprocessing_of_config
+from .positions import other_heads
+from .tensor_file import TensorFile
+from .transfer import CHANGED, LEFT, LOADED, MISSED, RESIZED, compare
 
 # Whose configs are understood, and how to get what they need.
 SCOPES = dict(
@@ -70,23 +70,47 @@ def check_transfer(config: str,
                    if option.checkpoint == path),
                   PretrainedOption(name, path, 'backbone.'))
     stopped = _load(model, cfg)
-    transfer = compare(backbone, file.tensors, option.prefix)
+    origin = origin_of(file.meta, file.tensors)
+    transfer = compare(backbone, file.tensors, option.prefix, origin)
     option = dataclasses.replace(option, prefix=transfer.prefix)
 
     lines = [
         f'{config}: {cfg.default_scope}, {type(backbone).__name__}',
         f'{file.source} (sha256 {file.sha256[:8]}) as {name}, prefix '
-        f'{transfer.prefix!r}', *transfer.lines(file.ignored, verbose)
+        f'{transfer.prefix!r}', *transfer.lines(file.ignored, verbose),
+        *_other_images(cfg, file)
     ]
     arrived = len(transfer.names(LOADED, RESIZED))
-    if arrived and transfer.arrived and not stopped:
+    heads = other_heads(backbone, origin)
+    if arrived and transfer.arrived and not (stopped or heads):
         resized = len(transfer.names(RESIZED))
         return lines + [f'All {arrived} backbone tensors arrived ({resized} '
                         'resized).'], ''
-    needed = arrived + len(transfer.names(LEFT, CHANGED, NOT_FINITE))
+    needed = arrived + len(transfer.names(*MISSED))
     reason = option.misfit(backbone, file) or stopped or _overwritten(
         type(backbone).__name__, transfer.names(CHANGED, LEFT), option)
     return lines, f'{arrived} of {needed} backbone tensors arrived. {reason}'
+
+
+def _other_images(cfg: Config, file: TensorFile) -> List[str]:
+    """A line if the file knows other images than the config gives."""
+    origin = normalisation_of(file)
+    if origin.mean is None:
+        return []
+    given = preprocessing_of_config(cfg.model, len(origin.mean))
+    known = dict(mean=origin.mean, std=origin.std, to_rgb=origin.to_rgb)
+    if origin.to_rgb is None:
+        del known['to_rgb'], given['to_rgb']
+    if known == given:
+        return []
+    return [f'Note: it was trained on images of {_listed(known)} '
+            f'({origin.said_by}), the data_preprocessor here has '
+            f'{_listed(given)}.']
+
+
+def _listed(values: dict) -> str:
+    return ', '.join(f'{name}={list(v) if isinstance(v, tuple) else v}'
+                     for name, v in values.items())
 
 
 def read_toolbox_config(path: str, cfg_options: dict) -> Config:
@@ -117,14 +141,11 @@ def _load(model: nn.Module, cfg: Config) -> str:
         str: What went wrong, in one line; '' if nothing did.
     """
     try:  # whatever a class raises
-        with quietly(), _no_unpickling(), DefaultScope.overwrite_default_scope(
+        with quietly(), DefaultScope.overwrite_default_scope(
                 cfg.default_scope):
             model.init_weights()
             if cfg.get('load_from'):
                 load_checkpoint(model, cfg.load_from, 'cpu')
-    except pickle.UnpicklingError:
-        return ('MMEngine would unpickle this file, which could run code from '
-                f'it; here it must not. {_WRITE_ANEW}')
     except Exception as error:
         stopped = f'Loading stops with {one_line(error)}.'
         if 'is not in the pretrained model' not in stopped:
@@ -133,20 +154,6 @@ def _load(model: nn.Module, cfg: Config) -> str:
                 f'DistributedDataParallel, MMEngine finds no prefix. '
                 f'{_WRITE_ANEW}')
     return ''
-
-
-@contextlib.contextmanager
-def _no_unpickling() -> Iterator[None]:
-    """Keep MMEngine from unpickling what torch refuses to."""
-    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(name)
-    os.environ[name] = '1'
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _overwritten(backbone: str, names: List[str],

@@ -14,6 +14,8 @@ from dmae_mm.messages import first_few
 
 from .misfits import num_blocks
 from .names import layout_of, under_prefix
+from .origin import Origin, origin_of
+from .positions import other_meaning
 from .tensor_file import TensorFile, Tensors, read_tensor_file
 from .transfer import file_misfits, needed_shapes
 
@@ -45,15 +47,49 @@ class PretrainedOption:
         """Why a file cannot fill a built backbone, before it is loaded.
 
         Returns:
-            str: The problems, as of :func:`file_misfits`, their likely cause
-            and the cure, in sentences; '' if the file fits.
+            str: The problems, as of :func:`file_misfits` and
+            :func:`misunderstood`, their likely cause and the cure, in
+            sentences; '' if the file fits.
         """
         problems = file_misfits(backbone, file.tensors, self.prefix)
         if not problems:
-            return ''
+            return misunderstood(backbone,
+                                 under_prefix(file.tensors, self.prefix),
+                                 origin_of(file.meta, file.tensors),
+                                 file.source)
         return (f'Under the prefix {self.prefix!r}, '
                 f'{first_few(problems, 5, "; ")}. '
                 f'{_cause(backbone, file, self.prefix)}')
+
+
+def misunderstood(backbone: nn.Module, weights: Tensors, origin: Origin,
+                  source: str) -> str:
+    """Why weights of the right names and shapes would mean something else.
+
+    Args:
+        backbone (nn.Module): The backbone, built.
+        weights (dict[str, torch.Tensor]): The file's, without prefix.
+        origin (Origin): What the file says.
+        source (str): The file.
+
+    Returns:
+        str: The problems of :func:`other_meaning` and the cure, in
+        sentences; '' if there are none.
+    """
+    problems = other_meaning(backbone, weights, origin)
+    if not problems:
+        return ''
+    said = f'{"; ".join(problems)}. '.replace('pos_embed', 'Its pos_embed', 1)
+    if 'positions' not in said:
+        return said + ('Give the architecture of this checkpoint in '
+                       'model.backbone.')
+    to = 'mmseg' if ignores_prefix(backbone) else 'mmpretrain'
+    size = getattr(backbone, 'img_size', None)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return said + (
+        f'Resample them: python {EXPORT} MODEL {source} DST --to {to} '
+        f'--img-size {height} {width}, with the config that it was trained '
+        'with as MODEL, and give DST.')
 
 
 def pretrained_options(model: nn.Module) -> List[PretrainedOption]:

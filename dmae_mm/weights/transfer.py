@@ -1,5 +1,4 @@
 """Did a checkpoint arrive in a backbone? Said of each tensor."""
-import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -7,10 +6,11 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.utils import resize_pos_embed
 
 from .misfits import misfits
 from .names import COMPUTED, under_prefix
+from .origin import Origin
+from .positions import PositionGrids, resampled_table
 from .tensor_file import Tensors
 
 # Of these, the hosts resample all but the last dimension.
@@ -33,6 +33,9 @@ RESIZED = 'resized'
 LEFT = 'left at initialisation'
 CHANGED = 'other values than in the checkpoint'
 NOT_FINITE = 'not finite in the checkpoint'
+SCRAMBLED = 'scrambled: at the places of another grid of patches'
+# Of these, the checkpoint's values did not arrive.
+MISSED = (LEFT, CHANGED, NOT_FINITE, SCRAMBLED)
 NEW = 'new: not in any pre-training'
 COMPUTED_ONLY = 'computed, not learnt'
 # What a file's tensor is that the backbone does not have: see Transfer.
@@ -84,7 +87,7 @@ class Transfer:
     @property
     def arrived(self) -> bool:
         """Whether all that has to be loaded was, and nothing was lost."""
-        return not (self.names(LEFT, CHANGED, NOT_FINITE) or self.lost)
+        return not (self.names(*MISSED) or self.lost)
 
     def lines(self, ignored: Sequence[str], verbose: bool) -> List[str]:
         """A table of what became of the backbone's tensors and the file's.
@@ -95,8 +98,7 @@ class Transfer:
                 equals of several blocks one together.
         """
         lines = []
-        for status in (LOADED, RESIZED, LEFT, CHANGED, NOT_FINITE, NEW,
-                       COMPUTED_ONLY):
+        for status in (LOADED, RESIZED, *MISSED, NEW, COMPUTED_ONLY):
             rows = [row for row in self.rows if row.status == status]
             if rows or status in (LOADED, RESIZED, LEFT):
                 lines.append(f'{status}: {len(rows)}')
@@ -154,7 +156,10 @@ def file_misfits(backbone: nn.Module, tensors: Tensors,
     ]
 
 
-def compare(backbone: nn.Module, tensors: Tensors, prefix: str) -> Transfer:
+def compare(backbone: nn.Module,
+            tensors: Tensors,
+            prefix: str,
+            origin: Origin = Origin()) -> Transfer:
     """Find out what of a checkpoint is in a backbone that has loaded it.
 
     A tensor counts as loaded if the file has it and the backbone has its
@@ -167,6 +172,8 @@ def compare(backbone: nn.Module, tensors: Tensors, prefix: str) -> Transfer:
         prefix (str): What the config says the backbone's names begin with.
             Some backbones of mmdet and mmseg find 'backbone.' for
             themselves, so where nothing agrees, that and '' are tried.
+        origin (Origin): What the file says of its grid of patches. Defaults
+            to nothing: a square.
 
     Returns:
         Transfer: What became of each tensor.
@@ -183,7 +190,7 @@ def compare(backbone: nn.Module, tensors: Tensors, prefix: str) -> Transfer:
             status = _without_file(name, tensor)
         else:
             status = LEFT if found is None else _with_file(
-                backbone, name, given, tensor)
+                backbone, name, weights, tensor, origin)
         rows.append(
             Row(name, status, tuple(tensor.shape),
                 None if given is None else tuple(given.shape)))
@@ -223,61 +230,29 @@ def _without_file(name: str, tensor: torch.Tensor) -> str:
     return LEFT
 
 
-def _with_file(backbone: nn.Module, name: str, given: torch.Tensor,
-               tensor: torch.Tensor) -> str:
+def _with_file(backbone: nn.Module, name: str, weights: Tensors,
+               tensor: torch.Tensor, origin: Origin) -> str:
+    given = weights[name]
     if not given.isfinite().all():
         return NOT_FINITE
+    grids = PositionGrids.of(backbone, name, weights, origin)
+    if grids is not None and grids.differ:
+        if _close(grids.resampled(given, tensor.shape), tensor):
+            return RESIZED
+        return SCRAMBLED if _close(
+            grids.as_host_does(given, tensor.shape), tensor) else LEFT
     if _same(given, tensor):
         return LOADED
     if name.endswith(_RESAMPLED) and given.shape != tensor.shape:
-        expected = resampled_positions(backbone, given, tensor.shape)
-        if expected is not None and torch.allclose(
-                expected.to(tensor), tensor, rtol=1e-5, atol=1e-6):
-            return RESIZED
-        # It was loaded otherwise, or not at all: nobody can tell.
-        return LEFT
+        expected = resampled_table(
+            given, tensor.shape) if grids is None else grids.resampled(
+                given, tensor.shape)
+        # If it is another, it was loaded otherwise, or not at all: nobody
+        # can tell.
+        return RESIZED if _close(expected, tensor) else LEFT
     if not tensor.is_floating_point() or COMPUTED.fullmatch(name):
         return COMPUTED_ONLY
     return CHANGED if given.shape == tensor.shape else LEFT
-
-
-def resampled_positions(backbone: nn.Module, given: torch.Tensor,
-                        shape: Sequence[int]) -> Optional[torch.Tensor]:
-    """Positions on another grid, by a call of the host's own function.
-
-    Args:
-        backbone (nn.Module): It says how it interpolates.
-        given (torch.Tensor): Positions of a square grid: (1, P + L, C) with
-            P of prefix tokens, (1, H, W, C), or a table, (L, heads).
-        shape (Sequence[int]): Shape of the result: the same, or without P.
-
-    Returns:
-        torch.Tensor | None: The positions; None for shapes that are not
-        those of the same number of channels on grids.
-    """
-    if given.shape[-1] != shape[-1] or not 2 <= given.dim() <= 4:
-        return None
-    tokens = given.reshape(1, -1, given.shape[-1])  # (1, P + L, C)
-    number = math.prod(shape[:-1])
-    if len(shape) == 4:
-        num_prefix, grid = 0, tuple(shape[1:3])
-    else:
-        grid = getattr(backbone, 'patch_resolution', None) or getattr(
-            backbone, 'patch_shape', None)
-        if len(shape) == 2 or grid is None:
-            grid = (math.isqrt(number), ) * 2
-        num_prefix = number - math.prod(grid)
-    if given.dim() == 4:
-        source = tuple(given.shape[1:3])
-    else:
-        source = (math.isqrt(tokens.shape[1] - num_prefix), ) * 2
-    surplus = tokens.shape[1] - num_prefix - math.prod(source)
-    if num_prefix < 0 or surplus not in (0, 1) or (surplus and num_prefix):
-        return None
-    mode = getattr(backbone, 'interpolate_mode', 'bicubic')
-    # One position too many is that of CLS, where the backbone has none.
-    return resize_pos_embed(tokens[:, surplus:], source, tuple(grid), mode,
-                            num_prefix).reshape(shape)
 
 
 def _grouped(shapes: Dict[str, str], verbose: bool,
@@ -302,3 +277,8 @@ def _grouped(shapes: Dict[str, str], verbose: bool,
 def _same(given: torch.Tensor, tensor: torch.Tensor) -> bool:
     return given.shape == tensor.shape and torch.equal(
         given.to(tensor), tensor)
+
+
+def _close(expected: Optional[torch.Tensor], tensor: torch.Tensor) -> bool:
+    return expected is not None and torch.allclose(
+        expected.to(tensor), tensor, rtol=1e-5, atol=1e-6)

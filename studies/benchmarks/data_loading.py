@@ -39,12 +39,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from studies.benchmarks.machine import name_of  # noqa: E402
 from studies.benchmarks.measuring import (CONFIG,  # noqa: E402
-                                          command_line, in_turns, ratios,
-                                          show, spread, taken_by, write_json)
+                                          command_line, config_file, in_turns,
+                                          ratios, show, spread, taken_by, write_json)
 
 from dmae_mm.datasets import EXTENSIONS  # noqa: E402
+from dmae_mm.datasets.image_folder import image_folder  # noqa: E402
 from dmae_mm.evaluation.images import (check_readable,  # noqa: E402
-                                       image_folder, paths_of)
+                                       paths_of)
 
 STOCK = Config.fromstring(
     "_base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'",
@@ -207,7 +208,10 @@ def measure(args: Namespace, folder: str) -> dict:
 def main() -> None:
     parser = command_line(__doc__, rounds=15, batch_size=32)
     parser.add_argument(
-        '--config', default=CONFIG, help='whose train_pipeline is timed')
+        '--config',
+        type=config_file,
+        default=CONFIG,
+        help='whose train_pipeline is timed')
     parser.add_argument(
         '--images', help='a folder of images, in place of those made')
     parser.add_argument(

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Dict, List
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -41,9 +41,10 @@ from studies.benchmarks.data_loading import (make_images,  # noqa: E402
                                              seconds_an_image)
 from studies.benchmarks.machine import name_of  # noqa: E402
 from studies.benchmarks.measuring import (CONFIG, add_device,  # noqa: E402
-                                          command_line, in_turns, show,
-                                          taken_by, write_json)
+                                          command_line, config_file, in_turns,
+                                          show, taken_by, write_json)
 
+from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import adapt_to_cpu  # noqa: E402
 
 WARM_UP = 3  # iterations that do not count
@@ -125,8 +126,7 @@ def measure(args: Namespace, folder: Path) -> Dict[str, object]:
     options = options_of(args, folder / 'photos')
     lines = train(args.config, options, folder / 'run')[WARM_UP:]
     seconds = sum(line['time'] for line in lines)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(options)
+    cfg = read_config(args.config, options)
     cfg.train_dataloader.persistent_workers = False
     init_default_scope(cfg.default_scope)
     loaded = 1 / seconds_an_image(
@@ -150,7 +150,8 @@ def measure(args: Namespace, folder: Path) -> Dict[str, object]:
 
 def main() -> None:
     parser = command_line(__doc__, batch_size=8, workers=2)
-    parser.add_argument('config', nargs='?', default=CONFIG)
+    parser.add_argument(
+        'config', nargs='?', type=config_file, default=CONFIG)
     parser.add_argument(
         '--iterations',
         type=int,
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, as in tools/train.py')

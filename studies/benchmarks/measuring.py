@@ -8,6 +8,7 @@ from typing import (Callable, Dict, Iterable, List, NamedTuple, Optional,
                     Sequence, TypeVar)
 
 import torch
+from dmae_mm.host import read_config
 from tqdm import tqdm
 
 CONFIG = 'configs/dmae/vit-s_dmae_in1k.py'  # S <- B
@@ -25,6 +26,15 @@ def command_line(doc: str, **numbers: int) -> argparse.ArgumentParser:
             help='defaults to %(default)s')
     parser.add_argument('--json', help='also write the results to this file')
     return parser
+
+
+def config_file(path: str) -> str:
+    """Type of an argument that is a config: one that can be read."""
+    try:
+        read_config(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def add_device(parser: argparse.ArgumentParser, help: str = '') -> None:

@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from studies.benchmarks.measuring import (CONFIG, add_device,  # noqa: E402
-                                          command_line, in_turns, ratios,
-                                          show, spread, taken_by, write_json)
+                                          command_line, config_file, in_turns,
+                                          ratios, show, spread, taken_by, write_json)
 from studies.benchmarks.variants import (Variant, build,  # noqa: E402
                                          build_optimizer, random_images,
                                          train_step)
@@ -103,7 +103,8 @@ def measure(args: Namespace) -> Dict[str, dict]:
 def main() -> None:
     parser = command_line(
         __doc__, processes=2, threads=1, batch_size=16, rounds=7)
-    parser.add_argument('config', nargs='?', default=CONFIG)
+    parser.add_argument(
+        'config', nargs='?', type=config_file, default=CONFIG)
     add_device(parser)
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     args = parser.parse_args()

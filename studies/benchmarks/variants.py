@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmae_mm.models import DMAE, MMPretrainTeacher
 
-from .measuring import CONFIG, add_device, command_line
+from .measuring import CONFIG, add_device, command_line, config_file
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def options(doc: str, always: str, **numbers: int) -> argparse.ArgumentParser:
     parser.add_argument(
         'configs',
         nargs='*',
+        type=config_file,
         default=[CONFIG, CONFIG.replace('vit-s', 'vit-b')],
         help='DMAE configs with a MAEViT as student and as teacher; by '
         'default S <- B and B <- L')

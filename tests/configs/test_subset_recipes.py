@@ -60,8 +60,10 @@ def test_an_epoch_on_a_list(tmp_path):
     dataset = cfg.train_dataloader.dataset.to_dict()
     shrink_classifier(cfg)
     shrink_run(cfg, Path(images), tmp_path / 'run')
-    cfg.train_dataloader.dataset.update(
-        type=dataset['type'], data_root=str(tmp_path))
+    cfg.train_dataloader.dataset = dict(
+        dataset,
+        data_root=str(tmp_path),
+        pipeline=cfg.train_dataloader.dataset.pipeline)
     cfg.train_cfg.max_epochs = 1
     cfg.train_cfg.val_interval = 1
     torch.manual_seed(0)

@@ -143,7 +143,7 @@ def test_an_optimizer_from_ddp_is_refused(ranks):
 
 
 def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
-    strategy = FullyShardedStrategy()
+    strategy = FullyShardedStrategy(work_dir=str(tmp_path))
     strategy._seed = 0
     strategy.model_state_dict = dict
     path = tmp_path / 'epoch_1.pth'
@@ -158,13 +158,15 @@ def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
     assert path.read_bytes() == b'before'
 
 
-def test_other_dtypes_are_refused():
+def test_other_dtypes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="block_dtype='float16' is none of"):
-        FullyShardedStrategy(block_dtype='float16')
+        FullyShardedStrategy(
+            work_dir=str(tmp_path), block_dtype='float16')
 
 
-def test_a_model_without_blocks_is_refused():
-    strategy = FullyShardedStrategy(blocks=['Nothing'])
+def test_a_model_without_blocks_is_refused(tmp_path):
+    strategy = FullyShardedStrategy(
+        work_dir=str(tmp_path), blocks=['Nothing'])
     with pytest.raises(ValueError, match=r"blocks=\['Nothing'\]: Linear has"):
         strategy._shard(torch.nn.Linear(1, 1), 'float32')
 

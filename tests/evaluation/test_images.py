@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from dmae_mm.datasets import BadImageError, LoadImageOrSkip
+from dmae_mm.datasets.image_folder import image_folder
 from dmae_mm.evaluation import check_splits
 from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
                                        check_readable, evenly_spread,
-                                       image_folder, labelled_images,
-                                       paths_of, problems)
+                                       labelled_images, paths_of, problems)
 from tests.toys.folders import write_classes, write_images
 from tests.toys.odd_files import broken_files, odd_files, write
 

@@ -63,20 +63,6 @@ def test_killed_runs_end_as_the_undisturbed(tool, toy, tmp_path, capsys):
     assert names == [['epoch_3.pth', 'epoch_4.pth']] * 2
 
 
-@pytest.mark.parametrize('kills, said', [(1, '1 kill in'), (2, '2 kills in')])
-def test_the_number_of_kills(kills, said, tool, tmp_path, monkeypatch,
-                             capsys):
-
-    class Done:
-        __init__ = run = differences = staticmethod(lambda *args: None)
-
-    Done.run = staticmethod(lambda: dict(training=kills))
-    monkeypatch.setitem(tool['main'].__globals__, 'KillTest', Done)
-    tool['main'](['--config', 'any.py', '--kills', str(kills), '--work-dir',
-                  str(tmp_path / 'out')])
-    assert f'\n{said} ' in capsys.readouterr().out
-
-
 def test_a_difference_is_found(tool, tmp_path, capsys):
     test = tool['KillTest'](str(tmp_path), 1, [], None, 0)
     state = dict(

@@ -141,9 +141,9 @@ def test_the_command_of_a_variation_is_that_of_its_row():
     name = command[command.index('--work-dir') + 1].removeprefix('work_dirs/')
     row = ROWS[name]
     assert command == [
-        'python', 'tools/train.py', str(Path(row.config).relative_to(ROOT)),
-        '--work-dir', f'work_dirs/{name}', '--cfg-options',
-        *shlex.split(row.options)
+        'bash', 'tools/dist_train.sh',
+        str(Path(row.config).relative_to(ROOT)), '8', '--work-dir',
+        f'work_dirs/{name}', '--cfg-options', *shlex.split(row.options)
     ]
 
 

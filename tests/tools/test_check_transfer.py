@@ -190,7 +190,7 @@ def test_options_without_a_value(toy, capsys):
     with pytest.raises(SystemExit) as stop:
         MAIN(['cfg.py', 'dmae.pth', '--cfg-options', 'nonsense'])
     assert stop.value.code == 2
-    assert 'KEY=VALUE pairs are expected' in capsys.readouterr().err
+    assert '--cfg-options takes KEY=VALUE pairs' in capsys.readouterr().err
 
 
 def test_as_a_command(toy):

@@ -196,6 +196,18 @@ def test_refusals(config, arguments, message, monkeypatch, capsys):
     assert message in refusal(arguments, monkeypatch, capsys)
 
 
+def test_the_local_rank_may_come_as_an_option(monkeypatch, capsys):
+    """As from torch.distributed.launch, which sets the other variables."""
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(name, '0')
+    monkeypatch.delenv('LOCAL_RANK')
+    monkeypatch.setattr(sys, 'argv', [
+        str(TRAIN), 'gone.py', '--launcher', 'pytorch', '--local-rank', '0'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TRAIN), run_name='__main__')
+    assert "There is no config 'gone.py'" in capsys.readouterr().err
+
+
 def test_a_config_that_cannot_be_read(config, monkeypatch, capsys):
     config.write_text('model = 1 / 0')
     said = refusal([config], monkeypatch, capsys)

@@ -54,8 +54,11 @@ def shrink_run(cfg: Config, images: Path, work_dir: Path) -> None:
         if name in cfg:
             cfg[name].update(
                 batch_size=2, num_workers=0, persistent_workers=False)
+            # Serialising would collect garbage, which takes longer than all
+            # else of a toy run.
             cfg[name].dataset.update(type='CustomDataset',
-                                     data_root=str(images))
+                                     data_root=str(images),
+                                     serialize_data=False)
             cfg[name].dataset.pop('split', None)
             for step in cfg[name].dataset.pipeline:
                 if step.type in ('RandomResizedCrop',

@@ -14,6 +14,8 @@ from dmae_mm.weights import export_checkpoint, read_tensor_file
 
 from tests.toys.models import STUDENT
 
+# Like nobody else's.
+MEAN, STD = [51., 102., 153.], [25.5, 51., 76.5]
 TOY = dict(arch=STUDENT, img_size=32, patch_size=8)
 BACKBONES = {
     'MAEViT':
@@ -65,7 +67,10 @@ def build(cfg: dict) -> nn.Module:
 def write(folder: Path, cfg: dict, **beside) -> Tuple[str, str, nn.Module]:
     """Config and checkpoint of a backbone, and the backbone."""
     config, checkpoint = folder / 'config.py', folder / 'source.pth'
-    config.write_text(f'model = dict(type="MAE", backbone={cfg!r})')
+    channels = cfg.get('in_channels', 3)
+    images = dict(mean=MEAN[:channels], std=STD[:channels], to_rgb=True)
+    config.write_text(f'model = dict(type="MAE", backbone={cfg!r}, '
+                      f'data_preprocessor={images!r})')
     backbone = build(cfg)
     weights = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
     torch.save(dict(state_dict=weights, **beside), checkpoint)
@@ -90,7 +95,7 @@ def timm_arguments(usage: str) -> Tuple[str, dict]:
     """Name and keyword arguments in a line for timm, but for the file."""
     call = ast.parse(usage).body[0].value
     kwargs = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-    del kwargs['checkpoint_path']
+    del kwargs['pretrained'], kwargs['pretrained_cfg_overlay']
     return ast.literal_eval(call.args[0]), kwargs
 
 

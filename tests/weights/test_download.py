@@ -196,3 +196,23 @@ def test_no_lock_where_the_file_is_there(server):
         os.remove(lock)
     assert value(server.url + '/vit.pth') == 1.
     assert not list(server.hub.rglob('.lock'))
+
+
+@pytest.mark.parametrize('digits', [8, 0])
+def test_what_torch_hub_has_fetched(server, digits):
+    """It is taken if its name proves that it is this file."""
+    content = toy_file(1.)
+    checksum = hashlib.sha256(content).hexdigest()[:digits]
+    name = f'weights-{checksum or "20260101"}.pth'
+    server.files[f'/{name}'] = toy_file(1.) if digits else toy_file(2.)
+    (server.hub / 'checkpoints').mkdir(parents=True)
+    fetched = server.hub / 'checkpoints' / name
+    fetched.write_bytes(content)
+    weight = read_tensor_file(f'{server.url}/{name}').tensors['weight']
+    assert weight.tolist() == ([1, 1] if digits else [2, 2])
+    assert server.requests[f'/{name}'] == (not digits)
+    # What was damaged since then is fetched anew.
+    if digits:
+        fetched.write_bytes(toy_file(3.))
+        read_tensor_file(f'{server.url}/{name}')
+        assert server.requests[f'/{name}'] == 1

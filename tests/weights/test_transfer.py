@@ -7,8 +7,10 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
 from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY, LEFT, LOADED,
-                                      NEW, NOT_FINITE, RESIZED, compare,
-                                      file_misfits, resampled_positions)
+                                      NEW, NOT_FINITE, RESIZED, SCRAMBLED,
+                                      compare, file_misfits)
+from dmae_mm.weights.origin import Origin
+from dmae_mm.weights.positions import PositionGrids, resampled_table
 
 from tests.toys.models import STUDENT
 
@@ -127,11 +129,12 @@ def test_positions_are_resampled_here(options, shape):
     transfer = compare(backbone, tensors, 'backbone.')
     assert backbone.pos_embed.shape == shape
     resized, = (row for row in transfer.rows if row.name == 'pos_embed')
-    # Of 64 x 16 pixels, too, there are 16 patches: resampled in vain by hosts
-    # that look at the number alone, and loaded.
+    # Of 64 x 16 pixels, too, there are 16 patches, and the host resamples
+    # only where that number differs.
     same = shape == (1, 17, 24)
-    assert resized.status == (LOADED if same else RESIZED)
-    assert resized.shape_in_file == (1, 17, 24) and transfer.arrived
+    assert resized.status == (SCRAMBLED if same else RESIZED)
+    assert resized.shape_in_file == (1, 17, 24)
+    assert transfer.arrived is not same
     if not same:
         with torch.no_grad():
             backbone.pos_embed.flatten()[7] += 1e-3
@@ -139,20 +142,70 @@ def test_positions_are_resampled_here(options, shape):
         assert transfer.names(LEFT) == ['pos_embed']
 
 
+def resampled(backbone, given, shape):
+    weights = dict(pos_embed=given, cls_token=torch.zeros(1, 1, 24))
+    grids = PositionGrids.of(backbone, 'pos_embed', weights, Origin())
+    return grids.resampled(given, shape)
+
+
 def test_resampling_by_another_way():
     """Against PyTorch's own function: CLS stays, the grid is resampled."""
     given = torch.randn(1, 17, 24)
     grid = given[0, 1:].T.reshape(1, 24, 4, 4)
     wanted = F.interpolate(grid, (8, 8), mode='bicubic', align_corners=False)
-    found = resampled_positions(build(img_size=64), given, (1, 65, 24))
+    found = resampled(build(img_size=64), given, (1, 65, 24))
     assert torch.equal(found[:, 0], given[:, 0])
     torch.testing.assert_close(found[0, 1:].T.reshape(1, 24, 8, 8), wanted)
     # To a network without CLS, and as a table of relative positions.
     windowed = build(type='WindowedViT', img_size=64)
-    found = resampled_positions(windowed, given, (1, 8, 8, 24))
+    found = resampled(windowed, given, (1, 8, 8, 24))
     torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted)
-    found = resampled_positions(windowed, given[0, 1:], (64, 24))
+    found = resampled_table(given[0, 1:], (64, 24))
     torch.testing.assert_close(found.T.reshape(1, 24, 8, 8), wanted)
+
+
+@pytest.mark.parametrize('options', [
+    dict(), dict(with_cls_token=False, out_type='raw'), dict(type='DeiT3')])
+def test_as_many_patches_of_another_grid(options):
+    """A square of 4 x 4 to 2 x 8 patches, and, where it is said, back."""
+    prefix = 0 if options else 1
+    for own, source in (((2, 8), (4, 4)), ((4, 4), (2, 8)), ((8, 2), (2, 8))):
+        backbone = build(img_size=(8 * own[0], 8 * own[1]), **options)
+        given = torch.randn(1, prefix + 16, 24)
+        origin = Origin(patch_size=(8, 8))
+        if source != (4, 4):
+            origin = Origin((8 * source[0], 8 * source[1]), (8, 8))
+        wanted = F.interpolate(
+            given[0, prefix:].T.reshape(1, 24, *source), own, mode='bicubic',
+            align_corners=False)[0].flatten(1).T
+        tensors = dict(backbone.state_dict(), pos_embed=given)
+        for positions, status in ((given[0], SCRAMBLED),
+                                  (torch.cat([given[0, :prefix], wanted]),
+                                   RESIZED),
+                                  (torch.randn(prefix + 16, 24), LEFT)):
+            backbone.pos_embed.data.copy_(positions[None])
+            rows = compare(backbone, tensors, '', origin).rows
+            assert [row.status for row in rows
+                    if row.name == 'pos_embed'] == [status]
+        if own != (4, 4):  # its own, if it says so
+            backbone.pos_embed.data.copy_(given)
+            origin = Origin(backbone.img_size, (8, 8))
+            assert compare(backbone, tensors, '', origin).arrived
+
+
+def test_one_position_more_is_not_always_that_of_cls():
+    """4 x 4 patches without CLS are one more than 3 x 5: the host drops the
+    first and takes the rest as they are."""
+    options = dict(with_cls_token=False, out_type='raw')
+    given = build(**options).state_dict()
+    backbone = build(img_size=(24, 40), seed=1, **options)
+    backbone.load_state_dict(given)
+    assert torch.equal(backbone.pos_embed, given['pos_embed'][:, 1:])
+    assert compare(backbone, given, '').names(SCRAMBLED) == ['pos_embed']
+    # With CLS, the first is its position, and 3 x 5 may be those of the file.
+    given = build(img_size=(24, 40)).state_dict()
+    backbone.load_state_dict(given, strict=False)
+    assert compare(backbone, given, '').names(RESIZED) == ['pos_embed']
 
 
 @pytest.mark.parametrize('given, shape', [
@@ -162,8 +215,14 @@ def test_resampling_by_another_way():
     ((24, ), (24, )),
 ])
 def test_what_is_not_on_a_grid(given, shape):
-    assert resampled_positions(build(img_size=64), torch.randn(given),
-                               shape) is None
+    backbone = build(img_size=64)
+    if len(shape) == 4:
+        backbone = build(type='WindowedViT', img_size=64)
+    backbone.pos_embed.data = torch.randn(shape)
+    assert PositionGrids.of(backbone, 'pos_embed',
+                            dict(pos_embed=torch.randn(given)),
+                            Origin()) is None
+    assert resampled_table(torch.randn(given), shape) is None
 
 
 def test_what_no_pretraining_has():

@@ -5,14 +5,15 @@
 MODEL is the config that the checkpoint was trained with, or the name of a
 model in timm. Written are, with --to
 
-    timm        the backbone and the classifier, for timm.create_model(...,
-                checkpoint_path=DST); a classifier of zeros if there is none
+    timm        the backbone and the classifier, for timm.create_model; a
+                classifier of zeros if there is none
     mmseg       the backbone, for the backbone MAE of mmseg
     mmpretrain  the backbone as `backbone.*`, for mmpretrain and all that
                 build its backbones
 
 The new file is loaded as its user would, and has to give the same features
-for the same image before it becomes DST. The code that loads it is printed.
+for the same image before it becomes DST. The code that loads it is printed,
+with the mean, std and size of the images.
 Nothing in CHECKPOINT is executed; a config is code.
 """
 import argparse
@@ -20,10 +21,10 @@ import os.path as osp
 import sys
 from typing import List, Optional
 
-from mmengine.config import DictAction
-
+from dmae_mm.host import ConfigOptions
 from dmae_mm.weights.export import (FORMATS, Exported,
                                         export_checkpoint)
+from dmae_mm.weights.safe_load import never_unpickle
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -47,22 +48,27 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
         help='with --to timm: classes of the classifier of zeros (default '
         '1000), or 0 for a file without any classifier')
     parser.add_argument(
+        '--img-size',
+        nargs='+',
+        type=int,
+        metavar='PIXELS',
+        help='height and width, or one number for both, for which the '
+        'positions are resampled')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
-        help='change the config, for example model.backbone.img_size=384')
+        help='what was changed in the config when it was trained, for example '
+        'model.backbone.img_size=384')
     parser.add_argument(
         '--timm-kwargs',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='further arguments of timm.create_model for a MODEL of timm, '
         'for example num_classes=10')
-    try:
-        return parser.parse_args(argv)
-    except ValueError as error:  # DictAction on an argument without `=`
-        parser.error(f'KEY=VALUE pairs are expected ({error})')
+    return parser.parse_args(argv)
 
 
 def describe(exported: Exported) -> str:
@@ -80,12 +86,15 @@ def describe(exported: Exported) -> str:
             f'Note: {note}.' for note in exported.notes),
         f'Loaded by {exported.loaded_by}, outputs differ by no more than: '
         f'{differences} (relative to the largest value).', 'Load it with:',
-        *(f'  {line}' for line in exported.usage.splitlines())
+        *(f'  {line}' for line in exported.usage.splitlines()),
+        *(f'  {line}' for line in exported.data_preprocessor.splitlines())
     ])
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
+    size = args.img_size
     try:
         exported = export_checkpoint(
             args.model,
@@ -95,7 +104,8 @@ def main(argv: Optional[List[str]] = None) -> None:
             overwrite=args.force,
             num_classes=args.num_classes,
             cfg_options=args.cfg_options,
-            timm_kwargs=args.timm_kwargs)
+            timm_kwargs=args.timm_kwargs,
+            img_size=size and (tuple(size) if len(size) > 1 else size[0]))
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     print(describe(exported))

@@ -40,7 +40,6 @@ param_scheduler = [
 
 train_cfg = dict(type='ResumableTrainLoop', max_epochs=100)
 
-# For --auto-scale-lr. MMEngine compares this number with GPUs x images per
-# GPU and leaves accumulation out, so it is 4096 / accumulative_counts: whoever
-# changes accumulative_counts changes this in proportion.
-auto_scale_lr = dict(base_batch_size=1024, enable=False)
+# For --auto-scale-lr: the images of an optimizer step that lr is meant for,
+# all processes and accumulated batches together.
+auto_scale_lr = dict(base_batch_size=4096, enable=False)

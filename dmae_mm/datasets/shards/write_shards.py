@@ -14,7 +14,7 @@ import numpy as np
 from dmae_mm.files import WRITING, write_whole
 
 from ..class_folders import read_class_folders
-from ..list_images import list_images
+from ..image_folder import image_folder
 from .shard_cache import webdataset
 from .shard_folder import FORMAT, INDEX_FILE, SAMPLES_FILE, ShardFolder
 
@@ -100,15 +100,13 @@ def _list_samples(
         tuple: Paths seen from ``root``, sorted; a label for each, -1 without
         labels; names of the classes, None without labels.
     """
-    if not with_label:
-        paths = [osp.relpath(path, root) for path in list_images(root)]
-        return paths, [-1] * len(paths), None
-    dataset = read_class_folders(root)
-    samples = sorted((osp.relpath(info['img_path'], root), info['gt_label'])
+    dataset = read_class_folders(root) if with_label else image_folder(root)
+    samples = sorted((osp.relpath(info['img_path'], root),
+                      info['gt_label'] if with_label else -1)
                      for info in map(dataset.get_data_info,
                                      range(len(dataset))))
     paths, labels = map(list, zip(*samples))
-    return paths, labels, dataset.CLASSES
+    return paths, labels, dataset.CLASSES if with_label else None
 
 
 def _write(root: str, paths: Sequence[str], labels: Sequence[int],

@@ -1,3 +1,4 @@
+import torch
 import torch.nn as nn
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -7,7 +8,10 @@ from mmpretrain.registry import HOOKS
 
 from dmae_mm.host import unwrapped_model
 from dmae_mm.options import reject_unknown_options
+from dmae_mm.weights.names import under_prefix
+from dmae_mm.weights.origin import origin_of
 from dmae_mm.weights.pretrained_option import (PretrainedOption,
+                                               misunderstood,
                                                pretrained_options,
                                                read_for_host)
 
@@ -22,6 +26,10 @@ class PretrainedBackboneHook(Hook):
     the log. Before that, this hook reads the file itself, without executing
     pickles, and asks for every weight of the backbone but what no
     pre-training has, such as the norm behind average pooling.
+
+    Nor does MMEngine see what has the right shape and another meaning, such
+    as positions of 4 x 4 patches for a backbone of 2 x 8: these are refused
+    here, also of what ``load_from`` or a resume loads.
 
     In configs of mmdet and mmseg it is ``mmpretrain.PretrainedBackboneHook``.
     There ``tools/check_transfer.py`` also shows what has been loaded.
@@ -40,6 +48,30 @@ class PretrainedBackboneHook(Hook):
         model = unwrapped_model(runner)
         for option in pretrained_options(model):
             _check(model.backbone, option)
+
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Check what means something else, before it is in the model.
+
+        Raises:
+            ValueError: If it would be misunderstood.
+        """
+        backbone = getattr(unwrapped_model(runner), 'backbone', None)
+        if backbone is None:
+            return
+        tensors = {
+            name.removeprefix('module.'): tensor
+            for name, tensor in checkpoint.get('state_dict',
+                                               checkpoint).items()
+            if isinstance(tensor, torch.Tensor)
+        }
+        problem = misunderstood(
+            backbone, under_prefix(tensors, 'backbone.'),
+            origin_of(checkpoint.get('meta') or {}, tensors), 'CHECKPOINT')
+        if problem:
+            name = runner._load_from or 'the checkpoint'
+            raise ValueError(f'{name} is not a checkpoint of this '
+                             f'{type(backbone).__name__}. {problem}')
 
 
 def _check(backbone: nn.Module, option: PretrainedOption) -> None:

@@ -11,9 +11,9 @@ from mmpretrain.registry import HOOKS
 from torch.distributed.tensor import DTensor
 
 from dmae_mm.datasets import BadImageError
+from dmae_mm.datasets.image_folder import image_folder
 from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
-from dmae_mm.evaluation.images import (EvaluationPipeline, evenly_spread,
-                                       image_folder)
+from dmae_mm.evaluation.images import EvaluationPipeline, evenly_spread
 from dmae_mm.evaluation.pictures import draw_reconstructions
 from dmae_mm.evaluation.reconstruction import check_reconstructs, reconstruct
 from dmae_mm.host import unwrapped_model

@@ -14,9 +14,11 @@ from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
 from dmae_mm.weights.names import COMPUTED, layout_of
+from dmae_mm.weights.origin import origin_of
+from dmae_mm.weights.positions import other_meaning
 
 from .teacher import Teacher, fixed_seed
-from .teacher_weights import take_weights
+from .teacher_weights import refuse_other_meaning, take_weights
 
 
 @MODELS.register_module()
@@ -50,10 +52,9 @@ class ClassifierTeacher(Teacher):
             Defaults to None: the backbone's, or, as convolutional ones take
             any, that of the student's images.
         mean (Sequence[float], optional): What the teacher wants subtracted
-            from pixel values of 0 to 255, per channel. Defaults to the
-            student's.
+            from pixel values of 0 to 255, per channel. Defaults to what the
+            checkpoint says, or else to the student's.
         std (Sequence[float], optional): By what it wants them divided.
-            Defaults to the student's.
         dtype (str): See :class:`Teacher`. Defaults to 'float32'.
         channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
@@ -77,6 +78,7 @@ class ClassifierTeacher(Teacher):
                  channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         parts = _parts(model)
+        vits.check_arch('teacher.model.backbone', parts['backbone'])
         with fixed_seed():
             network = ImageClassifier(**parts)
             if checkpoint is None and allow_random:
@@ -168,6 +170,11 @@ class ClassifierTeacher(Teacher):
             self.dtype,
             f'a classifier of {type(self.network.backbone).__name__} and '
             f'{type(self.network.head).__name__}', 'teacher.model')
+        refuse_other_meaning(
+            file,
+            other_meaning(self.network, weights,
+                          origin_of(file.meta, file.tensors)),
+            'teacher.model')
         self.network.load_state_dict(weights, strict=False)
 
     def forward(

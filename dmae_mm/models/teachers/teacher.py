@@ -17,6 +17,7 @@ from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
 
 from .image_matcher import ImageMatcher
+from .normalisation import settle_normalisation
 
 DTYPES = dict(
     float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -35,7 +36,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
 
     A subclass builds its network, truncated after the last aligned block,
     hands it to this constructor, and defines :meth:`load_weights` and
-    :meth:`extract_features`.
+    :meth:`extract_features`. It sets ``described_by`` where it fills in mean
+    and std that the config did not give: who says so.
 
     Args:
         network (nn.Module): The truncated network.
@@ -57,8 +59,9 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         sha256 (str, optional): What the checkpoint's SHA-256 must begin with,
             8 to 64 hexadecimal digits. Defaults to None, not checked.
         mean (Sequence[float], optional): What the teacher wants subtracted
-            from pixel values of 0 to 255, per channel. Defaults to None, the
-            same normalisation as the student's.
+            from pixel values of 0 to 255, per channel. Defaults to None: what
+            the checkpoint says, or else the student's: see
+            :func:`settle_normalisation`.
         std (Sequence[float], optional): By what it wants them divided.
         dtype (str): Type of the parameters: 'float32', 'bfloat16' or
             'float16'. Half of the bits are half of the memory; the teacher
@@ -114,6 +117,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         self.checkpoint = checkpoint
         self.sha256 = sha256
         self.dtype = DTYPES[dtype]
+        self.described_by: Optional[str] = None
         self.is_loaded = checkpoint is None
         # Buffers, such as rotary tables, are small and keep their precision,
         # and with their running statistics so do batch norms.
@@ -167,6 +171,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):
             self.load_weights(file)
+        settle_normalisation(self.images, file, self.described_by)
+        self.images.to(next(self.parameters()).device)
         self.requires_grad_(False)
         self.is_loaded = True
         print_log(

@@ -1,7 +1,7 @@
 """A checkpoint becomes one that timm, mmseg or mmpretrain loads."""
 import os.path as osp
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Type
+from typing import Dict, List, Optional, Tuple, Type, Union
 
 import torch
 from mmpretrain.models import DeiT3
@@ -40,6 +40,8 @@ class Exported:
             differs at most, relative to its largest value.
         loaded_by (str): What loaded the file to find that out.
         usage (str): Code that loads it.
+        data_preprocessor (str): What a config must have beside it; '' where
+            ``usage`` tells how images are normalised.
     """
     file: TensorFile
     destination: str
@@ -49,6 +51,7 @@ class Exported:
     differences: Dict[str, float]
     loaded_by: str
     usage: str
+    data_preprocessor: str
 
 
 def export_checkpoint(model: str,
@@ -58,7 +61,9 @@ def export_checkpoint(model: str,
                       overwrite: bool = False,
                       num_classes: Optional[int] = None,
                       cfg_options: Optional[dict] = None,
-                      timm_kwargs: Optional[dict] = None) -> Exported:
+                      timm_kwargs: Optional[dict] = None,
+                      img_size: Optional[Union[int, Tuple[int, int]]] = None
+                      ) -> Exported:
     """Write a vision transformer as timm, mmseg or mmpretrain loads it.
 
     The written file is loaded as its user would, into a new model, and has
@@ -76,6 +81,9 @@ def export_checkpoint(model: str,
         cfg_options (dict, optional): Changes to the config.
         timm_kwargs (dict, optional): Further arguments with which
             ``timm.create_model`` builds ``model``.
+        img_size (int | tuple[int, int], optional): Height and width in pixels
+            for which the written model is: its positions are resampled.
+            Defaults to the model's own.
 
     Returns:
         Exported: What was read, written and found.
@@ -94,15 +102,18 @@ def export_checkpoint(model: str,
                      timm_kwargs)
     check_writable(destination, overwrite, source=checkpoint)
 
+    if isinstance(img_size, int):
+        img_size = (img_size, img_size)
     file = read_tensor_file(checkpoint)
     if is_config:
         trained = trained_in_mmpretrain(
             model,
             file,
             cfg_options or {},
-            with_classifier=to == 'timm' and num_classes != 0)
+            with_classifier=to == 'timm' and num_classes != 0,
+            img_size=img_size)
     else:
-        trained = trained_in_timm(model, file, timm_kwargs or {})
+        trained = trained_in_timm(model, file, timm_kwargs or {}, img_size)
     options = dict(num_classes=num_classes) if to == 'timm' else {}
     target = FORMATS[to](trained, **options)
     left_out = trained.left_out + target.left_out
@@ -115,7 +126,8 @@ def export_checkpoint(model: str,
         notes=target.notes,
         verified_with=target.loaded_by,
         usage=target.usage(destination),
-        source_meta=file.meta)
+        source_meta=file.meta,
+        **trained.origin.as_meta())
     differences: Dict[str, float] = {}
     with write_whole(destination) as unfinished:
         # Twice, so that the file which is tried can tell what was found.
@@ -132,7 +144,8 @@ def export_checkpoint(model: str,
         notes=target.notes,
         differences=differences,
         loaded_by=target.loaded_by,
-        usage=target.usage(destination))
+        usage=target.usage(destination),
+        data_preprocessor=target.data_preprocessor())
 
 
 def _check_arguments(destination: str, to: str, num_classes: Optional[int],
@@ -174,6 +187,7 @@ def _differences(trained: TrainedModel, target: ExportFormat,
     # Loading is up to others, and so is what they raise.
     try:
         outputs = target.outputs(path, images)
+        target.check_preprocessing(path)
     except Exception as error:
         raise ValueError(f'{target.loaded_by} cannot load what was to be '
                          f'written: {one_line(error)}') from None

@@ -1,15 +1,17 @@
 """What all formats have in common."""
 import inspect
 from abc import ABCMeta, abstractmethod
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 
+from dmae_mm.host import build
 from dmae_mm.messages import first_few
 
+from ..origin import origin_of
 from ..tensor_file import Tensors, read_tensor_file
-from ..transfer import CHANGED, LEFT, NOT_FINITE, compare
+from ..transfer import MISSED, compare
 from .trained_model import TrainedModel
 
 # Any value but 0 and None builds layer scale; the file then fills it.
@@ -33,12 +35,18 @@ class ExportFormat(metaclass=ABCMeta):
         ValueError: If the format cannot express the model.
     """
     endings: Tuple[str, ...] = ('.pth', '.safetensors')
+    scope = 'mmpretrain'  # whose registry has the data preprocessor
     tensors: Tensors
     loaded_by: str
 
     def __init__(self, model: TrainedModel) -> None:
         self.left_out: List[str] = []
         self.notes: List[str] = []
+        self.origin = model.origin
+        if self.origin.mean is None:
+            self.notes.append(
+                'neither the config (model.data_preprocessor) nor the file '
+                'says how images are normalised: whoever loads it must know')
 
     @abstractmethod
     def usage(self, path: str) -> str:
@@ -54,6 +62,40 @@ class ExportFormat(metaclass=ABCMeta):
         """
 
 
+    def data_preprocessor(self) -> str:
+        """The line of a config that normalises images for the model; '' if
+        there is none."""
+        cfg = self._data_preprocessor()
+        return f'data_preprocessor={as_code(cfg)}' if cfg else ''
+
+    def check_preprocessing(self, path: str) -> None:
+        """Raise ``ValueError`` if images would be normalised otherwise than
+        in training by who loads the file as printed."""
+        cfg = self._data_preprocessor()
+        if not cfg:
+            return
+        module = build(cfg, self.loaded_by, self.scope)
+        self._compare_preprocessing(
+            *(module.get_buffer(name).flatten().tolist()
+              for name in ('mean', 'std')), 1e-4)
+
+    def _data_preprocessor(self) -> Dict[str, Any]:
+        """Its config; {} if it is not known or not needed."""
+        return {}
+
+    def _compare_preprocessing(self, mean: Sequence[float],
+                               std: Sequence[float],
+                               tolerance: float) -> None:
+        for wanted, found in ((self.origin.mean, mean),
+                              (self.origin.std, std)):
+            if len(found) != len(wanted) or any(
+                    abs(a - b) > tolerance for a, b in zip(found, wanted)):
+                raise ValueError(
+                    f'images would be normalised by {list(mean)} and '
+                    f'{list(std)} instead of {list(self.origin.mean)} and '
+                    f'{list(self.origin.std)}')
+
+
 def check_loaded(model: nn.Module, path: str, prefix: str = '') -> None:
     """MMEngine loads non-strictly: find what it did not load.
 
@@ -66,9 +108,10 @@ def check_loaded(model: nn.Module, path: str, prefix: str = '') -> None:
         ValueError: If not all of the file is in the model, or not all of the
             model in the file, but for what no file has to have.
     """
-    transfer = compare(model, read_tensor_file(path).tensors, prefix)
+    file = read_tensor_file(path)
+    transfer = compare(model, file.tensors, prefix, origin_of(file.meta))
     wrong = [
-        *transfer.names(LEFT, CHANGED, NOT_FINITE), *transfer.lost,
+        *transfer.names(*MISSED), *transfer.lost,
         *transfer.dropped, *transfer.beside
     ]
     if wrong:

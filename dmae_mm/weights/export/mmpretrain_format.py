@@ -53,6 +53,15 @@ class MMPretrainFormat(ExportFormat):
         check_loaded(backbone, path, 'backbone.')
         return mmpretrain_outputs(backbone, images)
 
+    def _data_preprocessor(self) -> Dict[str, Any]:
+        if self.origin.mean is None:
+            return {}
+        return dict(
+            type='ClsDataPreprocessor',
+            mean=list(self.origin.mean),
+            std=list(self.origin.std),
+            to_rgb=bool(self.origin.to_rgb))
+
     def _with_checkpoint(self, path: str) -> dict:
         return dict(
             self.cfg,

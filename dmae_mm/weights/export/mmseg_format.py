@@ -24,6 +24,7 @@ class MMSegFormat(ExportFormat):
     position bias, which is zero in mmseg from the start.
     """
     endings = ('.pth', )
+    scope = 'mmseg'
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__(model)
@@ -68,6 +69,22 @@ class MMSegFormat(ExportFormat):
         model.eval()
         features = model(images)[-1]  # (B, C, H, W)
         return dict(patches=features.flatten(2).transpose(1, 2))
+
+    def _data_preprocessor(self) -> Dict[str, Any]:
+        if self.origin.mean is None:
+            return {}
+        return dict(
+            type='SegDataPreProcessor',
+            mean=list(self.origin.mean),
+            std=list(self.origin.std),
+            bgr_to_rgb=bool(self.origin.to_rgb),
+            size=self.arch.img_size,
+            pad_val=0,
+            seg_pad_val=255)
+
+    def check_preprocessing(self, path: str) -> None:
+        if self.mae is not None:
+            super().check_preprocessing(path)
 
     def _with_checkpoint(self, path: str) -> dict:
         return dict(

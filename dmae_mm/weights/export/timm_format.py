@@ -28,7 +28,12 @@ _MODELS = {
 
 
 class TimmFormat(ExportFormat):
-    """A file for ``timm.create_model(..., checkpoint_path=...)``.
+    """A file for ``timm.create_model(..., pretrained=True)``.
+
+    The file is named in ``pretrained_cfg_overlay``, not as
+    ``checkpoint_path``: there the model learns mean, std and size, and timm
+    resamples the positions for another ``img_size``, from the size that is
+    written there.
 
     Args:
         model (TrainedModel): The model.
@@ -65,6 +70,28 @@ class TimmFormat(ExportFormat):
         self.tensors = backbone_to_timm(model.tensors)
         self.tensors.update(
             {f'head.{name}': tensor for name, tensor in head.items()})
+        self.source = self._described(model.arch, num_classes)
+
+    def _described(self, arch: ViTArchitecture,
+                   num_classes: int) -> Dict[str, Any]:
+        """What timm has to know of the file."""
+        mean, std = self.origin.mean, self.origin.std
+        if mean is None:
+            mean, std = (0., ) * arch.in_channels, (1., ) * arch.in_channels
+            self.notes.append('so timm is told that pixel values from 0 to '
+                              '255 stay as they are')
+        elif self.origin.to_rgb is False and arch.in_channels == 3:
+            self.notes.append(
+                'data_preprocessor does not reverse the order of the '
+                'channels, which OpenMMLab loads as BGR, and timm gives RGB: '
+                'reverse the images (images.flip(1)), with mean and std, '
+                'unless your pipeline loads RGB')
+        # timm's are for values from 0 to 1.
+        return dict(
+            input_size=(arch.in_channels, *arch.img_size),
+            mean=tuple(round(value / 255, 9) for value in mean),
+            std=tuple(round(value / 255, 9) for value in std),
+            num_classes=num_classes)
 
     def usage(self, path: str) -> str:
         arguments = [repr(self.model_name)]
@@ -74,13 +101,30 @@ class TimmFormat(ExportFormat):
                 code = ('functools.partial(torch.nn.LayerNorm, '
                         f'eps={value.keywords["eps"]})')
             arguments.append(f'{key}={code}')
-        arguments.append(f'checkpoint_path={path!r}')
+        arguments.append('pretrained=True')
+        overlay = dict(file=path, **self.source)
+        arguments.append(f'pretrained_cfg_overlay={overlay!r}')
         return f'timm.create_model({", ".join(arguments)})'
 
     def outputs(self, path: str, images: torch.Tensor) -> Tensors:
-        model = timm.create_model(
-            self.model_name, checkpoint_path=path, **self.kwargs)
-        return timm_outputs(model, images)
+        return timm_outputs(self._load(path), images)
+
+    def check_preprocessing(self, path: str) -> None:
+        found = timm.data.resolve_model_data_config(self._load(path))
+        if found['input_size'] != self.source['input_size']:
+            raise ValueError(f'timm takes images for {found["input_size"]} '
+                             f'instead of {self.source["input_size"]}')
+        if self.origin.mean is not None:
+            self._compare_preprocessing(
+                *([255 * value for value in found[name]]
+                  for name in ('mean', 'std')), 1e-4)
+
+    def _load(self, path: str) -> nn.Module:
+        return timm.create_model(
+            self.model_name,
+            pretrained=True,
+            pretrained_cfg_overlay=dict(file=path, **self.source),
+            **self.kwargs)
 
 
 def _name_and_kwargs(arch: ViTArchitecture,

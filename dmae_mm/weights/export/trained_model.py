@@ -1,6 +1,6 @@
 """What is exported: a model of mmpretrain or timm with a checkpoint in it."""
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import timm
 import torch
@@ -14,8 +14,13 @@ from dmae_mm.messages import one_line
 from ..misfits import load_exactly
 from ..names import (backbone_from_timm, backbone_state_dict, layout_of,
                      under_prefix)
+from ..origin import (Origin, normalisation_of, origin_of,
+                      preprocessing_of_config)
+from ..positions import PositionGrids, other_meaning
 from ..tensor_file import TensorFile, Tensors
-from .vit_architecture import BACKBONES, ViTArchitecture
+from .vit_architecture import BACKBONES, ViTArchitecture, refuse
+
+Size = Tuple[int, int]  # height and width
 
 
 @dataclass
@@ -27,6 +32,8 @@ class TrainedModel:
     arch: ViTArchitecture  # what the backbone computes
     # The backbone's weights under mmpretrain's names, without prefix.
     tensors: Tensors
+    # The images that it was trained on.
+    origin: Origin
     # The trained head, if it is wanted and in the file: weight and bias.
     classifier: Optional[nn.Module] = None
     classifier_tensors: Tensors = field(default_factory=dict)
@@ -50,8 +57,11 @@ class TrainedModel:
         return outputs
 
 
-def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
-                         with_classifier: bool) -> TrainedModel:
+def trained_in_mmpretrain(path: str,
+                          file: TensorFile,
+                          cfg_options: dict,
+                          with_classifier: bool,
+                          img_size: Optional[Size] = None) -> TrainedModel:
     """Build the backbone of a config and fill it, strictly.
 
     Args:
@@ -60,6 +70,8 @@ def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
         file (TensorFile): Its checkpoint, whole or the backbone alone.
         cfg_options (dict): Changes to the config.
         with_classifier (bool): Whether a trained classifier is wanted.
+        img_size (tuple[int, int], optional): Height and width for which the
+            positions are resampled.
 
     Raises:
         ValueError: If the config cannot be built, or if checkpoint and
@@ -80,7 +92,26 @@ def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
         raise ValueError(f'{file.source}: {error}') from None
     load_exactly(backbone, tensors,
                  f'{file.source} as model.backbone of {path} does not fit')
-    model = TrainedModel(file, backbone, arch, tensors)
+    refuse(f'{file.source} as model.backbone of {path} is misunderstood:',
+           other_meaning(backbone, tensors,
+                         origin_of(file.meta, file.tensors)),
+           'Give the config that it was trained with; --img-size '
+           '(img_size) then resamples its positions.')
+    if img_size is not None:
+        backbone = build(
+            dict(cfg['backbone'], img_size=img_size),
+            f'model.backbone of {path} with img_size={img_size}')
+        arch_before, arch = arch, ViTArchitecture.of_mmpretrain(backbone)
+        tensors = dict(
+            tensors,
+            pos_embed=PositionGrids.of(
+                backbone, 'pos_embed', tensors,
+                Origin(arch_before.img_size, arch.patch_size)).resampled(
+                    tensors['pos_embed'], backbone.pos_embed.shape))
+        backbone.load_state_dict(tensors)
+    model = TrainedModel(
+        file, backbone, arch, tensors,
+        _origin(arch, preprocessing_of_config(cfg, arch.in_channels), file))
     beside = set()
     if layout == 'mmpretrain':
         beside = {f'{name.split(".")[0]}.*' for name in file.tensors}
@@ -92,14 +123,18 @@ def trained_in_mmpretrain(path: str, file: TensorFile, cfg_options: dict,
     return model
 
 
-def trained_in_timm(name: str, file: TensorFile,
-                    timm_kwargs: dict) -> TrainedModel:
+def trained_in_timm(name: str,
+                    file: TensorFile,
+                    timm_kwargs: dict,
+                    img_size: Optional[Size] = None) -> TrainedModel:
     """Build a model of timm and fill it, strictly.
 
     Args:
         name (str): Its name in timm.
         file (TensorFile): Its checkpoint.
         timm_kwargs (dict): Further arguments for ``timm.create_model``.
+        img_size (tuple[int, int], optional): As in
+            :func:`trained_in_mmpretrain`.
 
     Raises:
         ValueError: If there is no such model, it is no plain vision
@@ -116,15 +151,52 @@ def trained_in_timm(name: str, file: TensorFile,
     arch = ViTArchitecture.of_timm(model)
     load_exactly(model, file.tensors,
                  f"{file.source} as timm's {name} does not fit")
+    refuse(f"{file.source} as timm's {name} is misunderstood:",
+           other_meaning(model, file.tensors,
+                         origin_of(file.meta, file.tensors)),
+           'Give the img_size that it was trained with in --timm-kwargs; '
+           '--img-size (img_size) then resamples its positions.')
+    weights = dict(file.tensors)
+    if img_size is not None:
+        model.set_input_size(img_size=img_size)
+        arch = ViTArchitecture.of_timm(model)
+        weights['pos_embed'] = model.pos_embed.detach()
     head = {'head.weight', 'head.bias'} & file.tensors.keys()
     tensors = backbone_from_timm(
-        {k: v for k, v in file.tensors.items() if k not in head})
+        {k: v for k, v in weights.items() if k not in head})
+    known = {
+        key: tuple(255 * value for value in model.pretrained_cfg[key])
+        for key in ('mean', 'std')
+    }
     return TrainedModel(
         file,
         model,
         arch,
         tensors,
+        _origin(arch, dict(known, to_rgb=True), file, file_first=True),
         left_out=['head.*'] * bool(head) + _no_weights(file))
+
+
+def _origin(arch: ViTArchitecture,
+            given: Dict[str, Any],
+            file: TensorFile,
+            file_first: bool = False) -> Origin:
+    """What the model is: of which images, and who says how to normalise.
+
+    Args:
+        arch (ViTArchitecture): The architecture.
+        given (dict): ``mean``, ``std`` and ``to_rgb``, by its config or timm.
+        file (TensorFile): Its checkpoint.
+        file_first (bool): Whether the file knows better. Defaults to False.
+    """
+    said = normalisation_of(file)
+    if said.mean is not None and (file_first or given['mean'] is None):
+        given = dict(mean=said.mean, std=said.std, to_rgb=said.to_rgb)
+    return Origin(
+        img_size=arch.img_size,
+        patch_size=arch.patch_size,
+        num_heads=arch.num_heads,
+        **given)
 
 
 def _no_weights(file: TensorFile) -> List[str]:

@@ -154,7 +154,7 @@ def _unusual_parts(model: nn.Module, img_size: Tuple[int, int],
     return problems
 
 
-def refuse(whose: str, problems: List[str]) -> None:
+def refuse(whose: str, problems: List[str], cure: str = '') -> None:
     """Raise ValueError if there are problems."""
     if problems:
-        raise ValueError(f'{whose} {"; ".join(problems)}.')
+        raise ValueError(f'{whose} {"; ".join(problems)}. {cure}'.rstrip())

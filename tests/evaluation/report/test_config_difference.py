@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from tests.toys import needs_report  # noqa: F401
-from dmae_mm.evaluation.report.config_difference import (differences,
-                                                         flat_config)
+from dmae_mm.config_text import flat_config
+from dmae_mm.evaluation.report.config_difference import differences
 from tests.toys.models import ROOT
 
 

@@ -3,6 +3,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import export_checkpoint
@@ -31,6 +33,23 @@ def test_training_checkpoint_is_stripped_to_its_backbone(tmp_path, ending):
     else:
         model.backbone.init_weights()
     assert_equal(model.backbone.state_dict(), backbone.state_dict())
+
+
+@pytest.mark.parametrize('to', ['mmpretrain', 'mmseg'])
+def test_the_data_preprocessor_is_printed(tmp_path, to):
+    config, checkpoint, _ = write(tmp_path, BACKBONES['MAEViT'])
+    line = export_checkpoint(config, checkpoint, str(tmp_path / 'a.pth'),
+                             to).data_preprocessor
+    cfg = eval(line.removeprefix('data_preprocessor='))
+    with DefaultScope.overwrite_default_scope(to):
+        module = ROOT_MODELS.build(cfg)
+    x = torch.tensor([153, 102, 51]).view(3, 1, 1).expand(3, 32, 32).byte()
+    data = dict(inputs=[x])
+    if to == 'mmpretrain':
+        data = dict(inputs=x[None])
+    images = torch.stack(list(module(data)['inputs']))
+    # Blue came first; (51, 102, 153) are the means.
+    assert images.shape == (1, 3, 32, 32) and not images.any()
 
 
 def test_half_precision_stays(tmp_path):
