@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from dmae_mm.weights import read_tensor_file
-from dmae_mm.weights.download import checksum_in_name
+from dmae_mm.weights.download import checksum_in_name, local_path
 
 
 def toy_file(value: float) -> bytes:
@@ -196,3 +196,20 @@ def test_no_lock_where_the_file_is_there(server):
         os.remove(lock)
     assert value(server.url + '/vit.pth') == 1.
     assert not list(server.hub.rglob('.lock'))
+
+
+def test_a_folder_says_what_is_in_it(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    with pytest.raises(FileNotFoundError, match='is a folder, without'):
+        local_path(str(tmp_path))
+    (tmp_path / 'model.safetensors').write_text('')
+    with pytest.raises(FileNotFoundError) as error:
+        local_path(str(tmp_path))
+    assert str(error.value) == (
+        f'The checkpoint {tmp_path} is a folder. Give the path of a file in '
+        f'it: {tmp_path}/model.safetensors.')
+
+
+def test_a_config_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match='config, not a checkpoint'):
+        local_path(str(tmp_path / 'config.py'))
