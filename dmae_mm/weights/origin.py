@@ -59,13 +59,18 @@ class Origin:
     to_rgb: Optional[bool] = None
     said_by: str = 'its metadata'
 
-    @property
-    def grid(self) -> Optional[Tuple[int, int]]:
-        """Rows and columns of patches."""
+    def grid(self, number: int) -> Optional[Tuple[int, int]]:
+        """Rows and columns of so many patches; None if it is not said, or
+        there are not so many."""
         if self.img_size is None or self.patch_size is None:
             return None
-        return tuple(pixels // patch for pixels, patch in zip(
-            self.img_size, self.patch_size))
+        # mmpretrain fills up the last patch, timm leaves it out.
+        for whole in (math.ceil, math.floor):
+            grid = tuple(whole(pixels / patch) for pixels, patch in zip(
+                self.img_size, self.patch_size))
+            if math.prod(grid) == number:
+                return grid
+        return None
 
     def for_channels(self, number: int) -> 'Origin':
         """With one mean and std for each channel, where one stands for

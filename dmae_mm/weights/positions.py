@@ -84,22 +84,21 @@ class PositionGrids:
 
         patches = given.shape[1] - num_prefix
         cls_token = f'{name.rpartition("pos_embed")[0]}cls_token'
-        said = origin.grid and math.prod(origin.grid)
         # A CLS token need not have a position.
         lacks_cls = cls_token in weights and cls_token not in own_tensors
-        surplus = int(lacks_cls and patches != said and (
-            patches - 1 in (said, math.prod(own)) or not square(patches)))
+        surplus = int(lacks_cls and not origin.grid(patches) and bool(
+            origin.grid(patches - 1) or patches - 1 == math.prod(own)
+            or not square(patches)))
         host_surplus = surplus if is_map else int(
             num_prefix == 0 and patches == math.prod(own) + 1)
-        is_said = said == patches - surplus
+        said = origin.grid(patches - surplus)
         assumed = square(patches - host_surplus)
         if patches - host_surplus == math.prod(own) and not is_map:
             assumed = own
-        source = origin.grid if is_said else square(
-            patches - surplus) or assumed
+        source = said or square(patches - surplus) or assumed
         if assumed is None or math.prod(source) != patches - surplus:
             return None
-        return cls(source, is_said, assumed, own, num_prefix, surplus,
+        return cls(source, said is not None, assumed, own, num_prefix, surplus,
                    host_surplus, mode)
 
     @property
@@ -175,12 +174,12 @@ def other_grid(own: Grid, origin: Origin) -> List[str]:
         list[str]: The problem, or nothing.
     """
     number = math.prod(own)
-    is_said = origin.grid is not None and math.prod(origin.grid) == number
-    source = origin.grid if is_said else square(number)
+    said = origin.grid(number)
+    source = said or square(number)
     if source in (None, tuple(own)):
         return []
     return [grid_problem('its pos_embed', source, own,
-                         origin if is_said else None)]
+                         origin if said else None)]
 
 
 def grid_problem(name: str, source: Grid, taken_for: Grid,

@@ -335,6 +335,13 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
     (dict(teacher=dict(student_input=None)), 'student_input=None.*Remove it'),
     (dict(neck=dict(embed_dim=32)), 'embed_dim is 32.*needs 24'),
     (dict(neck=dict(num_patches=64)), 'num_patches is 64.*needs 16'),
+    (dict(backbone=dict(img_size=100)), 'num_patches is 16.*needs 169: 13 rows'
+     ' x 13 columns of patches'),
+    (dict(backbone=dict(arch='tiny')),
+     "backbone: arch='tiny' does not exist. Choose one of deit-tiny, "
+     'b, base, deit-b, deit-base, '),
+    (dict(teacher=dict(backbone=dict(arch='tiny'))),
+     "teacher.backbone: arch='tiny' .* Choose one of deit-tiny, b, base"),
     (dict(neck=dict(patch_size=4)), 'values of a patch.*is 48.*needs 192'),
     (dict(teacher=dict(_delete_=True, type='ClassifierTeacher',
                        model=classifier(), allow_random=True)),

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from dmae_mm.weights import read_tensor_file
-from dmae_mm.weights.download import checksum_in_name
+from dmae_mm.weights.download import checksum_in_name, local_path
 
 
 def toy_file(value: float) -> bytes:
@@ -177,3 +177,20 @@ def test_what_torch_hub_has_fetched(server, digits):
         fetched.write_bytes(toy_file(3.))
         read_tensor_file(f'{server.url}/{name}')
         assert server.requests[f'/{name}'] == 1
+
+
+def test_a_folder_says_what_is_in_it(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    with pytest.raises(FileNotFoundError, match='is a folder, without'):
+        local_path(str(tmp_path))
+    (tmp_path / 'model.safetensors').write_text('')
+    with pytest.raises(FileNotFoundError) as error:
+        local_path(str(tmp_path))
+    assert str(error.value) == (
+        f'The checkpoint {tmp_path} is a folder. Give the path of a file in '
+        f'it: {tmp_path}/model.safetensors.')
+
+
+def test_a_config_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match='config, not a checkpoint'):
+        local_path(str(tmp_path / 'config.py'))

@@ -43,7 +43,7 @@ def test_by_the_config_in_it(config, key):
     origin = origin_of({key: text})
     assert origin == Origin((32, 64), (8, 8), 6, (1, 2, 3.5), (4, 5, 6), True,
                             'the config in it')
-    assert origin.grid == (4, 8)
+    assert origin.grid(32) == (4, 8) and origin.grid(16) is None
 
 
 def test_by_its_metadata():
@@ -60,8 +60,14 @@ def test_defaults_and_heads_of_an_architecture():
     conv = {'backbone.patch_embed.projection.weight': torch.zeros(4, 3, 16, 8)}
     origin = origin_of(dict(cfg=text), conv)
     assert origin.num_heads == STUDENT['num_heads']
-    assert origin.img_size == (224, 224) and origin.grid == (14, 28)
+    assert origin.img_size == (224, 224) and origin.grid(392) == (14, 28)
     assert origin.mean is origin.to_rgb is None
+
+
+def test_patches_that_are_cut_off():
+    """mmpretrain fills up the last one, timm leaves it out."""
+    origin = Origin((20, 36), (8, 8))
+    assert origin.grid(3 * 5) == (3, 5) and origin.grid(2 * 4) == (2, 4)
 
 
 @pytest.mark.parametrize('meta', [
@@ -74,7 +80,7 @@ def test_defaults_and_heads_of_an_architecture():
 ])
 def test_nonsense_says_nothing(meta):
     origin = origin_of(meta)
-    assert origin.as_meta() == {'trained_as': {}} and origin.grid is None
+    assert origin.as_meta() == {'trained_as': {}} and origin.grid(1) is None
 
 
 class TestNormalisation:
