@@ -9,7 +9,7 @@ from mmpretrain.structures import DataSample
 from dmae_mm.options import reject_unknown_options
 
 from .tokens import BlockFeatures
-from .checks import check_backbone
+from .checks import check_backbone, check_preprocessor
 from .distillation import Block, Distillation, build_part, check_pairs
 from .mmpretrain_vits import TOKEN_BACKBONES, blocks
 from .student_input import StudentInput
@@ -87,6 +87,7 @@ class DistilledImageClassifier(ImageClassifier):
             train_cfg=train_cfg,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        check_preprocessor(self.data_preprocessor, self.backbone)
         self.distillation: Optional[Distillation] = None
         self.logit_loss = None
         if teacher is None:
