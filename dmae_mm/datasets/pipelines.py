@@ -48,9 +48,13 @@ def loader_of(dataset: Any) -> Optional[LoadImageOrSkip]:
     Returns:
         LoadImageOrSkip | None: None if it has none.
     """
-    return next((transform for transforms in pipelines_of(dataset)
-                 for transform in transforms
-                 if isinstance(transform, LoadImageOrSkip)), None)
+    found = (
+        # Of an EvaluationPipeline, which is one transform.
+        getattr(transform, 'loader', transform)
+        for transforms in pipelines_of(dataset) for transform in transforms)
+    return next(
+        (loader for loader in found if isinstance(loader, LoadImageOrSkip)),
+        None)
 
 
 def loader_of_config(section: Any) -> LoadImageOrSkip:
