@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from torch.utils.data import DataLoader
 
+from dmae_mm.datasets import LoadImageOrSkip
 from dmae_mm.datasets.image_folder import image_folder
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import first_few
@@ -19,7 +20,7 @@ from dmae_mm.weights import read_tensor_file
 from .cka import MIN_EXAMPLES, BlockOutputs, minibatch_cka
 from .images import EvaluationPipeline, paths_of, problems, with_progress
 from .trained_models import (build_pretraining_model, load_backbone, move,
-                             read_model)
+                             read_loader, read_model)
 
 RULE_DEPTH = 0.75  # the paper's choice, of both depths
 
@@ -32,6 +33,7 @@ def compare_layers(config: str,
                    num_workers: int = 2,
                    seed: int = 0,
                    crop_pct: float = 0.875,
+                   value_range: Optional[Sequence[float]] = None,
                    device: Optional[str] = None,
                    cfg_options: dict = dict()) -> dict:
     """Compare the student of a config with its teacher, on image files.
@@ -63,9 +65,12 @@ def compare_layers(config: str,
     configured = resolve_pairs(section['aligned_layers'],
                                len(blocks_of(model.backbone)),
                                teacher.num_layers)
-    pipeline = EvaluationPipeline.of(model.backbone, crop_pct)
+    pipeline = EvaluationPipeline.of(
+        model.backbone, crop_pct,
+        read_loader(config, cfg_options, value_range))
     generator = torch.Generator().manual_seed(seed)
-    paths, skipped = _drawn(images, num_images, num_workers, generator)
+    paths, skipped = _drawn(images, num_images, num_workers, generator,
+                            pipeline.loader)
     with quietly():
         model.init_weights()
     file = checkpoint and read_tensor_file(checkpoint)
@@ -98,6 +103,7 @@ def compare_layers(config: str,
         skipped=skipped,
         batch_size=batch_size,
         mask_ratio=model.backbone.mask_ratio,
+        value_range=pipeline.loader.value_range,
         seed=seed,
         rule=rule_pair(cka),
         config_pairs=[as_pair(cka, *pair) for pair in configured],
@@ -107,7 +113,7 @@ def compare_layers(config: str,
 
 
 def _drawn(folder: str, wanted: int, num_workers: int,
-           generator: torch.Generator
+           generator: torch.Generator, loader: LoadImageOrSkip
            ) -> Tuple[List[str], List[Tuple[str, str]]]:
     """Paths of some images, and path and reason of what is none."""
     paths = paths_of(image_folder(folder))
@@ -116,7 +122,8 @@ def _drawn(folder: str, wanted: int, num_workers: int,
         for index in torch.randperm(len(paths), generator=generator)
     ]
     readable, skipped = [], []
-    for path, problem in zip(paths, problems(paths, num_workers)):
+    for path, problem in zip(paths,
+                             problems(paths, num_workers, loader)):
         if problem is None:
             readable.append(path)
         else:

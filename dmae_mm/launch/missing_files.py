@@ -4,6 +4,8 @@ from typing import Any, List, Tuple
 
 from mmengine.config import Config
 
+from dmae_mm.datasets.class_folders import (EXTENSIONS, count_endings,
+                                            has_images, no_images)
 from dmae_mm.weights.download import what_folder
 
 from .sections import entries, hooks, last_name
@@ -83,6 +85,14 @@ def _missing_data(option: str, dataset: Any) -> List[str]:
         return []
     problems = []
     prefix = dataset.get('data_prefix')
+    if (str(dataset.get('type')).endswith('CustomDataset')
+            and not dataset.get('ann_file')
+            and isinstance(prefix, (str, type(None)))):
+        folder = osp.join(root or '', prefix or '')
+        extensions = tuple(dataset.get('extensions') or EXTENSIONS)
+        if osp.isdir(folder) and not has_images(folder, extensions) and (
+                count_endings(folder)):  # else, the data set says enough
+            return [f'{option}: {no_images(folder, extensions)}']
     parts = ({f'data_prefix.{key}': value for key, value in prefix.items()}
              if isinstance(prefix, dict) else dict(data_prefix=prefix))
     for key, name in dict(parts, ann_file=dataset.get('ann_file')).items():

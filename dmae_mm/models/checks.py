@@ -4,6 +4,7 @@ from typing import Optional, Sequence, Tuple, Type
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
 
+from .data_preprocessor import ChannelsDataPreprocessor
 from .mmpretrain_vits import img_size, patch_grid, patch_size
 from .necks import CrossAttentionDecoder
 from .student_input import input_channels
@@ -94,6 +95,31 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
         if value != wanted:
             raise ValueError(f'{option} is {value}, but the backbone (the '
                              f'student) needs {wanted}: {origin}.')
+
+
+def check_preprocessor(data_preprocessor: nn.Module,
+                       backbone: nn.Module) -> None:
+    """Refuse a normalisation of other channels than the backbone's.
+
+    A :class:`ChannelsDataPreprocessor` then refuses images of others.
+    """
+    channels = input_channels(backbone)
+    for name in ('mean', 'std'):
+        values = getattr(data_preprocessor, name, None)
+        if values is not None and values.numel() not in (1, channels):
+            raise ValueError(
+                f'data_preprocessor: {name}={values.flatten().tolist()} has '
+                f'{values.numel()} values, but the backbone (the student) '
+                f'takes images of {channels} channels: give {channels} '
+                'values, or one for all.')
+    if channels != 3 and getattr(data_preprocessor, '_channel_conversion',
+                                 False):
+        raise ValueError(
+            'data_preprocessor: to_rgb=True reverses three channels, but the '
+            f'backbone (the student) takes images of {channels}: set '
+            'to_rgb=False.')
+    if isinstance(data_preprocessor, ChannelsDataPreprocessor):
+        data_preprocessor.in_channels = channels
 
 
 def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:

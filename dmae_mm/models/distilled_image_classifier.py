@@ -8,7 +8,7 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
-from .checks import check_backbone, check_pairs
+from .checks import check_backbone, check_pairs, check_preprocessor
 from .distillation import Block, Distillation, build_part
 from .mmpretrain_vits import TOKEN_BACKBONES, blocks, check_arch
 from .student_input import StudentInput
@@ -88,6 +88,7 @@ class DistilledImageClassifier(ImageClassifier):
             train_cfg=train_cfg,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        check_preprocessor(self.data_preprocessor, self.backbone)
         self.distillation: Optional[Distillation] = None
         self.logit_loss = None
         if teacher is None:

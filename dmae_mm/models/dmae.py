@@ -10,7 +10,9 @@ from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
 from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_sees_patches, check_sizes, check_teacher)
+                     check_preprocessor, check_sees_patches, check_sizes,
+                     check_teacher)
+from .data_preprocessor import with_any_channels
 from .distillation import Block, Distillation
 from .mmpretrain_vits import blocks, check_arch
 from .necks import CrossAttentionDecoder
@@ -79,11 +81,12 @@ class DMAE(BaseSelfSupervisor):
             backbone=backbone,
             neck=neck,
             head=head,
-            data_preprocessor=data_preprocessor,
+            data_preprocessor=with_any_channels(data_preprocessor),
             init_cfg=init_cfg)
         use_plain_numbers(self)  # or torch.compile would stop at NumPy's
         check_backbone(self.backbone, (MAEViT, MAEHiViT))
         check_sizes(self.backbone, self.neck, self.head)
+        check_preprocessor(self.data_preprocessor, self.backbone)
         check_mask_ratio(self.backbone, teacher is not None)
         check_predict_ratio(self.neck, self.backbone)
         self.distillation: Optional[Distillation] = None
