@@ -61,6 +61,11 @@ class ResumedOptions:
         ]
         if problems:
             self._refuse(problems)
+        if {f'default_hooks.checkpoint.{key}'
+                for key in ('save_best', 'rule')} & self.changes.keys():
+            info = checkpoint['message_hub']['runtime_info']
+            for key in [key for key in info if key.startswith('best_')]:
+                del info[key]  # the best so far, by another measure
         for name, state in _by_name(checkpoint['optimizer']).items():
             _compute_as_built(state, _by_name(runner.optim_wrapper)[name])
         # MMEngine's strategies expect it.

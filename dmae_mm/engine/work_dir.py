@@ -198,7 +198,7 @@ def checkpoints_in(work_dir: str) -> List[str]:
 
 def _last_checkpoint(work_dir: str) -> str:
     """What MMEngine would resume from; '' if nothing."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return Path(work_dir, LAST).read_text().strip()
     return ''
 

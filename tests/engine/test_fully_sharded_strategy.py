@@ -50,6 +50,16 @@ def train_all(rank, root, port):
             dict(shard_teacher=True),
             resume=True,
             load_from=f'{root}/sharded/epoch_1.pth'))[1]
+    cfg = config(
+        f'{root}/changed', {},
+        epochs=3,
+        resume=True,
+        load_from=f'{root}/sharded/epoch_1.pth')
+    cfg.optim_wrapper.optimizer.update(lr=2e-3, weight_decay=0.1)
+    cfg.param_scheduler.end = 5
+    runner, results['changed'] = train(cfg)
+    results['groups'] = [[group[key] for key in ('lr', 'weight_decay')]
+                         for group in runner.optim_wrapper.param_groups]
     try:
         train(
             config(
@@ -122,6 +132,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(root, ranks):
     resumed = weights(f'{root}/resumed/epoch_2.pth')
     for key in whole:
         assert torch.equal(whole[key], resumed[key]), key
+
+
+def test_a_changed_config_is_applied(ranks):
+    """After 1 of 3 epochs, where a warm-up of 3 and then of 5 was asked."""
+    for rank in ranks:
+        assert len(rank['changed']) == 4
+        # From a third to the whole in 4 steps, 3 of which are done.
+        lr = 2e-3 * (1 / 3 + 3 / 4 * 2 / 3)
+        assert [group[0] for group in rank['groups']] == pytest.approx(
+            [lr] * len(rank['groups']), rel=1e-12)
+        assert {group[1] for group in rank['groups']} == {0., 0.1}
 
 
 def test_checkpoint_is_a_plain_file(root, toy_model):

@@ -8,6 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from dmae_mm.engine.resumed_options import ResumedOptions
+from tests.toys.resumable_runs import resumable, start
 from tests.toys.runs import config
 
 COSINE = dict(type='CosineAnnealingLR', convert_to_iter_based=True)
@@ -123,6 +124,40 @@ def test_other_numbers_of_the_optimizer(photos, tmp_path, key, value,
     assert f'optim_wrapper.optimizer.{key}: {old} -> {value}' in resumed.said
 
 
+def test_inside_an_epoch(photos, tmp_path):
+    """Of 6 batches, after 2 of the second; one schedule counts epochs."""
+
+    def made(folder, epochs):
+        cfg = resumable(photos, tmp_path / folder, mid_epoch_interval=4)
+        cfg.train_cfg.max_epochs = epochs
+        cfg.param_scheduler = [
+            dict(type='LinearLR', start_factor=0.1, end=epochs - 1, **ITER),
+            dict(type='MultiStepLR', milestones=[1, epochs - 1])]
+        return cfg
+
+    start(made('run', 3), crash_after=9)
+    resumed, wanted = Record(), Record()
+    start(made('run', 4), resume=True, hooks=[resumed])
+    start(made('fresh', 4), hooks=[wanted])
+    assert len(resumed.steps) == 24 - 8
+    assert resumed.steps == wanted.steps[8:]
+
+
+def test_layer_decay_changes_group_by_group(photos, tmp_path):
+    cfg = toy(photos, tmp_path / 'run', 3, COSINE)
+    cfg.optim_wrapper.update(
+        constructor='BackboneLayerDecayConstructor',
+        paramwise_cfg=dict(layer_decay_rate=0.5))
+    run(cfg, stop_after=1)
+    cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = 0.75
+    resumed = run(cfg, resume=True)
+    cfg.work_dir = str(tmp_path / 'fresh')
+    wanted = run(cfg)
+    assert resumed.steps == wanted.steps[2:]
+    assert len(set(wanted.values('lr')[0])) > 5
+    assert 'paramwise_cfg.layer_decay_rate: 0.5 -> 0.75' in resumed.said
+
+
 def test_without_a_difference_nothing_is_said(photos, tmp_path):
     cfg = toy(photos, tmp_path / 'run', 2, COSINE)
     before = run(cfg, stop_after=1)
@@ -209,6 +244,29 @@ def test_the_average_takes_its_momentum_from_the_config(photos, tmp_path):
     resumed = run(cfg, resume=True, hooks=[Look()])
     assert averages == [0.2]
     assert 'custom_hooks[EMAHook].momentum: 0.1 -> 0.2' in resumed.said
+
+
+@pytest.mark.parametrize('now, kept', [('acc', True), ('miou', False)])
+def test_the_best_by_another_measure_is_none(photos, tmp_path, now, kept):
+    best = dict(best_score=0.9, best_ckpt='best_acc_epoch_1.pth')
+    found = []
+
+    class Best(Hook):
+
+        def __init__(self, write):
+            self.write = write
+
+        def before_train(self, runner):
+            for key, value in best.items() if self.write else ():
+                runner.message_hub.update_info(key, value)
+            found.append(runner.message_hub.runtime_info.get('best_score'))
+
+    cfg = toy(photos, tmp_path, 3, COSINE)
+    cfg.default_hooks.checkpoint.update(save_best='acc', rule='greater')
+    run(cfg, stop_after=1, hooks=[Best(True)])
+    cfg.default_hooks.checkpoint.save_best = now
+    run(cfg, resume=True, hooks=[Best(False)])
+    assert found == [0.9, 0.9 if kept else None]
 
 
 @pytest.mark.parametrize('hooks', [[], ['ExactResumeHook']])

@@ -58,6 +58,9 @@ def test_an_existing_work_dir_keeps_its_files(cfg, tmp_path):
     with open(os.path.join(cfg.work_dir, 'epoch_1.pth'), 'w') as file:
         file.write('precious')
     before = files(tmp_path)
+    good, said = check(cfg)  # the start would write over it
+    assert not good and 'epoch_1.pth' in said and '--overwrite' in said
+    cfg.overwrite = True
     assert check(cfg)[0]
     assert files(tmp_path) == before
 
