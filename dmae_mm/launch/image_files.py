@@ -49,7 +49,7 @@ def _counted(part: CustomDataset) -> str:
         {ending: count for ending, count in endings.items()
          if not part.is_valid_file(ending)})
     listed = f' ({ignored})' * bool(ignored)
-    return (f'{part.img_prefix}: {total} files, {used} used, '
+    return (f'{osp.normpath(part.img_prefix)}: {total} files, {used} used, '
             f'{total - used} ignored{listed}')
 
 
