@@ -2,7 +2,7 @@
 import os
 import os.path as osp
 from collections import Counter
-from typing import Sequence
+from typing import Dict, Sequence
 
 from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset
@@ -119,10 +119,19 @@ def other_files(folders: Sequence[str],
     endings = Counter()
     for folder in folders:
         endings += count_endings(folder)
-    found = [f'{count} {ending}' for ending, count in endings.most_common()
-             if ending not in extensions]
-    return f' Found {first_few(found)}, which is not read: convert images ' \
-           'to one of these kinds.' if found else ''
+    found = listed_endings(
+        {ending: count for ending, count in endings.items()
+         if ending not in extensions})
+    return (f' Found {found}, which are not read: convert images to one of '
+            'these kinds.' if found else '')
+
+
+def listed_endings(endings: Dict[str, int]) -> str:
+    """'40 .heic, 1 .txt': the most frequent first."""
+    return first_few([
+        f'{count} {ending}' for ending, count in sorted(
+            endings.items(), key=lambda item: (-item[1], item[0]))
+    ])
 
 
 def count_endings(folder: str) -> Counter:

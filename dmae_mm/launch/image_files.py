@@ -6,10 +6,9 @@ from typing import Any, Dict, Tuple
 from mmpretrain.datasets import CustomDataset
 
 from dmae_mm.datasets import BadImageError, ShardDataset
-from dmae_mm.datasets.class_folders import count_endings
+from dmae_mm.datasets.class_folders import count_endings, listed_endings
 from dmae_mm.datasets.pipelines import loader_of, parts_of
 from dmae_mm.evaluation.images import evenly_spread
-from dmae_mm.messages import first_few
 
 # How many files are decoded, and how long that may take.
 MAX_FILES, MAX_SECONDS = 1000, 5.0
@@ -46,10 +45,11 @@ def _is_folder(part: Any) -> bool:
 def _counted(part: CustomDataset) -> str:
     endings = count_endings(part.img_prefix)
     total, used = sum(endings.values()), len(part)
-    ignored = [f'{count} {ending}' for ending, count in endings.most_common()
-               if not part.is_valid_file(ending)]
-    listed = f' ({first_few(ignored)})' * bool(ignored)
-    return (f'{part.img_prefix}: {total} files, {used} used, '
+    ignored = listed_endings(
+        {ending: count for ending, count in endings.items()
+         if not part.is_valid_file(ending)})
+    listed = f' ({ignored})' * bool(ignored)
+    return (f'{osp.normpath(part.img_prefix)}: {total} files, {used} used, '
             f'{total - used} ignored{listed}')
 
 

@@ -15,6 +15,7 @@ from dmae_mm.evaluation import check_splits
 from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
                                        check_readable, evenly_spread,
                                        labelled_images, paths_of, problems)
+from tests.toys.band_files import write_tiff
 from tests.toys.folders import write_classes, write_images
 from tests.toys.odd_files import broken_files, odd_files, write
 
@@ -177,3 +178,39 @@ def test_decoders_may_fail_in_any_way(monkeypatch):
     monkeypatch.setattr(LoadImageOrSkip, 'load', fail)
     with pytest.raises(ValueError, match="1 of 1 .*'a' .error: too large"):
         check_readable(['a'])
+
+
+@pytest.mark.parametrize('channels', [2, 4, 5])
+def test_each_channel_is_resized_by_itself(channels, tmp_path):
+    """As a grey image would be: none is taken for transparency."""
+    pixels = np.random.RandomState(0).randint(0, 4096, (36, 40, channels))
+    write_tiff(tmp_path / 'a.tif', pixels.astype(np.uint16))
+    like = LoadImageOrSkip(value_range=(0, 4095))
+    found = EvaluationPipeline(24, 0.75, channels, like).read(
+        [str(tmp_path / 'a.tif')])['inputs'][0].numpy()
+    assert found.shape == (channels, 24, 24)
+    for channel in range(channels):
+        grey = np.rint(pixels[..., channel] * (255 / 4095)).astype(np.uint8)
+        wanted = np.array(Image.fromarray(grey).resize((35, 32),
+                                                       Image.BICUBIC))
+        assert np.array_equal(found[channel], wanted[4:28, 6:30])
+
+
+def test_files_are_refused_as_the_training_refuses_them(tmp_path):
+    """By the training's own options: floats need a range."""
+    write_tiff(tmp_path / 'a.tif', np.zeros((9, 9), np.float32))
+    path = str(tmp_path / 'a.tif')
+    assert 'give LoadImageOrSkip value_range' in next(
+        iter(problems([path])))
+    check_readable([path], loader=LoadImageOrSkip(value_range=(0, 1)))
+
+
+def test_folders_of_what_is_not_read(tmp_path):
+    for name in ('a/1.heic', 'a/2.HEIC', 'b/3.heic', 'b/notes.txt', 'b/.x'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'x')
+    found = 'Found 3 .heic, 1 .txt, 1 hidden, which are not read: convert'
+    with pytest.raises(ValueError, match=f'no images .*{found}'):
+        image_folder(str(tmp_path))
+    with pytest.raises(ValueError, match=f'have no images .*{found}'):
+        labelled_images(str(tmp_path), EvaluationPipeline(16))

@@ -10,6 +10,7 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.evaluation import FeatureModel, extract_features
 from dmae_mm.evaluation.images import image_size
+from dmae_mm.evaluation.trained_models import read_loader
 from tests.toys.models import STUDENT, TOY_MODEL
 
 NORMALISE = dict(mean=[1., 2, 3], std=[2., 4, 8], to_rgb=True)
@@ -230,3 +231,18 @@ def test_as_many_patches_of_another_grid(tmp_path):
     FeatureModel(config, path)
     with pytest.raises(ValueError, match='2 x 8 patches .as the config in it'):
         FeatureModel(str(tmp_path / 'config.py'), path)
+
+
+def test_images_are_read_as_the_training_reads_them(tmp_path):
+    """Wherever the config has the loader, and if it has none."""
+    path = str(tmp_path / 'config.py')
+    loader = dict(type='mmpretrain.LoadImageOrSkip', value_range=(0, 9))
+    for dataset, wanted in (
+        (dict(pipeline=[dict(type='SeedSample'), loader]), (0, 9)),
+        (dict(type='RepeatDataset', dataset=dict(pipeline=[loader])), (0, 9)),
+        (dict(pipeline=[dict(type='LoadImageFromFile')]), None)):
+        Config(dict(train_dataloader=dict(dataset=dataset))).dump(path)
+        assert read_loader(path).value_range == wanted
+        changed = read_loader(path, value_range=[1., 2.])
+        assert changed.value_range == (1, 2)
+    assert read_loader('deit-tiny_4xb256_in1k').value_range is None

@@ -74,3 +74,18 @@ def test_a_folder_is_there_but_no_checkpoint(tmp_path):
     assert said == (
         f"model.teacher.checkpoint: '{tmp_path}' is a folder. Give the path "
         f'of a file in it: {tmp_path}/model.safetensors.')
+
+
+def test_folders_of_what_is_not_read(tmp_path):
+    """The host's data set would name its extensions, not what it found."""
+    (tmp_path / 'sub').mkdir()
+    dataset = dict(type='CustomDataset', data_root=str(tmp_path),
+                   data_prefix='sub', with_label=False)
+    cfg = dict(train_dataloader=dict(dataset=dataset))
+    for index in range(40):
+        (tmp_path / 'sub' / f'{index}.heic').write_text('x')
+    assert problems(cfg).startswith(
+        'train_dataloader.dataset: There are no images (.jpg, ')
+    assert 'Found 40 .heic, which are not read: convert' in problems(cfg)
+    (tmp_path / 'sub' / 'a.JPG').write_text('x')
+    assert problems(cfg) == ''

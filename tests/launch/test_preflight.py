@@ -236,3 +236,35 @@ def _register():
 
 
 _register()
+
+
+def test_files_are_counted(cfg, tmp_path):
+    folder = tmp_path / 'run' / 'images'
+    (folder / 'notes.txt').write_text('no image')
+    (folder / 'photo.heic').write_text('no image')
+    cfg.train_dataloader.dataset.pipeline[0].type = 'LoadImageOrSkip'
+    good, said = check(cfg)
+    assert good and ('train_dataloader: '
+                     f'{folder}: 10 files, 8 used, 2 ignored (1 .heic, '
+                     '1 .txt); 8 of 8 images decoded, 0 broken') in said
+
+
+@pytest.mark.parametrize('skip', [False, True])
+def test_broken_files_are_counted(cfg, tmp_path, skip):
+    """Also those that are not the first to be read."""
+    for name in ('6.png', '7.png'):
+        (tmp_path / 'run' / 'images' / name).write_bytes(b'')
+    cfg.train_dataloader.dataset.pipeline[0].type = 'LoadImageOrSkip'
+    cfg.train_dataloader.dataset.pipeline[2].meta_keys = (
+        'img_path', 'sample_idx', 'skipped_images')
+    if skip:
+        cfg.custom_hooks.append(
+            dict(type='SkippedImagesHook', max_fraction=.5))
+    good, said = check(cfg)
+    assert good == skip
+    assert '8 of 8 images decoded, 2 broken' in said
+    if skip:
+        assert said.count('is broken and would be skipped: empty file') == 2
+    else:
+        assert re.search('2 images are broken, and each would end the run: '
+                         ".*6.png' .empty file.*SkippedImagesHook", said)

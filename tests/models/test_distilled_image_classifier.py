@@ -364,3 +364,10 @@ def test_parts_that_do_not_fit_are_refused(change, message):
 def test_unknown_option():
     with pytest.raises(TypeError, match='logits_loss.*logit_loss'):
         MODELS.build(student(logits_loss=None))
+
+
+def test_normalisation_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match='mean.* has 5 values.* 3 channels'):
+        MODELS.build(
+            student(data_preprocessor=dict(
+                type='ClsDataPreprocessor', mean=[1.] * 5, std=[1.] * 5)))

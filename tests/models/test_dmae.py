@@ -1,5 +1,6 @@
 """The algorithm: losses, gradients, the teacher's place, bad input."""
 import copy
+import functools
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
+from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
 from tests.toys.models import TEACHER, classifier
 
 
@@ -378,3 +380,42 @@ def test_unknown_options_are_refused(toy_model, section, option, legal):
     (toy_model[section] if section else toy_model)[option] = 'x'
     with pytest.raises(TypeError, match=f"no option {option}='x'.*{legal}"):
         MODELS.build(toy_model)
+
+
+@pytest.mark.parametrize('channels, options, message', [
+    (5, dict(mean=[1.] * 3, std=[1.] * 3),
+     r'mean=\[1.0, 1.0, 1.0\] has 3 values, .* 5 channels: give 5 values'),
+    (1, dict(mean=[1.] * 3, std=[1.] * 3), 'mean.* has 3 values.* 1 channels'),
+    (3, dict(mean=[1.] * 5, std=[1.] * 5), 'mean.* has 5 values.* 3 channels'),
+    (5, dict(mean=[1.] * 5, std=[1.] * 4), 'must have the same number'),
+    (5, dict(mean=[1.] * 5), 'must have the same number'),
+    (4, dict(mean=[1.] * 4, std=[1.] * 4, to_rgb=True),
+     'to_rgb=True reverses three channels, .*takes images of 4'),
+])
+def test_normalisation_of_other_channels_is_refused(toy_model, channels,
+                                                    options, message):
+    toy_model['backbone']['patch_cfg'] = dict(in_channels=channels)
+    toy_model['neck']['in_chans'] = channels
+    toy_model['head']['in_channels'] = channels
+    toy_model.update(teacher=None, aligned_layers=[])
+    for kind in (dict(), dict(type='SelfSupDataPreprocessor')):
+        with pytest.raises(ValueError, match=message):
+            MODELS.build(dict(toy_model, data_preprocessor=options | kind))
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 5])
+def test_each_channel_has_its_mean_and_std(toy_model, channels):
+    """One value stands for all; three are reversed if that is asked for."""
+    images = torch.arange(channels * 2. * 4).view(2, channels, 2, 2)
+    mean, std = torch.arange(channels) + 3., torch.arange(channels) + 2.
+    build = functools.partial(ChannelsDataPreprocessor, mean.tolist(),
+                              std.tolist())
+    wanted = (images - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    batch = dict(inputs=images, data_samples=None)
+    assert torch.equal(build()(batch)['inputs'], wanted)
+    if channels == 3:
+        flipped = (images.flip(1) - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        assert torch.equal(build(to_rgb=True)(batch)['inputs'], flipped)
+    one = ChannelsDataPreprocessor([3.], [2.])
+    assert torch.equal(one(batch)['inputs'], (images - 3) / 2)
+    assert not build().state_dict()  # as the host's: not in checkpoints

@@ -217,10 +217,14 @@ class LoadImageOrSkip(BaseTransform):
     def _decode(self, data: bytes) -> Optional[np.ndarray]:
         """What OpenCV reads, with all bits; None if it cannot."""
         if self.channels in _FLAGS:
-            return mmcv.imfrombytes(
-                data,
-                _FLAGS[self.channels] | cv2.IMREAD_ANYDEPTH,
-                backend='cv2')
+            if not is_tiff(data) or TiffHeader.of(data).is_plain:
+                return mmcv.imfrombytes(
+                    data,
+                    _FLAGS[self.channels] | cv2.IMREAD_ANYDEPTH,
+                    backend='cv2')
+            image = mmcv.imfrombytes(data, 'unchanged', backend='cv2')
+            return None if image is None else _as_channels(
+                image, self.channels)
         image = mmcv.imfrombytes(data, 'unchanged', backend='cv2')
         if image is None or image.ndim == 2:
             return image
@@ -264,6 +268,21 @@ class LoadImageOrSkip(BaseTransform):
     def __repr__(self) -> str:
         return (f'{type(self).__name__}(max_pixels={self.max_pixels}, '
                 f'channels={self.channels}, value_range={self.value_range})')
+
+
+def _as_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Grey (H, W) or BGR (H, W, 3) of floats, as OpenCV does with integers.
+
+    What is neither grey nor colour, with or without alpha, stays as it is.
+    """
+    if image.ndim == 2:
+        return image if channels == 1 else np.dstack([image] * 3)
+    if image.shape[2] == 4:
+        image = image[..., :3]
+    if channels == 1 and image.shape[2] == 3:
+        return cv2.cvtColor(
+            image.astype(np.float32), cv2.COLOR_BGR2GRAY)
+    return image
 
 
 _DAMAGED = 'cut off, damaged or of an unknown kind'

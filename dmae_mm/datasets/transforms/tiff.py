@@ -6,9 +6,9 @@ import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 # Tags and values of TIFF 6.0.
-_WIDTH, _HEIGHT, _BITS, _MEANING, _SAMPLES, _LAYOUT = (256, 257, 258, 262,
-                                                       277, 284)
-_GREY, _RGB, _PLANES = (0, 1), 2, 2
+_WIDTH, _HEIGHT, _BITS, _MEANING = 256, 257, 258, 262
+_SAMPLES, _LAYOUT, _KIND = 277, 284, 339
+_GREY, _RGB, _PLANES, _UNSIGNED = (0, 1), 2, 2, 1
 
 
 def is_tiff(data: bytes) -> bool:
@@ -27,11 +27,14 @@ class TiffHeader:
         has_bands (bool): Whether OpenCV would read it wrongly: it leaves out
             channels that are no colours, and mixes up deep ones that lie one
             after another.
+        is_plain (bool): Whether its values are unsigned integers of up to 16
+            bits, all that OpenCV turns into colour or grey.
     """
     width: int
     height: int
     channels: int
     has_bands: bool
+    is_plain: bool
 
     @classmethod
     def of(cls, data: bytes) -> 'TiffHeader':
@@ -43,13 +46,14 @@ class TiffHeader:
         tags.load(file)
         channels = tags.get(_SAMPLES, 1)
         meaning = tags.get(_MEANING)
-        deep = tags.get(_BITS, (1, ))[0] > 8
+        bits = tags.get(_BITS, (1, ))[0]
         return cls(
             tags[_WIDTH], tags[_HEIGHT], channels,
             (meaning in _GREY and channels > 2)
             or (meaning == _RGB and
-                (channels > 4 or channels == 3 and deep
-                 and tags.get(_LAYOUT) == _PLANES)))
+                (channels > 4 or channels == 3 and bits > 8
+                 and tags.get(_LAYOUT) == _PLANES)),
+            bits <= 16 and tags.get(_KIND, (_UNSIGNED, ))[0] == _UNSIGNED)
 
 
 def read_bands(data: bytes, channels: int) -> np.ndarray:

@@ -9,7 +9,9 @@ import socket
 import sys
 import time
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.distributed as dist
 from mmengine.runner import Runner
@@ -18,6 +20,8 @@ from torch.utils.data import DataLoader
 from dmae_mm.datasets import ShardDataset
 from dmae_mm.datasets.shards import shard_folder as module
 from dmae_mm.datasets.shards.write_shards import write_shards
+from dmae_mm.launch.image_files import image_files
+from tests.toys.band_files import write_band_classes
 from tests.toys.shard_files import Server, contents_of, write_files
 
 pytest.importorskip('webdataset', reason='the extra "shards" is not installed')
@@ -337,3 +341,20 @@ def test_two_processes_with_two_workers_each(server, tmp_path):
         next(tmp_path.iterdir()) / 'shards')) == 1
     resumed = _two_processes(server.url, str(tmp_path), 12)
     assert resumed == (whole[0][3:], whole[1][3:])
+
+
+def test_deep_images_of_many_channels(tmp_path):
+    """Shards hold the files: they are decoded as those of a folder are."""
+    root = write_band_classes(tmp_path / 'images', 2, 3, 5, seed=0)
+    write_shards(root, str(tmp_path / 'shards'))
+    loader = dict(
+        type='LoadImageOrSkip', channels=5, value_range=(0, 4095))
+    dataset = ShardDataset(str(tmp_path / 'shards'), [loader])
+    assert len(dataset) == 6
+    for index in range(6):
+        sample = dataset[index]
+        name = sample['img_path'].split('/')[-2:]
+        pixels = tifffile.imread(os.path.join(root, *name))
+        assert (sample['img'] == np.rint(pixels * (255 / 4095))).all()
+    line, broken = image_files(dataset)
+    assert (line, broken) == ('6 of 6 images decoded, 0 broken', {})

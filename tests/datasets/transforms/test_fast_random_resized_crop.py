@@ -117,3 +117,22 @@ def test_options():
         'interpolation=bicubic, backend=pillow, flip_prob=0.5)')
     with pytest.raises(TypeError, match="backend='cv2'"):
         FastRandomResizedCrop(32, backend='cv2')
+
+
+@pytest.mark.parametrize('channels', [2, 4, 5])
+def test_each_channel_is_that_of_a_grey_image(photo, channels):
+    """No channel is taken for transparency; (H, W) gives one channel."""
+    pixels = np.dstack([photo, photo[::-1]])[..., :channels]
+    crop = FastRandomResizedCrop(flip_prob=0.5, **OPTIONS)
+
+    def cropped(image):
+        np.random.seed(1)
+        return crop(dict(img=image))['img']
+
+    whole = cropped(pixels)
+    assert whole.shape == (224, 224, channels) and whole.dtype == np.uint8
+    for channel in range(channels):
+        alone = cropped(np.ascontiguousarray(pixels[..., channel]))
+        assert alone.shape == (224, 224, 1)
+        difference = abs(whole[..., channel].astype(int) - alone[..., 0])
+        assert difference.max() <= 1

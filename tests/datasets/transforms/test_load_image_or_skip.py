@@ -1,16 +1,22 @@
+import functools
 import io
 import subprocess
 import sys
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
+import tifffile
 from mmcv.transforms import LoadImageFromFile
+from mmengine.logging import MMLogger
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dmae_mm.datasets import BadImageError, LoadImageOrSkip
 from dmae_mm.datasets.transforms.load_image_or_skip import (is_cut_off,
                                                             read_size)
+from tests.toys.band_files import write_tiff
 from tests.toys.odd_files import (broken_files, encode, jpeg_of_size,
                                   odd_files, photo, png_header, write)
 
@@ -151,3 +157,184 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
                             capture_output=True, text=True, timeout=120,
                             check=True).stdout
     assert int(output.split()[-1]) < 16 * 1024  # KiB
+
+
+def ramp(ending, largest, kind=np.uint16, shape=(64, 64)):
+    """A file whose values go evenly from 0 to the largest."""
+    values = np.linspace(0, largest, 4096).reshape(shape).astype(kind)
+    return cv2.imencode(ending, values)[1].tobytes(), values
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('ending, kind, largest', [
+    ('.png', np.uint16, 4095), ('.tif', np.uint16, 4095),
+    ('.pgm', np.uint16, 4095), ('.tif', np.float32, 1),
+    ('.tif', np.int16, 4095), ('.png', np.uint16, 65535),
+])
+def test_a_range_keeps_all_levels(ending, kind, largest, channels):
+    data, values = ramp(ending, largest, kind)
+    image = LoadImageOrSkip(channels=channels, value_range=(0, largest)).load(
+        'a', data)
+    wanted = np.rint(values.astype(np.float64) * 255 / largest)
+    assert image.dtype == np.uint8 and len(np.unique(image)) == 256
+    assert image.shape == (64, 64) + (3, ) * (channels == 3)
+    np.testing.assert_array_equal(image.reshape(64, 64, -1)[..., 0], wanted)
+
+
+@pytest.mark.parametrize('kind', [np.float32, np.float64, np.int32])
+def test_colour_of_floats(kind):
+    """Grey of colour by OpenCV's weights; colour of grey; alpha is left."""
+    bgr = np.random.RandomState(0).randint(0, 4096, (9, 7, 3)).astype(kind)
+    rgba = np.dstack([bgr, np.full((9, 7), 7, kind)])
+    wanted = np.rint(bgr * (255 / 4095))
+    for pixels in (bgr, rgba):
+        data = cv2.imencode('.tif', pixels)[1].tobytes()
+        options = dict(value_range=(0, 4095))
+        image = LoadImageOrSkip(**options).load('a', data)
+        np.testing.assert_array_equal(image, wanted)
+        grey = LoadImageOrSkip(channels=1, **options).load('a', data)
+        by_hand = bgr @ [.114, .587, .299] * (255 / 4095)
+        assert abs(grey - by_hand).max() < .51
+
+
+def test_values_outside_the_range_are_clipped():
+    values = np.float32([[-9999, -1, 0, 1, 2, 3, np.inf, -np.inf]])
+    data = cv2.imencode('.tif', values)[1].tobytes()
+    image = LoadImageOrSkip(channels=1, value_range=(-1, 2)).load('a', data)
+    assert image.tolist() == [[0, 0, 85, 170, 255, 255, 255, 0]]
+
+
+def test_bits_of_one_data_set_may_differ():
+    """The range holds for the values, whatever type a file has."""
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    loader = LoadImageOrSkip(channels=1, value_range=(0, 510))
+    found = [
+        loader.load('a', data.tobytes())
+        for data in (cv2.imencode('.tif', values.astype(kind))[1]
+                     for kind in (np.uint8, np.uint16, np.float32))
+    ]
+    assert found[0].max() == 128
+    for image in found[1:]:
+        np.testing.assert_array_equal(image, found[0])
+
+
+@pytest.mark.parametrize('value_range, message', [
+    (None, r"float32, from 0 to 1: give .* value_range=\(LOW, HIGH\)"),
+    ((0, 1), r'no numbers \(NaN\)'),
+])
+def test_why_floats_are_refused(value_range, message):
+    _, values = ramp('.tif', 1, np.float32)
+    values[3, 3] = np.nan
+    data = cv2.imencode('.tif', values)[1].tobytes()
+    with pytest.raises(BadImageError, match=message):
+        LoadImageOrSkip(value_range=value_range).load('a', data)
+
+
+@pytest.mark.parametrize('value_range', [
+    (0, 0), (2, 1), 255, (0, 1, 2), (0, float('nan')), ('0', '1')
+])
+def test_illegal_ranges_are_refused(value_range):
+    with pytest.raises(ValueError, match='value_range=.*smaller first'):
+        LoadImageOrSkip(value_range=value_range)
+    with pytest.raises(ValueError, match='channels=0 is not an int'):
+        LoadImageOrSkip(channels=0)
+
+
+def test_dark_files_of_16_bits_are_told_once(caplog, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning',
+                        warnings.append)
+    loader = LoadImageOrSkip()
+    for name, largest in (('bright', 65535), ('above', 4096), ('12', 4095),
+                          ('10', 1023)):
+        data, _ = ramp('.png', largest)
+        np.testing.assert_array_equal(
+            loader.load(name, data), mmcv.imfrombytes(data))
+    warning, = warnings
+    assert warning.startswith("'12' has 16 bits, but its largest value is "
+                              '4095: at most 16 of 256 levels')
+    assert 'value_range=(0, 4095)' in warning
+    # With a range, no file is dark but one that cannot be otherwise.
+    loader = LoadImageOrSkip(value_range=(0, 4095))
+    loader.load('10', data)
+    assert len(warnings) == 1
+    loader.load('8', encode(photo(), 'PNG'))
+    assert "'8' has 8 bits: nearly all of it is black" in warnings[1]
+
+
+def test_workers_share_the_warning():
+    loader = LoadImageOrSkip()
+    data, _ = ramp('.png', 4095)
+    list(DataLoader([data], batch_size=None, num_workers=1,
+                    collate_fn=functools.partial(loader.load, 'a')))
+    assert loader._has_warned
+
+
+BANDS = np.random.RandomState(0).randint(0, 4096, (9, 7, 12))
+
+
+@pytest.mark.parametrize('channels', [2, 3, 4, 5, 12])
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize('options', [
+    dict(), dict(compression='deflate'), dict(bigtiff=True),
+    dict(byteorder='>'), dict(planarconfig='separate')
+])
+def test_tiffs_of_any_number_of_channels(channels, kind, options, tmp_path):
+    """In the file's order; three are handed on as BGR."""
+    values = (BANDS[..., :channels] % 256 if kind == np.uint8 else
+              BANDS[..., :channels]).astype(kind)
+    planes = options.get('planarconfig') == 'separate'
+    write_tiff(tmp_path / 'a.tif',
+               np.moveaxis(values, -1, 0) if planes else values, **options)
+    high = 255 if kind == np.uint8 else 4095
+    image = LoadImageOrSkip(channels=channels, value_range=(0, high)).load(
+        str(tmp_path / 'a.tif'))
+    wanted = np.rint(values * (255. / high))
+    if channels == 3:
+        wanted = wanted[..., ::-1]
+    np.testing.assert_array_equal(image, wanted)
+
+
+def test_pages_are_channels(tmp_path):
+    values = BANDS[..., :5].astype(np.uint16)
+    tifffile.imwrite(tmp_path / 'a.tif', np.moveaxis(values, -1, 0),
+                     photometric='minisblack')
+    image = LoadImageOrSkip(channels=5).load(str(tmp_path / 'a.tif'))
+    np.testing.assert_array_equal(image, values >> 8)
+
+
+def test_channels_of_pngs():
+    """RGBA, and grey with alpha, as they are in the file."""
+    values = (BANDS % 256).astype(np.uint8)
+    for channels, mode in ((4, 'RGBA'), (2, 'LA')):
+        data = encode(Image.fromarray(values[..., :channels], mode), 'PNG')
+        np.testing.assert_array_equal(
+            LoadImageOrSkip(channels=channels).load('a', data),
+            values[..., :channels])
+
+
+def test_files_of_another_number_of_channels(tmp_path):
+    write_tiff(tmp_path / 'a.tif', BANDS[..., :5].astype(np.uint16))
+    for channels, message in (
+        (4, '5 channels, but channels=4 are wanted'),
+        (3, '5 channels that are no colours, but channels=3 are wanted: give '
+         'LoadImageOrSkip channels=5')):
+        with pytest.raises(BadImageError, match=f'a.tif.*{message}'):
+            LoadImageOrSkip(channels=channels)(
+                dict(img_path=str(tmp_path / 'a.tif')))
+    with pytest.raises(BadImageError, match='3 channels, but channels=5'):
+        LoadImageOrSkip(channels=5).load('a', encode(photo(), 'JPEG'))
+    data = (tmp_path / 'a.tif').read_bytes()
+    for cut in (data[:-100], data[:20]):
+        with pytest.raises(BadImageError, match='cut off|no image'):
+            LoadImageOrSkip(channels=5).load('a', cut)
+    with pytest.raises(BadImageError, match='9 pixels, more than max_pixels='
+                       '104 of 5 channels'):
+        LoadImageOrSkip(104, channels=5).load('a', data)
+
+
+def test_without_tifffile(tmp_path, monkeypatch):
+    write_tiff(tmp_path / 'a.tif', BANDS[..., :5].astype(np.uint16))
+    monkeypatch.setitem(sys.modules, 'tifffile', None)
+    with pytest.raises(ImportError, match='pip install tifffile'):
+        LoadImageOrSkip(channels=5).load(str(tmp_path / 'a.tif'))
