@@ -96,7 +96,8 @@ def _parts(cfg: Config, notes: List[str]) -> List[str]:
             for option, scheduler in schedulers(cfg).items():
                 attempt(option, PARAM_SCHEDULERS.build,
                         copy.deepcopy(scheduler),
-                        default_args=dict(optimizer=wrapper, epoch_length=1000))
+                        default_args=dict(
+                            optimizer=wrapper, epoch_length=1000))
     skips = any(str(hook.get('type')).endswith('SkippedImagesHook')
                 for hook in hooks(cfg).values() if isinstance(hook, dict))
     for name in TRAINING:
