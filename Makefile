@@ -3,6 +3,7 @@
 # make test-slow    run those that launch whole trainings and install the wheel
 # make study        repeat the comparisons in docs/results.md: an hour or more
 # make lint         check the style
+# make resolve      ask whether pip finds the packages, for every Python
 # make clean        remove caches; make distclean removes .venv as well
 #
 # The first of them installs the tested packages into .venv, once: `make
@@ -13,7 +14,7 @@
 # mmcv's compiled ops, which mmdet needs: 6 to 12 minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
-.PHONY: quickstart test test-slow study lint venv ops clean distclean
+.PHONY: quickstart test test-slow study lint resolve venv ops clean distclean
 # Two sets of packages must not be installed at the same time.
 .NOTPARALLEL:
 
@@ -31,7 +32,7 @@ ALL := $(VENV)/.installed-all-$(SUM)
 # All of them are some of them.
 $(SOME): EXTRAS := mm,quickstart
 $(SOME): STAMPS := $(SOME)
-$(ALL): EXTRAS := mm,mim,mmdet,mmseg,quickstart,report,shards,test
+$(ALL) resolve: EXTRAS := mm,mim,mmdet,mmseg,quickstart,report,shards,test
 $(ALL): STAMPS := $(SOME) $(ALL)
 OPS := $(if $(WITH_OPS),ops)
 
@@ -59,6 +60,10 @@ study: $(SOME)
 
 lint: $(ALL)
 	$(BIN)/ruff check .
+
+# Needs no environment, and leaves none.
+resolve:
+	.ci/resolve $(EXTRAS) 3.10 3.11 3.12
 
 venv: $(ALL) $(OPS)
 

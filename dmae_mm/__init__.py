@@ -20,8 +20,10 @@ with warnings.catch_warnings():
 
     from . import datasets, engine, models  # noqa: F401
     from .host import register_configs
+    from .weights.host_loader import register_loader
 
     register_configs()
+    register_loader()
     MMLogger.get_current_instance().removeFilter(_matters)
 
 __all__ = ['__version__']

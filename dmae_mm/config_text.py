@@ -1,7 +1,11 @@
-"""Configs as MMEngine writes them, read without being executed."""
+"""Configs as MMEngine writes them: read without being executed, compared."""
 import ast
 from collections import Counter
 from typing import Dict, List, Optional, Tuple
+
+
+# A value that a config does not have.
+ABSENT = '(none)'
 
 
 def flat_config(text: str) -> Dict[str, str]:
@@ -61,3 +65,27 @@ def _items(node: ast.expr) -> Optional[List[Tuple[str, ast.expr]]]:
             return sum(parts, []) + [(str(word.arg), word.value)
                                      for word in node.keywords]
     return None
+
+
+def differences(
+        configs: List[Optional[Dict[str, str]]]) -> Dict[str, List[str]]:
+    """What differs between configs.
+
+    Args:
+        configs (list[dict | None]): What ``flat_config`` returned; None
+            for a run whose config cannot be read, which is not compared.
+
+    Returns:
+        dict[str, list[str]]: For each path that has not the same value in
+        all configs, the values in the order of ``configs``; :data:`ABSENT`
+        where there is none. Where the run is written, ``work_dir``, differs
+        always and is left out.
+    """
+    known = [config for config in configs if config is not None]
+    paths = sorted({path for config in known for path in config})
+    return {
+        path: ['?' if config is None else config.get(path, ABSENT)
+               for config in configs]
+        for path in paths if path != 'work_dir'
+        and len({config.get(path, ABSENT) for config in known}) > 1
+    }

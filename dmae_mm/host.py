@@ -18,6 +18,10 @@ from mmpretrain.apis.model import ModelHub
 from .messages import one_line
 
 
+# How the names of checkpoints end.
+CHECKPOINTS = ('.pth', '.pt', '.bin', '.safetensors')
+
+
 class ConfigOptions(DictAction):
     """``--cfg-options`` of a command line: MMEngine's, with explained errors.
 
@@ -55,6 +59,9 @@ def read_config(path: str, cfg_options: dict = dict()) -> Config:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or not be changed that way.
     """
+    if path.lower().endswith(CHECKPOINTS):
+        raise ValueError(f'{path} is a checkpoint, not a config: give the '
+                         'config first, then the checkpoint.')
     if not osp.isfile(path):
         raise FileNotFoundError(f'There is no config {path!r}.')
     try:  # anything can go wrong in a config: it is Python

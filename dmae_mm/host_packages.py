@@ -3,18 +3,32 @@ import importlib
 
 from packaging.version import Version
 
-# Oldest versions with everything used here. Both the original distributions
-# (mmengine, mmcv, mmpretrain) and their maintained successors
-# (onedl-mmengine, onedl-mmcv, onedl-mmpretrain) install these import names,
-# so the import, not the name of the distribution, is what is checked.
+# Oldest versions with everything used here. The original distributions
+# (mmengine, mmcv, mmpretrain) and their maintained successors (onedl-mmengine,
+# onedl-mmcv, onedl-mmpretrain) install the same modules, so the version of
+# what is imported is checked, not the name of a distribution.
 MINIMUM_VERSIONS = dict(
-    mmengine='0.10.0', mmcv='2.0.1', mmpretrain='1.2.0', timm='1.0.31')
+    mmengine='0.10.12', mmcv='2.3.6', mmpretrain='1.3.6', timm='1.0.31')
+# The last versions of the originals.
+LAST_ORIGINALS = dict(mmengine='0.10.7', mmcv='2.2.0', mmpretrain='1.2.0')
 
 INSTALL_HINT = ('Install the OpenMMLab packages with '
                 '`pip install "dmae_mm[mm]"`, or, from a clone of dmae_mm, '
                 '`pip install -c constraints.txt -e ".[mm]"`; or activate the '
                 'environment that the Makefile made: '
                 '`source .venv/bin/activate`.')
+# pip does not know that both install the same modules: what is left of either
+# would be in the way of the other.
+REPLACE_HINT = (
+    'These are the original OpenMMLab packages, which are no longer '
+    'maintained: beside setuptools 82 or newer they cannot read a config that '
+    "is based on one of a package ('No module named pkg_resources'). Their "
+    'maintained successors install the same modules:\n'
+    '    pip uninstall --yes mmengine mmcv mmcv-lite mmpretrain '
+    'onedl-mmengine onedl-mmcv onedl-mmpretrain\n'
+    '    pip install "dmae_mm[mm]"\n'
+    'From a clone of dmae_mm, the second is '
+    '`pip install -c constraints.txt -e ".[mm]"`.')
 
 
 def check_host_packages() -> None:
@@ -22,10 +36,10 @@ def check_host_packages() -> None:
 
     Raises:
         ImportError: If one cannot be imported or is older than
-            :data:`MINIMUM_VERSIONS`. The message names every problem and the
-            command that mends it.
+            :data:`MINIMUM_VERSIONS`, as all of the original packages are.
+            The message names every problem and the commands that mend it.
     """
-    problems = []
+    problems, hint = [], INSTALL_HINT
     for name, minimum in MINIMUM_VERSIONS.items():
         try:
             module = importlib.import_module(name)
@@ -36,7 +50,10 @@ def check_host_packages() -> None:
         if installed < Version(minimum):
             problems.append(f'`{name}` is {module.__version__}, but '
                             f'{minimum} or newer is needed')
+            if name in LAST_ORIGINALS and installed <= Version(
+                    LAST_ORIGINALS[name]):
+                hint = REPLACE_HINT
     if problems:
         raise ImportError(
             f'dmae_mm needs mmengine, mmcv, mmpretrain and timm: '
-            f'{"; ".join(problems)}. {INSTALL_HINT}')
+            f'{"; ".join(problems)}. {hint}')

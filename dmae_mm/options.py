@@ -3,16 +3,19 @@ import difflib
 import functools
 import inspect
 import math
-from typing import Any, Callable, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, List, Optional, Sequence, Type
 
 
-def legal_options(made_by: Callable) -> Optional[List[str]]:
+def legal_options(made_by: Callable,
+                  named: bool = False) -> Optional[List[str]]:
     """The options that a class or function has, from its signature.
 
     Args:
         made_by (Callable): What the ``type`` of a config section names. Where
             a constructor hands on ``**kwargs``, those of its bases are
             options as well.
+        named (bool): Whether those named are all, also where the last base
+            takes ``**kwargs``. Defaults to False.
 
     Returns:
         list[str] | None: None if any option is taken, or no signature known.
@@ -36,7 +39,13 @@ def legal_options(made_by: Callable) -> Optional[List[str]]:
         if all(parameter.kind != parameter.VAR_KEYWORD
                for parameter in parameters):
             return legal
-    return None if constructors else []
+    return legal if named or not constructors else None
+
+
+def close_first(wanted: str, legal: Sequence[str]) -> List[str]:
+    """Legal names in order of the alphabet, those close to one in front."""
+    close = difflib.get_close_matches(wanted, legal, cutoff=.5)
+    return close + [name for name in sorted(legal) if name not in close]
 
 
 def unknown_options(made_by: Callable,
@@ -83,7 +92,7 @@ def reject_unknown_options(cls: Type) -> Type:
         type: The same class. Its constructor raises ``TypeError`` for
         keywords that it does not have.
     """
-    init, legal = cls.__init__, legal_options(cls)
+    init, legal = cls.__init__, legal_options(cls, named=True)
 
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):

@@ -3,6 +3,8 @@ from typing import Any, Dict, List
 
 import torch
 
+from dmae_mm.weights.safe_load import load_training_checkpoint
+
 PARTS = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
 
 
@@ -10,13 +12,13 @@ def checkpoint_content(path: str) -> Dict[str, Any]:
     """What decides how a run goes on, by its place in the checkpoint.
 
     Args:
-        path (str): A checkpoint of one's own: it is unpickled.
+        path (str): A checkpoint.
 
     Returns:
         dict[str, Any]: Tensors and numbers of weights, their average,
         optimizer and schedules, by names such as ``/optimizer/state/0/step``.
     """
-    checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+    checkpoint = load_training_checkpoint(path, path)
     return _flat({
         part: checkpoint[part]
         for part in PARTS if part in checkpoint

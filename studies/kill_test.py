@@ -181,12 +181,12 @@ class KillTest:
             self._fail(f'left {read(last)!r} as the last: {problem}')
 
     def _position(self) -> str:
-        import torch
+        from dmae_mm.weights.safe_load import load_training_checkpoint
         last = osp.join(self.work_dir, 'last_checkpoint')
         if not osp.isfile(last):
             return '0'
         return str(
-            torch.load(read(last), weights_only=False)['meta']['iter'])
+            load_training_checkpoint(read(last), last)['meta']['iter'])
 
     def _fail(self, what: str) -> None:
         raise SystemExit(f'A start {what}. It printed, at the end:\n'

@@ -38,7 +38,8 @@ class Row:
     def parsed_options(self) -> dict:
         """The options as tools/train.py understands them."""
         parser = argparse.ArgumentParser()
-        parser.add_argument('--cfg-options', nargs='*', action=ConfigOptions)
+        parser.add_argument(
+            '--cfg-options', nargs='*', action=ConfigOptions, default={})
         return parser.parse_args(
             ['--cfg-options', *shlex.split(self.options)]).cfg_options
 

@@ -21,7 +21,6 @@ LAYERS = (
     ('launch', ),
 )
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-# Some files still lie where they should not.
 
 
 def imports(path, root=ROOT):

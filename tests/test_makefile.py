@@ -1,12 +1,16 @@
 """What the Makefile installs, with a Python that only notes what it is asked.
 """
+import configparser
 import os
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
-from typing import List
+from typing import Dict, List
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tests.toys.models import ROOT
 
@@ -36,15 +40,19 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def without_make() -> Dict[str, str]:
+    """The environment of somebody who is not inside of `make test`."""
+    return {key: value for key, value in os.environ.items()
+            if not key.startswith(('MAKE', 'MFLAGS'))}
+
+
 def make(folder: Path, *targets: str, fails: bool = False) -> List[str]:
     """Run make; what Python was asked for, but for questions."""
     log = folder / 'log'
     log.write_text('')
-    env = {key: value for key, value in os.environ.items()
-           if not key.startswith(('MAKE', 'MFLAGS'))}
     result = subprocess.run(
         ['make', f'PYTHON={folder / "python"}', *targets],
-        cwd=folder, env=env, capture_output=True, text=True)
+        cwd=folder, env=without_make(), capture_output=True, text=True)
     assert (result.returncode != 0) == fails, result.stdout + result.stderr
     return [line for line in log.read_text().splitlines()
             if not line.startswith('-c ')]
@@ -98,3 +106,100 @@ def test_a_system_without_windows_gets_opencv_without_them(folder):
         asked = make(folder, target)
         assert installed(asked) == [extras, 'opencv-python-headless']
         assert '-m pip uninstall --yes opencv-python' in asked
+
+
+def read_setup() -> configparser.ConfigParser:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    return setup
+
+
+def supported_pythons() -> List[str]:
+    """As the package says to the registry: '3.10' and so on."""
+    return [
+        line.split()[-1]
+        for line in read_setup()['metadata']['classifiers'].splitlines()
+        if line.startswith('Programming Language :: Python :: 3.')
+    ]
+
+
+def test_ci_tries_all_extras_with_every_python_that_readme_names():
+    pythons = supported_pythons()
+    command = subprocess.run(
+        ['make', '-n', 'resolve'], cwd=ROOT, env=without_make(),
+        capture_output=True, text=True, check=True).stdout
+    assert command.split() == ['.ci/resolve', ALL[2:-1], *pythons]
+    assert 'make resolve' in (ROOT / '.ci' / 'run').read_text().splitlines()
+    extras = read_setup()['options.extras_require']
+    assert set(ALL[2:-1].split(',')) == set(extras)
+    assert (f'Python {pythons[0]} to {pythons[-1]}, '
+            in (ROOT / 'README.md').read_text())
+
+
+def test_pins_admit_every_python_that_is_supported():
+    """Or their marker leaves it out; where the pinned version is installed."""
+    checked = set()
+    for line in (ROOT / 'constraints.txt').read_text().splitlines():
+        if not line or line.startswith('#'):
+            continue
+        pin = Requirement(line)
+        try:
+            distribution = metadata.distribution(pin.name)
+        except metadata.PackageNotFoundError:  # of an extra
+            continue
+        if not pin.specifier.contains(distribution.version):
+            continue
+        admitted = SpecifierSet(distribution.metadata['Requires-Python'])
+        for python in supported_pythons():
+            applies = not pin.marker or pin.marker.evaluate(
+                {'python_version': python})
+            assert not applies or admitted.contains(f'{python}.0'), line
+        checked.add(pin.name)
+    assert {'torch', 'numpy', 'filelock', 'pytest'} <= checked
+
+
+# Pip fails where there is a file `broken`.
+PIP = '''#!/bin/sh
+case "$*" in
+    '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    '-m pip install --dry-run '*)
+        echo "$*" >> "$LOG"
+        [ ! -e "$LOG.broken" ] || { echo 'no such filelock'; exit 1; } ;;
+esac
+'''
+
+
+def test_which_pythons_were_tried_is_said(tmp_path):
+    def python(path: str, text: str = PIP) -> None:
+        path = tmp_path / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def resolve() -> subprocess.CompletedProcess:
+        env = dict(os.environ, LOG=str(tmp_path / 'log'),
+                   PATH=f'{tmp_path / "bin"}:{os.environ["PATH"]}',
+                   PYENV_ROOT=str(tmp_path))
+        return subprocess.run(
+            [ROOT / '.ci' / 'resolve', 'mm,test', '3.97', '3.98', '3.99'],
+            env=env, capture_output=True, text=True)
+
+    python('bin/python3.97')
+    python('bin/python3.98', '#!/bin/sh\nexit 127\n')
+    python('versions/3.98.1/bin/python')
+    result = resolve()
+    assert (result.returncode, result.stdout.splitlines()) == (0, [
+        'Python 3.97: pip finds all packages',
+        'Python 3.98: pip finds all packages',
+        'Python 3.99: not on this machine, not tried'
+    ])
+    asked = (tmp_path / 'log').read_text().splitlines()
+    assert len(asked) == 2
+    assert all(line.endswith(' -c constraints.txt -e .[mm,test]')
+               for line in asked)
+
+    (tmp_path / 'log.broken').touch()
+    result = resolve()
+    assert (result.returncode, result.stdout.splitlines()) == (1, [
+        'no such filelock', 'Python 3.97: pip cannot find all packages'
+    ])

@@ -1,6 +1,6 @@
 import pytest
 
-from dmae_mm.options import (is_finite_number, legal_options,
+from dmae_mm.options import (close_first, is_finite_number, legal_options,
                              reject_unknown_options, unknown_options)
 
 
@@ -74,3 +74,9 @@ def test_missing_ones_are_still_pythons_error():
                                            (float('inf'), False)])
 def test_finite_numbers(value, wanted):
     assert is_finite_number(value) is wanted
+
+
+def test_close_names_come_first():
+    assert close_first('tiny', ['s', 'deit-tiny', 'b', 'deit-t']) == [
+        'deit-tiny', 'b', 'deit-t', 's']
+    assert close_first('x', ['b', 'a']) == ['a', 'b']

@@ -22,6 +22,7 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
 
 from dmae_mm.host import ConfigOptions  # noqa: E402
 from dmae_mm.weights.check_transfer import check_transfer  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -45,6 +46,7 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     try:

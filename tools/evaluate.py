@@ -33,7 +33,8 @@ from dmae_mm.files import check_place, write_whole  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__, '--crop-pct', '--num-workers', '--device')
+    parser = new_parser(__doc__, '--crop-pct', '--value-range',
+                        '--num-workers', '--device')
     add = parser.add_argument
     add('model', metavar='MODEL',
         help="path of a config, or name in mmpretrain's model zoo")

@@ -23,6 +23,7 @@ from dmae_mm.evaluation.digits import (  # noqa: E402
     DATA_DIR, EpochLines, draw_curves, draw_reconstructions, evaluate, train,
     write_digits)
 from dmae_mm.host import ConfigOptions, quietly, read_config  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import find_latest_checkpoint  # noqa: E402
@@ -60,6 +61,7 @@ def print_table(rows: List[dict], titles: dict) -> None:
           'pre-training.\n')
 
 
+@never_unpickle()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--seed', type=int, default=0, help='defaults to 0')

@@ -25,9 +25,11 @@ import torch  # noqa: E402
 from dmae_mm.engine.replay import Replay  # noqa: E402
 from dmae_mm.engine.step_dump import read_dump  # noqa: E402
 from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,

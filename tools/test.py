@@ -19,6 +19,8 @@ import mmpretrain  # noqa: E402
 
 from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import missing_files  # noqa: E402
+from dmae_mm.weights.safe_load import (RefusedFile,  # noqa: E402
+                                       never_unpickle)
 
 
 def check_files() -> None:
@@ -53,4 +55,8 @@ if __name__ == '__main__':
         sys.exit(f'{script} is missing: this mmpretrain was installed from '
                  'its repository. Run tools/test.py of that repository '
                  'instead; the config imports dmae_mm by itself.')
-    runpy.run_path(script, run_name='__main__')
+    try:
+        with never_unpickle():
+            runpy.run_path(script, run_name='__main__')
+    except RefusedFile as error:
+        sys.exit(f'error: {error}')

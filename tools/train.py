@@ -27,6 +27,7 @@ from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
                             choose_port, complete_config, preflight,
                             set_epochs, start, static_problems,
                             unknown_arguments)
+from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         const='auto',
         help='go on from this checkpoint, or, without a value, from the '
         'latest one in the work dir')
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='begin anew in a work dir that holds checkpoints of an earlier '
+        'run, which is refused otherwise; a --resume that finds one to go on '
+        'from wins')
     parser.add_argument(
         '--amp',
         action='store_true',
@@ -139,6 +146,8 @@ def load_config(parser: argparse.ArgumentParser,
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.overwrite:
+        cfg.overwrite = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     refuse(
@@ -160,6 +169,7 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
     parser.error(f'{args.config}: {message}')
 
 
+@never_unpickle()
 def main() -> None:
     parser = build_parser()
     args, unknown = parser.parse_known_args()

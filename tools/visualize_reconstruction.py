@@ -28,7 +28,8 @@ from dmae_mm.evaluation.reconstruction import (  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__, '--crop-pct', '--device', '--cfg-options')
+    parser = new_parser(__doc__, '--crop-pct', '--value-range', '--device',
+                        '--cfg-options')
     add = parser.add_argument
     add('config', metavar='CONFIG', help='path of a config')
     add('checkpoint', metavar='CHECKPOINT', help='path or http(s) URL')

@@ -1,6 +1,7 @@
 """Labelled images as folders: one sub-folder a class, and nothing else."""
 import os
 import os.path as osp
+from collections import Counter
 from typing import Sequence
 
 from mmengine.registry import DefaultScope
@@ -54,7 +55,8 @@ def read_class_folders(root: str,
             f'{len(empty)} of the {len(classes)} class folders in {root!r} '
             f'have no images ({", ".join(EXTENSIONS)}): '
             f'{first_few(list(map(repr, empty)))}. '
-            'Remove these folders, or add images.')
+            'Remove these folders, or add images.' + other_files(
+                [osp.join(root, name) for name in empty]))
     return dataset
 
 
@@ -87,6 +89,58 @@ def check_class_folders(root: str) -> Sequence[str]:
             'sub-folders, two or more, one for each class, with the images '
             f'in them: {osp.join(root, "cat", "1.png")!r}.')
     return classes
+
+
+def has_images(folder: str, extensions: Sequence[str] = EXTENSIONS) -> bool:
+    """Whether there is an image anywhere under a folder."""
+    return any(
+        name.lower().endswith(tuple(extensions)) and not name.startswith('.')
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names)
+
+
+def no_images(folder: str, extensions: Sequence[str] = EXTENSIONS) -> str:
+    """What to say of a folder without one image."""
+    return (f'There are no images ({", ".join(extensions)}) under '
+            f'{folder!r}.{other_files([folder], extensions)}')
+
+
+def other_files(folders: Sequence[str],
+                extensions: Sequence[str] = EXTENSIONS) -> str:
+    """What to say of the files under folders that are not taken for images.
+
+    Args:
+        folders (Sequence[str]): With their sub-folders.
+        extensions (Sequence[str]): Endings of images.
+
+    Returns:
+        str: A sentence, after a space; '' if there are none.
+    """
+    endings = Counter()
+    for folder in folders:
+        endings += count_endings(folder)
+    found = [f'{count} {ending}' for ending, count in endings.most_common()
+             if ending not in extensions]
+    return f' Found {first_few(found)}, which is not read: convert images ' \
+           'to one of these kinds.' if found else ''
+
+
+def count_endings(folder: str) -> Counter:
+    """How many files there are of each ending under a folder.
+
+    Args:
+        folder (str): The folder. Its sub-folders are those that data sets
+            walk through, linked ones included.
+
+    Returns:
+        Counter: From '.jpg', in small letters, 'without ending', or 'hidden',
+        which data sets pass over whatever their ending is.
+    """
+    return Counter(
+        'hidden' if name.startswith('.') else
+        osp.splitext(name)[1].lower() or 'without ending'
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names)
 
 
 def _count(names: Sequence[str], what: str) -> str:

@@ -2,7 +2,7 @@ import os.path as osp
 
 from mmpretrain.datasets import CustomDataset
 
-from .class_folders import EXTENSIONS
+from .class_folders import EXTENSIONS, no_images
 
 
 def image_folder(folder: str) -> CustomDataset:
@@ -26,5 +26,4 @@ def image_folder(folder: str) -> CustomDataset:
         return CustomDataset(
             data_root=folder, with_label=False, extensions=EXTENSIONS)
     except RuntimeError:  # not one image
-        raise ValueError(f'There are no images ({", ".join(EXTENSIONS)}) '
-                         f'under {folder!r}.') from None
+        raise ValueError(no_images(folder)) from None

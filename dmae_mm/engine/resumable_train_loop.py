@@ -1,7 +1,11 @@
+from typing import Any
+
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
 from dmae_mm.options import reject_unknown_options
+
+from .loaders import check_not_empty
 
 
 @LOOPS.register_module()
@@ -23,10 +27,18 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             to 1.
         dynamic_intervals (list[tuple[int, int]], optional): First epochs of
             other intervals, and these. Defaults to None.
+
+    Raises:
+        ValueError: If the data loader gives no batch.
     """
 
     # Batches of the current epoch that were used before a resumption.
     batches_done = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Now: schedules that count batches are built next, and would fail.
+        check_not_empty(self.dataloader, 'train_dataloader')
 
     def run_epoch(self) -> None:
         """Iterate over what is left of an epoch, usually all of it."""

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from dmae_mm.files import write_whole
 from dmae_mm.messages import first_few, one_line
+from dmae_mm.weights.safe_load import load_without_executing
 
 MAX_NAMES = 8  # of images in a message
 FORMAT = 'dmae_mm step 1'
@@ -151,10 +152,10 @@ def read_dump(path: str) -> Dict[str, Any]:
     if not osp.isfile(path):
         raise FileNotFoundError(f'There is no dump {path!r}.')
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # anything can be in a file
-        raise ValueError(f'{path!r} is damaged or no dump of a step '
-                         f'({type(error).__name__}).') from None
+        content = load_without_executing(path, path)
+    except ValueError as error:
+        raise ValueError(f'{path!r} is damaged or no dump of a step. {error}'
+                         ) from None
     if not isinstance(content, dict) or content.get('format') != FORMAT:
         raise ValueError(f'{path!r} is no dump of a step: it has no '
                          f'format={FORMAT!r}. Checkpoints are not dumps.')

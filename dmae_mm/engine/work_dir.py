@@ -1,4 +1,4 @@
-"""One run in a work dir at a time, and what a preempted one leaves there."""
+"""One run in a work dir at a time, and what an earlier one has left there."""
 import contextlib
 import difflib
 import errno
@@ -9,23 +9,30 @@ import os.path as osp
 import socket
 import sys
 import time
-from typing import Dict, Iterator
+from pathlib import Path
+from typing import Dict, Iterator, List
 
 from filelock import FileLock, Timeout
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
+from dmae_mm.config_text import flat_config
 from dmae_mm.files import NO_SPACE, CannotWrite, explained
+from dmae_mm.messages import first_few
+from dmae_mm.weights.safe_load import load_without_executing
 
 from .checkpointing import ADVICE, check_before_resuming, write_run_file
 
 LOCK = '.run.lock'
 HOLDER = '.run.json'
 PREEMPTED = 'preempted.json'
+LAST = 'last_checkpoint'
+# What MMEngine and AtomicCheckpointHook call checkpoints of a run.
+_CHECKPOINTS = ('epoch_*.pth', 'iter_*.pth', 'mid_epoch.pth', 'best_*.pth')
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 # What may differ where a run goes on: how it is started.
-_NOT_COMPARED = ('resume', 'load_from', 'launcher', 'model_wrapper_cfg')
+NOT_COMPARED = ('resume', 'load_from', 'launcher', 'model_wrapper_cfg',
+                'overwrite')
 
 # Locks of this process; the system releases them when it ends.
 _held: Dict[str, FileLock] = {}
@@ -125,13 +132,15 @@ def prepare_work_dir(cfg: Config, main_process: bool = True) -> None:
 
     Args:
         cfg (Config): With a ``work_dir`` that exists. ``resume`` is changed.
+            ``overwrite=True`` begins anew over an earlier run.
         main_process (bool): Whether this is the process of rank 0, the one
             that locks. Defaults to True.
 
     Raises:
         WorkDirInUse: If another run has it.
-        ValueError: If a preempted run had another config, or the checkpoint
-            to resume from is damaged.
+        ValueError: If the run would write over an earlier one, a preempted
+            run had another config, or the checkpoint to resume from is
+            damaged.
     """
     if main_process:
         lock_work_dir(cfg.work_dir)
@@ -139,13 +148,87 @@ def prepare_work_dir(cfg: Config, main_process: bool = True) -> None:
         cfg.resume = _was_preempted(cfg, main_process)
     if cfg.get('resume'):
         check_before_resuming(cfg.work_dir, cfg.get('load_from'))
-    elif main_process and osp.isfile(
-            osp.join(cfg.work_dir, 'last_checkpoint')):
-        last = osp.basename(find_latest_checkpoint(cfg.work_dir))
-        print(f'WARNING: {cfg.work_dir} holds {last} of an earlier run. This '
-              'one begins anew and will write over its checkpoints. To go on '
-              'with it, stop and add --resume; to keep it, choose another '
-              '--work-dir.')
+    refuse_to_overwrite(cfg.work_dir, cfg)
+
+
+def refuse_to_overwrite(work_dir: str, cfg: Config) -> None:
+    """Refuse to begin anew over the checkpoints of an earlier run.
+
+    Args:
+        work_dir (str): Of the run.
+        cfg (Config): Of the run. With ``overwrite=True`` nothing is refused,
+            nor where it resumes from a checkpoint.
+
+    Raises:
+        ValueError: Says what is there, and how to go on or to begin anew.
+    """
+    last, found = _last_checkpoint(work_dir), checkpoints_in(work_dir)
+    resumes = bool(cfg.get('resume'))
+    if resumes and (last or cfg.get('load_from')):
+        return
+    if cfg.get('overwrite') or not found:
+        return
+    if resumes:
+        raise ValueError(
+            f'{work_dir} holds {first_few(found)}, but no file {LAST!r} that '
+            'names the one to go on from. Name it (--resume '
+            f'{osp.join(work_dir, found[-1])}), or begin anew: --overwrite, '
+            'or another --work-dir.')
+    path = last or osp.join(work_dir, found[-1])
+    resume = '--resume' if last else f'--resume {path}'
+    raise ValueError(
+        f'{work_dir} holds an earlier run, {_progress(path)}. This start '
+        'would begin anew and write over its checkpoints. To go on with it, '
+        f'add {resume}; to begin anew, add --overwrite, or choose another '
+        '--work-dir. In Python: cfg.resume = True or cfg.overwrite = True. '
+        'Nothing was changed.')
+
+
+def checkpoints_in(work_dir: str) -> List[str]:
+    """Names of the checkpoints of a run, the newest one last.
+
+    Also one that ``last_checkpoint`` names, wherever it lies.
+    """
+    folder = Path(work_dir)
+    paths = sorted((path for pattern in _CHECKPOINTS
+                    for path in folder.glob(pattern)), key=osp.getmtime)
+    last = _last_checkpoint(work_dir)
+    return [path.name for path in paths] or [last] * bool(last)
+
+
+def _last_checkpoint(work_dir: str) -> str:
+    """What MMEngine would resume from; '' if nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(work_dir, LAST).read_text().strip()
+    return ''
+
+
+def _progress(path: str) -> str:
+    """How far a run has come, from its last checkpoint."""
+    try:
+        meta = load_without_executing(path, path)['meta']
+        epoch, iteration = meta['epoch'], meta['iter']
+    except (ValueError, KeyError, TypeError, OSError):
+        return f'whose checkpoint {path} cannot be read'
+    options = {}
+    with contextlib.suppress(SyntaxError, TypeError):
+        options = flat_config(meta.get('cfg', ''))
+    for done, unit in ((epoch, 'epoch'), (iteration, 'iter')):
+        length = options.get(f'train_cfg.max_{unit}s')
+        if length is not None:
+            state = 'finished' if str(done) == length else 'unfinished'
+            return f'{state} at {unit} {done} of {length} ({path})'
+    return f'at epoch {epoch}, iteration {iteration} ({path})'
+
+
+def forget_earlier_run(work_dir: str) -> None:
+    """A run begins anew: the next --resume must not go on with the old one.
+
+    Its checkpoints stay until they are written over.
+    """
+    forget_preemption(work_dir)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(osp.join(work_dir, LAST))
 
 
 def _was_preempted(cfg: Config, main_process: bool) -> bool:
@@ -157,6 +240,9 @@ def _was_preempted(cfg: Config, main_process: bool) -> bool:
     except FileNotFoundError:
         return False
     before, now = stopped['config'], _comparable(cfg)
+    if cfg.get('overwrite') and not (before == now
+                                     and stopped.get('overwrite')):
+        return False  # asked for after the stop, not queued again with it
     if before != now:
         changes = [
             line.rstrip() for line in difflib.unified_diff(
@@ -167,12 +253,12 @@ def _was_preempted(cfg: Config, main_process: bool) -> bool:
             f'In {cfg.work_dir}, a run with another config was stopped by '
             f'{stopped["signal"]} at iteration {stopped["iter"]}. To go on '
             'with it, start it as before, or give --resume to do so with the '
-            'config changed; to begin anew, choose another --work-dir, or '
-            f'delete {path}. Changed:\n' + '\n'.join(changes[:20]))
+            'config changed; to begin anew, add --overwrite or choose another '
+            '--work-dir. Changed:\n' + '\n'.join(changes[:20]))
     if main_process:
         print(f'Going on with the run that {stopped["signal"]} stopped at '
               f'iteration {stopped["iter"]} (to begin anew instead, choose '
-              f'another work dir or delete {path}).')
+              f'another --work-dir, or delete {path} and add --overwrite).')
     return True
 
 
@@ -186,7 +272,11 @@ def note_preemption(work_dir: str, cfg: Config, signal: str,
         signal (str): What stopped it.
         iteration (int): Iterations done.
     """
-    content = dict(signal=signal, iter=iteration, config=_comparable(cfg))
+    content = dict(
+        signal=signal,
+        iter=iteration,
+        overwrite=bool(cfg.get('overwrite')),
+        config=_comparable(cfg))
     write_run_file(
         osp.join(work_dir, PREEMPTED),
         json.dumps(content, indent=1).encode())
@@ -202,5 +292,5 @@ def _comparable(cfg: Config) -> str:
     """A config as text, without what may differ where a run goes on."""
     return Config({
         key: value
-        for key, value in cfg.to_dict().items() if key not in _NOT_COMPARED
+        for key, value in cfg.to_dict().items() if key not in NOT_COMPARED
     }).pretty_text

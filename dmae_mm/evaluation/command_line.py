@@ -4,6 +4,8 @@ from typing import Any, Callable, List, Optional
 
 from dmae_mm.host import ConfigOptions
 
+from dmae_mm.weights.safe_load import never_unpickle
+
 
 def at_least(least: int) -> Callable[[str], int]:
     """Type of an option that is an int of at least some value."""
@@ -24,6 +26,14 @@ _OPTIONS = {
         metavar='PART',
         help='part of the shorter side that the central crop keeps; defaults '
         'to 0.875: 224 of 256 pixels'),
+    '--value-range':
+    dict(
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='values in the files that become 0 and 255, such as 0 4095 for '
+        "12 bits; defaults to that of LoadImageOrSkip in the config's "
+        'train_dataloader'),
     '--num-workers':
     dict(
         type=at_least(0),
@@ -46,8 +56,8 @@ def new_parser(text: str, *options: str) -> argparse.ArgumentParser:
 
     Args:
         text (str): What the help begins with.
-        *options (str): Of '--crop-pct', '--num-workers', '--device' and
-            '--cfg-options'.
+        *options (str): Of '--crop-pct', '--value-range', '--num-workers',
+            '--device' and '--cfg-options'.
 
     Returns:
         argparse.ArgumentParser: The parser.
@@ -64,6 +74,7 @@ def run(parser: argparse.ArgumentParser, argv: Optional[List[str]],
     """Call a tool with what the command line says; its errors end it."""
     args = parser.parse_args(argv)
     try:
-        tool(args)
+        with never_unpickle():
+            tool(args)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))

@@ -103,7 +103,11 @@ class EpochLines(Hook):
 
 
 def train(cfg: Config, *hooks: Hook) -> Runner:
-    """Train through MMEngine's runner, whose log goes to its file only."""
+    """Train through MMEngine's runner, whose log goes to its file only.
+
+    It begins anew, over what an earlier run has left in the work dir.
+    """
+    cfg.overwrite = True
     with contextlib.redirect_stdout(io.StringIO()):
         runner = Runner.from_cfg(cfg)
         for hook in hooks:

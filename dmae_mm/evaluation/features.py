@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from mmpretrain.datasets import CustomDataset
 
+from dmae_mm.datasets.pipelines import loader_of
 from dmae_mm.files import check_place
 from dmae_mm.weights import read_tensor_file, write_tensor_file
 
@@ -120,7 +121,8 @@ def cached_features(model: FeatureModel,
     for title in missing:
         check_place(paths[title])
         check_readable(
-            paths_of(splits[title]), num_workers, f'{title}, files')
+            paths_of(splits[title]), num_workers, f'{title}, files',
+            loader_of(splits[title]))
     for title in missing:
         loader = batches(splits[title], batch_size, num_workers)
         features, labels = extract_features(model,

@@ -2,6 +2,7 @@
 
 Nothing here is random.
 """
+import functools
 import sys
 from typing import Iterable, List, Optional, Sequence, Tuple
 
@@ -56,13 +57,17 @@ class EvaluationPipeline:
     It is the whole pipeline of a data set: it takes mmpretrain's description
     of a sample (``img_path``, and the content of the file in ``img_bytes``
     where it has been read) and returns its format, with ``inputs`` (C, H, W),
-    uint8, BGR.
+    uint8, in the training's order of channels.
 
     Args:
         img_size (int): Height and width that the model gets, in pixels.
         crop_pct (float): Part of the shorter side that the crop keeps, above
             0 and up to 1. Defaults to 0.875, at 224 px a resize to 256.
-        channels (int): 3, or 1 for grey images. Defaults to 3.
+        channels (int): Of the images: see :class:`LoadImageOrSkip`. Defaults
+            to 3.
+        like (LoadImageOrSkip, optional): What decodes the images of the
+            training: its other options, such as ``value_range``, hold here
+            as well. Defaults to None: its default options.
 
     Raises:
         ValueError: If an option has no legal value.
@@ -74,16 +79,15 @@ class EvaluationPipeline:
     def __init__(self,
                  img_size: int,
                  crop_pct: float = 0.875,
-                 channels: int = 3) -> None:
+                 channels: int = 3,
+                 like: Optional[LoadImageOrSkip] = None) -> None:
         if not 0 < crop_pct <= 1:
             raise ValueError(
                 f'crop_pct={crop_pct} is not above 0 and up to 1.')
-        if channels not in (1, 3):
-            raise ValueError(
-                f'The model takes images of {channels} channels. Image files '
-                'are read with 3 channels, or with 1 as grey images.')
+        like = like or LoadImageOrSkip()
         self.img_size, self.crop_pct = img_size, crop_pct
-        self.color_type = 'color' if channels == 3 else 'grayscale'
+        self.loader = LoadImageOrSkip(like.max_pixels, channels,
+                                      like.value_range)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             self._crop = Compose([
                 dict(
@@ -91,20 +95,23 @@ class EvaluationPipeline:
                     scale=round(img_size / crop_pct),
                     backend='pillow',
                     interpolation='bicubic'),
-                dict(type='CenterCrop', crop_size=img_size),
-                dict(type='PackInputs')
+                dict(type='CenterCrop', crop_size=img_size)
             ])
+            self._pack = Compose([dict(type='PackInputs')])
 
     @classmethod
-    def of(cls, backbone: nn.Module,
-           crop_pct: float = 0.875) -> 'EvaluationPipeline':
+    def of(cls,
+           backbone: nn.Module,
+           crop_pct: float = 0.875,
+           like: Optional[LoadImageOrSkip] = None) -> 'EvaluationPipeline':
         """That of a backbone: its size and channels."""
-        return cls(image_size(backbone), crop_pct, input_channels(backbone))
+        return cls(
+            image_size(backbone), crop_pct, input_channels(backbone), like)
 
     def __call__(self, sample: dict) -> dict:
         path = sample['img_path']
         try:
-            image = _decode(path, sample.get('img_bytes'), self.color_type)
+            image = _decode(self.loader, path, sample.get('img_bytes'))
         except BadImageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise FileNotFoundError(
@@ -112,8 +119,19 @@ class EvaluationPipeline:
             raise BadImageError(f'The image {path!r} cannot be decoded: '
                                 f'{error}. Replace or remove it.') from None
         size = image.shape[:2]
-        return self._crop(
-            dict(sample, img=image, img_shape=size, ori_shape=size))
+        # Of 2 or 4 channels, Pillow would take the last for transparency.
+        parts = [image] if self.loader.channels in (1, 3) else np.moveaxis(
+            image, -1, 0)
+        parts = [
+            self._crop(dict(img=np.ascontiguousarray(part), img_shape=size))
+            for part in parts
+        ]
+        return self._pack(
+            dict(
+                sample,
+                img=np.dstack([part['img'] for part in parts]),
+                img_shape=parts[0]['img_shape'],
+                ori_shape=size))
 
     def read(self, paths: Sequence[str]) -> dict:
         """A batch of files, by their paths."""
@@ -121,35 +139,39 @@ class EvaluationPipeline:
 
     def __repr__(self) -> str:  # of all that the pixels depend on
         return (f'{type(self).__name__}({self.img_size}, {self.crop_pct}, '
-                f'{self.color_type!r})')
+                f'{self.loader})')
 
 
-def _decode(path: str,
-            content: Optional[bytes] = None,
-            color_type: str = 'color') -> np.ndarray:
+def _decode(loader: LoadImageOrSkip,
+            path: str,
+            content: Optional[bytes] = None) -> np.ndarray:
     """Pixels of a file, or a :class:`BadImageError` with the reason."""
     try:
-        return LoadImageOrSkip().load(path, content, color_type)
+        return loader.load(path, content)
     except BadImageError:
         raise
     except Exception as error:  # of many kinds, from many decoders
         raise BadImageError(one_line(error)) from error
 
 
-def _problem(path: str) -> Optional[str]:
+def _problem(loader: LoadImageOrSkip, path: str) -> Optional[str]:
     try:
-        _decode(path)
+        _decode(loader, path)
     except BadImageError as error:
         return str(error)
 
 
 def problems(paths: Sequence[str],
-             num_workers: int = 0) -> Iterable[Optional[str]]:
+             num_workers: int = 0,
+             loader: Optional[LoadImageOrSkip] = None
+             ) -> Iterable[Optional[str]]:
     """Why the training would refuse each file; None where it would not.
 
     Args:
         paths (Sequence[str]): The files. They are decoded.
         num_workers (int): Processes that read. Defaults to 0, this one.
+        loader (LoadImageOrSkip, optional): Decodes them. Defaults to None:
+            one with the default options.
 
     Returns:
         Iterable[str | None]: The reasons, in the order of the files.
@@ -157,14 +179,16 @@ def problems(paths: Sequence[str],
     return DataLoader(
         paths,
         batch_size=None,
-        collate_fn=_problem,  # of each path
+        # Of each path.
+        collate_fn=functools.partial(_problem, loader or LoadImageOrSkip()),
         num_workers=num_workers,
         generator=torch.Generator())  # no number is drawn from the default
 
 
 def check_readable(paths: Sequence[str],
                    num_workers: int = 0,
-                   title: str = '') -> None:
+                   title: str = '',
+                   loader: Optional[LoadImageOrSkip] = None) -> None:
     """Refuse files that cannot be used, before the work is begun.
 
     Args:
@@ -172,11 +196,12 @@ def check_readable(paths: Sequence[str],
         num_workers (int): Processes that read. Defaults to 0, this one.
         title (str): What a terminal shows beside the progress. Defaults to
             '': no progress is shown.
+        loader (LoadImageOrSkip, optional): See :func:`problems`.
 
     Raises:
         ValueError: If there are some. The first are named, with the reasons.
     """
-    found = with_progress(problems(paths, num_workers), title)
+    found = with_progress(problems(paths, num_workers, loader), title)
     broken = [
         f'{path!r} ({problem})' for problem, path in zip(found, paths)
         if problem is not None

@@ -6,20 +6,21 @@ import torch
 import torch.nn as nn
 from torch.utils.data import DataLoader
 
+from dmae_mm.datasets import LoadImageOrSkip
 from dmae_mm.datasets.image_folder import image_folder
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import first_few
-from dmae_mm.models import DMAE, ClassifierTeacher, Teacher
-from dmae_mm.models.distillation import check_pairs
+from dmae_mm.models import DMAE, Teacher
+from dmae_mm.models.checks import check_pairs, check_sees_patches
 from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import BlockFeatures, resolve_block, visible_ids
+from dmae_mm.models.tokens import BlockRecorder, resolve_block, first_ids
 from dmae_mm.weights import read_tensor_file
 
 from .cka import MIN_EXAMPLES, BlockOutputs, minibatch_cka
 from .images import EvaluationPipeline, paths_of, problems, with_progress
 from .trained_models import (build_pretraining_model, load_backbone, move,
-                             read_model)
+                             read_loader, read_model)
 
 RULE_DEPTH = 0.75  # the paper's choice, of both depths
 
@@ -32,6 +33,7 @@ def compare_layers(config: str,
                    num_workers: int = 2,
                    seed: int = 0,
                    crop_pct: float = 0.875,
+                   value_range: Optional[Sequence[float]] = None,
                    device: Optional[str] = None,
                    cfg_options: dict = dict()) -> dict:
     """Compare the student of a config with its teacher, on image files.
@@ -63,9 +65,12 @@ def compare_layers(config: str,
     configured = resolve_pairs(section['aligned_layers'],
                                len(blocks_of(model.backbone)),
                                teacher.num_layers)
-    pipeline = EvaluationPipeline.of(model.backbone, crop_pct)
+    pipeline = EvaluationPipeline.of(
+        model.backbone, crop_pct,
+        read_loader(config, cfg_options, value_range))
     generator = torch.Generator().manual_seed(seed)
-    paths, skipped = _drawn(images, num_images, num_workers, generator)
+    paths, skipped = _drawn(images, num_images, num_workers, generator,
+                            pipeline.loader)
     with quietly():
         model.init_weights()
     file = checkpoint and read_tensor_file(checkpoint)
@@ -98,6 +103,7 @@ def compare_layers(config: str,
         skipped=skipped,
         batch_size=batch_size,
         mask_ratio=model.backbone.mask_ratio,
+        value_range=pipeline.loader.value_range,
         seed=seed,
         rule=rule_pair(cka),
         config_pairs=[as_pair(cka, *pair) for pair in configured],
@@ -107,7 +113,7 @@ def compare_layers(config: str,
 
 
 def _drawn(folder: str, wanted: int, num_workers: int,
-           generator: torch.Generator
+           generator: torch.Generator, loader: LoadImageOrSkip
            ) -> Tuple[List[str], List[Tuple[str, str]]]:
     """Paths of some images, and path and reason of what is none."""
     paths = paths_of(image_folder(folder))
@@ -116,7 +122,8 @@ def _drawn(folder: str, wanted: int, num_workers: int,
         for index in torch.randperm(len(paths), generator=generator)
     ]
     readable, skipped = [], []
-    for path, problem in zip(paths, problems(paths, num_workers)):
+    for path, problem in zip(paths,
+                             problems(paths, num_workers, loader)):
         if problem is None:
             readable.append(path)
         else:
@@ -152,10 +159,7 @@ def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
             'model.teacher')
 
     first = teacher([0])  # one block is quickly built
-    if isinstance(first, ClassifierTeacher):
-        raise ValueError(f'model.teacher: a {type(first).__name__} has no '
-                         'features of visible patches. Choose a '
-                         'MMPretrainTeacher or TimmTeacher.')
+    check_sees_patches(first)
     return teacher(list(range(first.num_layers)))
 
 
@@ -186,7 +190,7 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
     model.eval()
     backbone = model.backbone
     blocks = blocks_of(backbone)
-    student_blocks = BlockFeatures(blocks, range(len(blocks)))
+    student_blocks = BlockRecorder(blocks, range(len(blocks)))
 
     def by_place(tokens: BlockOutputs, num_prefix: int) -> BlockOutputs:
         # The k-th visible patch of each image: its place is random.
@@ -198,7 +202,7 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
             (latent, _, ids_restore), ours = student_blocks.record(
                 backbone, images)
             num_prefix = backbone.num_extra_tokens
-            ids_keep = visible_ids(ids_restore,
+            ids_keep = first_ids(ids_restore,
                                    latent.shape[1] - num_prefix)  # (B, K)
             theirs = teacher(images, ids_keep)
             yield (by_place(ours, num_prefix),

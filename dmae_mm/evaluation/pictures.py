@@ -131,6 +131,13 @@ def _panels(row: Sequence[Reconstruction]) -> List[Tuple[str, np.ndarray]]:
 def _caption(found: Reconstruction) -> List[str]:
     lines = ['Reconstruction: visible patches are those of the image, the '
              'others are predicted.']
+    if found.channels != 3:
+        shown = found.shown
+        lines.append(f'Images of {found.channels} channels: ' + (
+            'grey' if found.channels == 1 else
+            f'channel {shown[0]} is shown in grey' if shown[0] == shown[1] else
+            'channels {}, {} and {} are shown as red, green and blue'.format(
+                *shown)) + '.')
     if found.norm_pix:
         lines.append(
             'norm_pix: predicted up to mean and variance of each patch; '

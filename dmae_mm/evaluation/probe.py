@@ -1,12 +1,12 @@
 """How good are frozen features? Nearest neighbours and a linear probe."""
 import os.path as osp
-from typing import Optional
+from typing import Optional, Sequence
 
 from mmpretrain.datasets import CustomDataset
 
 from .features import Features, cached_features
 from .images import EvaluationPipeline, labelled_images
-from .trained_models import FeatureModel, move
+from .trained_models import FeatureModel, move, read_loader
 
 
 def probe_checkpoint(model: str,
@@ -19,6 +19,7 @@ def probe_checkpoint(model: str,
                      k: int = 5,
                      features: str = 'mean',
                      crop_pct: float = 0.875,
+                     value_range: Optional[Sequence[float]] = None,
                      batch_size: int = 128,
                      num_workers: int = 2,
                      device: Optional[str] = None,
@@ -39,7 +40,9 @@ def probe_checkpoint(model: str,
     """
     check_scikit_learn()
     network = FeatureModel(model, checkpoint)
-    pipeline = EvaluationPipeline.of(network.backbone, crop_pct)
+    pipeline = EvaluationPipeline.of(
+        network.backbone, crop_pct,
+        read_loader(model, value_range=value_range))
     splits = dict(
         train=labelled_images(train, pipeline, train_list),
         test=labelled_images(test, pipeline))
@@ -60,6 +63,7 @@ def probe_checkpoint(model: str,
         classes=len(splits['train'].CLASSES),
         img_size=pipeline.img_size,
         crop_pct=crop_pct,
+        value_range=pipeline.loader.value_range,
         features=features,
         width=found['train'][0].shape[1])
     if knn:

@@ -14,12 +14,12 @@ from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from torch.overrides import TorchFunctionMode
 
 from dmae_mm.models.checks import check_mask_ratio
-from dmae_mm.models.tokens import visible_ids
+from dmae_mm.models.tokens import first_ids
 from dmae_mm.weights import TensorFile, read_tensor_file
 
 from .images import EvaluationPipeline
 from .trained_models import (build_pretraining_model, in_eval_mode,
-                             load_whole, move, read_model)
+                             load_whole, move, read_loader, read_model)
 
 HIDDEN = 76  # grey value of hidden patches
 NOT_FINITE = (255, 0, 255)  # colour of predictions that are no numbers
@@ -37,6 +37,9 @@ class Reconstruction:
             finite are magenta; what was not predicted is grey.
         num_visible (int): Number of visible patches.
         num_patches (int): Number of all patches.
+        channels (int): Of the model's images.
+        shown (tuple[int, int, int]): Which of them are red, green and blue
+            here.
         norm_pix (bool): Whether patches are predicted up to their mean and
             variance, which were then taken from the original.
         similarity (dict[str, np.ndarray]): For each aligned pair, such as
@@ -49,6 +52,8 @@ class Reconstruction:
     reconstructed: np.ndarray
     num_visible: int
     num_patches: int
+    channels: int
+    shown: Tuple[int, int, int]
     norm_pix: bool
     similarity: Dict[str, np.ndarray]
 
@@ -61,6 +66,7 @@ def reconstruct_with_checkpoint(
     seed: int = 0,
     similarity: bool = False,
     crop_pct: float = 0.875,
+    value_range: Optional[Sequence[float]] = None,
     device: Optional[str] = None,
     cfg_options: dict = dict()
 ) -> Tuple[List[Tuple[Reconstruction, ...]], TensorFile]:
@@ -84,7 +90,9 @@ def reconstruct_with_checkpoint(
     for ratio in ratios:
         model.backbone.mask_ratio = ratio
         check_mask_ratio(model.backbone, has_teacher=False)
-    pipeline = EvaluationPipeline.of(model.backbone, crop_pct)
+    pipeline = EvaluationPipeline.of(
+        model.backbone, crop_pct,
+        read_loader(config, cfg_options, value_range))
     pixels = pipeline.read(images)['inputs']
     file = read_tensor_file(checkpoint)
     load_whole(model, file, config)
@@ -175,7 +183,7 @@ def _reconstruct_one(model: nn.Module, image: torch.Tensor,
             'cannot be given a fixed one.')
     latent, mask, ids_restore = seen['backbone']
     num_visible = latent.shape[1] - model.backbone.num_extra_tokens
-    ids_keep = visible_ids(ids_restore, num_visible)  # (1, K)
+    ids_keep = first_ids(ids_restore, num_visible)  # (1, K)
 
     pixels = model.head.patchify(original)  # (1, L, p * p * C)
     visible = mask[..., None] == 0  # (1, L, 1)
@@ -188,6 +196,8 @@ def _reconstruct_one(model: nn.Module, image: torch.Tensor,
                           torch.where(visible, pixels, predicted))),
         num_visible=num_visible,
         num_patches=mask.shape[1],
+        channels=original.shape[1],
+        shown=_shown(original.shape[1]),
         norm_pix=model.head.norm_pix,
         similarity={
             name: _similarity_map(*pair, ids_keep, mask.shape[1])
@@ -277,20 +287,22 @@ def _predicted_pixels(model: nn.Module, inputs: torch.Tensor,
 
 
 def _pixels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Undo the normalisation: values from 0 to 255, RGB or grey."""
+    """Undo the normalisation: values from 0 to 255; three are RGB."""
     preprocessor = model.data_preprocessor
     images = images.float()
     if getattr(preprocessor, '_enable_normalize', False):
         images = images * preprocessor.std + preprocessor.mean
     is_rgb = getattr(preprocessor, '_channel_conversion',
                      getattr(preprocessor, 'to_rgb', False))
-    return images if is_rgb else images.flip(1)
+    return images if is_rgb or images.shape[1] != 3 else images.flip(1)
 
 
 def _check_normalised(model: nn.Module, recovered: torch.Tensor,
                       image: torch.Tensor) -> None:
-    bgr = recovered[0].flip(0).cpu()
-    if bgr.shape != image.shape or (bgr - image).abs().max() > 1:
+    as_read = recovered[0].cpu()
+    if len(as_read) == 3:
+        as_read = as_read.flip(0)  # to BGR
+    if as_read.shape != image.shape or (as_read - image).abs().max() > 1:
         raise ValueError(
             f'model.data_preprocessor, a '
             f'{type(model.data_preprocessor).__name__}, does something else '
@@ -299,10 +311,15 @@ def _check_normalised(model: nn.Module, recovered: torch.Tensor,
             'SelfSupDataPreprocessor.')
 
 
+def _shown(channels: int) -> Tuple[int, int, int]:
+    """Which of the channels are drawn in red, green and blue."""
+    return (0, 1, 2) if channels >= 3 else (0, 0, 0)
+
+
 def _to_image(model: nn.Module, patches: torch.Tensor) -> np.ndarray:
     """(H, W, 3), uint8, from patches, (1, L, p * p * C)."""
     image = model.head.unpatchify(patches)[0].permute(1, 2, 0).cpu()
-    image = image.expand(-1, -1, 3)  # where it is grey
+    image = image[..., list(_shown(image.shape[-1]))]
     finite = image.isfinite()
     image = image.nan_to_num().round().clamp(0, 255).to(torch.uint8)
     return torch.where(finite, image,

@@ -3,19 +3,25 @@ executed."""
 import contextlib
 import difflib
 import os.path as osp
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import torch
 import torch.nn as nn
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
-from mmpretrain.models.utils import SelfSupDataPreprocessor
 
+from dmae_mm.datasets import LoadImageOrSkip
+from dmae_mm.datasets.pipelines import loader_of_config
 from dmae_mm.host import build, read_config
+from dmae_mm.models.checks import check_preprocessor
+from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
 from dmae_mm.weights import (TensorFile, backbone_state_dict,
                              mae_to_mmpretrain, read_tensor_file)
 from dmae_mm.weights.misfits import load_exactly
+from dmae_mm.weights.origin import origin_of
+from dmae_mm.weights.positions import other_meaning
 
 
 def read_model(config: str, cfg_options: dict = dict()) -> dict:
@@ -32,6 +38,43 @@ def read_model(config: str, cfg_options: dict = dict()) -> dict:
         FileNotFoundError: If there is no such config.
         ValueError: If it cannot be read or has no model.
     """
+    cfg = _read(config, cfg_options)
+    section = cfg.get('model')
+    if not isinstance(section, dict) or not isinstance(
+            section.get('backbone'), dict):
+        raise ValueError(f'The config {config} has no model.backbone.')
+    if cfg.get('data_preprocessor') is not None:
+        section.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return section.to_dict()
+
+
+def read_loader(config: str,
+                cfg_options: dict = dict(),
+                value_range: Optional[Sequence[float]] = None
+                ) -> LoadImageOrSkip:
+    """How the training of a config decodes images.
+
+    Args:
+        config (str): As of :func:`read_model`.
+        cfg_options (dict): Changes to it. Defaults to {}.
+        value_range (Sequence[float], optional): Instead of the config's.
+            Defaults to None.
+
+    Returns:
+        LoadImageOrSkip: With the options that it has in
+        ``train_dataloader``.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If it cannot be read, or an option is not legal.
+    """
+    loader = loader_of_config(
+        _read(config, cfg_options).get('train_dataloader'))
+    return loader if value_range is None else LoadImageOrSkip(
+        loader.max_pixels, loader.channels, value_range)
+
+
+def _read(config: str, cfg_options: dict) -> Config:
     if osp.isfile(config) or config.endswith('.py') or osp.dirname(config):
         cfg = read_config(config, cfg_options)
     else:
@@ -45,13 +88,7 @@ def read_model(config: str, cfg_options: dict = dict()) -> dict:
                 f'{config!r} is neither a config file nor a name in '
                 f"mmpretrain's model zoo. {hint}") from None
         cfg.merge_from_dict(cfg_options)
-    section = cfg.get('model')
-    if not isinstance(section, dict) or not isinstance(
-            section.get('backbone'), dict):
-        raise ValueError(f'The config {config} has no model.backbone.')
-    if cfg.get('data_preprocessor') is not None:
-        section.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return section.to_dict()
+    return cfg
 
 
 class FeatureModel(nn.Module):
@@ -95,12 +132,13 @@ class FeatureModel(nn.Module):
                 'raw' in getattr(self.backbone, 'OUT_TYPES', ())):
             self.backbone.out_type = 'raw'
         load_backbone(self.backbone, self.file, model)
-        self.data_preprocessor = SelfSupDataPreprocessor(
+        self.data_preprocessor = ChannelsDataPreprocessor(
             mean=normalise.get('mean'),
             std=normalise.get('std'),
             to_rgb=any(
                 normalise.get(name, False)
                 for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')))
+        check_preprocessor(self.data_preprocessor, self.backbone)
 
     def to(self, device: torch.device) -> 'FeatureModel':
         """Move it; a data preprocessor has to be told by itself."""
@@ -187,10 +225,14 @@ def load_backbone(backbone: nn.Module, file: TensorFile, config: str) -> None:
 
 def _load(network: nn.Module, tensors: dict, file: TensorFile,
           whose: str) -> None:
-    load_exactly(
-        network, tensors, f'{file.source} is no checkpoint of {whose}',
-        'Give the config that it was trained with; each run leaves it in its '
-        'work dir.')
+    complaint = f'{file.source} is no checkpoint of {whose}'
+    cure = ('Give the config that it was trained with; each run leaves it in '
+            'its work dir.')
+    problems = other_meaning(network, tensors,
+                             origin_of(file.meta, file.tensors))
+    if problems:
+        raise ValueError(f'{complaint}: {"; ".join(problems)}. {cure}')
+    load_exactly(network, tensors, complaint, cure)
 
 
 def move(network: nn.Module, device: Optional[str]) -> None:

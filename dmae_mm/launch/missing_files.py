@@ -4,6 +4,10 @@ from typing import Any, List, Tuple
 
 from mmengine.config import Config
 
+from dmae_mm.datasets.class_folders import (EXTENSIONS, count_endings,
+                                            has_images, no_images)
+from dmae_mm.weights.download import what_folder
+
 from .sections import entries, hooks, last_name
 
 # The data loaders that a training uses.
@@ -40,7 +44,11 @@ def missing_files(cfg: Config, dataloaders: Tuple[str, ...] = TRAINING,
     if checkpoints:
         for option, path in entries(
                 dict(model=cfg.get('model'), load_from=cfg.get('load_from'))):
-            if _is_checkpoint(option, path) and not osp.isfile(path):
+            if not _is_checkpoint(option, path) or osp.isfile(path):
+                continue
+            if osp.isdir(path):
+                problems.append(f'{option}: {path!r} {what_folder(path)}')
+            else:
                 problems.append(f'there is no checkpoint {path!r}: set '
                                 f'--cfg-options {option}=/path/to/file')
         for option, path in entries(hooks(cfg)):
@@ -77,6 +85,14 @@ def _missing_data(option: str, dataset: Any) -> List[str]:
         return []
     problems = []
     prefix = dataset.get('data_prefix')
+    if (str(dataset.get('type')).endswith('CustomDataset')
+            and not dataset.get('ann_file')
+            and isinstance(prefix, (str, type(None)))):
+        folder = osp.join(root or '', prefix or '')
+        extensions = tuple(dataset.get('extensions') or EXTENSIONS)
+        if osp.isdir(folder) and not has_images(folder, extensions) and (
+                count_endings(folder)):  # else, the data set says enough
+            return [f'{option}: {no_images(folder, extensions)}']
     parts = ({f'data_prefix.{key}': value for key, value in prefix.items()}
              if isinstance(prefix, dict) else dict(data_prefix=prefix))
     for key, name in dict(parts, ann_file=dataset.get('ann_file')).items():

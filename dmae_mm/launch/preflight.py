@@ -18,14 +18,18 @@ from mmengine.visualization import Visualizer
 
 from dmae_mm.datasets.pipelines import let_skip
 from dmae_mm.engine.schedule_notes import schedulers
+from dmae_mm.engine.work_dir import PREEMPTED, refuse_to_overwrite
+from dmae_mm.messages import first_few
 
 from .explain import explain
+from .image_files import image_files
 from .measure import measure_steps
 from .missing_files import TRAINING, missing_files
 from .sections import hooks
 from .start import shorten_console
 from .static_problems import static_problems
 
+MAX_NAMED = 5  # broken images
 
 def preflight(cfg: Config, say: Callable[[str], None] = print) -> bool:
     """Build all parts of a run, make some steps, measure, and report.
@@ -42,15 +46,16 @@ def preflight(cfg: Config, say: Callable[[str], None] = print) -> bool:
     """
     cfg = copy.deepcopy(cfg)
     notes: List[str] = []
-    problems = static_problems(cfg)
+    counts: List[str] = []
+    problems = static_problems(cfg) + _earlier_run(cfg)
     with _own_work_dir(cfg, problems):
         if not problems:
             # Of parts that are built before the run has its own logger.
             shorten_console(MMLogger.get_current_instance())
-            problems += _parts(cfg, notes)
+            problems += _parts(cfg, notes, counts)
         if not problems:
             try:
-                for line in measure_steps(cfg, notes):
+                for line in [*measure_steps(cfg, notes), *counts]:
                     say(line)
             except Exception as error:  # whatever a class raises
                 problems.append(explain(error, cfg))
@@ -69,7 +74,18 @@ def preflight(cfg: Config, say: Callable[[str], None] = print) -> bool:
     return not problems
 
 
-def _parts(cfg: Config, notes: List[str]) -> List[str]:
+def _earlier_run(cfg: Config) -> List[str]:
+    """Whether the start would be refused for what is in the work dir."""
+    if os.path.isfile(os.path.join(cfg.work_dir, PREEMPTED)):
+        return []  # it goes on, or says what else
+    try:
+        refuse_to_overwrite(cfg.work_dir, cfg)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _parts(cfg: Config, notes: List[str], counts: List[str]) -> List[str]:
     """Build each section by itself, so that all errors are found."""
     problems = []
 
@@ -102,8 +118,11 @@ def _parts(cfg: Config, notes: List[str]) -> List[str]:
                 for hook in hooks(cfg).values() if isinstance(hook, dict))
     for name in TRAINING:
         if cfg.get(name) is not None:
-            notes += attempt(f'{name}.dataset', _read_first, cfg[name].dataset,
-                             skips and name == 'train_dataloader') or []
+            found = attempt(f'{name}.dataset', _read_first, cfg[name].dataset,
+                            skips and name == 'train_dataloader')
+            if found is not None:
+                counts += [f'{name}: {line}' for line in found[:1] if line]
+                notes += found[1:]
     Visualizer.get_instance('check')  # hooks that draw ask for the current
     for option, hook in hooks(cfg).items():
         if isinstance(hook, dict):
@@ -118,9 +137,9 @@ def _parts(cfg: Config, notes: List[str]) -> List[str]:
 
 
 def _read_first(dataset_cfg: dict, skip: bool) -> List[str]:
-    """Read a sample; notes on broken files in whose place it was drawn."""
+    """Read a sample; the number of files, and notes on broken ones."""
     if not isinstance(dataset_cfg, dict):
-        return []
+        return ['']
     dataset = DATASETS.build(dataset_cfg)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
@@ -130,10 +149,21 @@ def _read_first(dataset_cfg: dict, skip: bool) -> List[str]:
         let_skip(dataset)
     sample = dataset[0] if hasattr(dataset, '__getitem__') else None
     packed = sample.get('data_samples') if isinstance(sample, dict) else None
-    return [
-        f'{path!r} is broken and would be skipped: {why}' for path, why in
-        getattr(packed, 'metainfo', {}).get('skipped_images', [])
-    ]
+    counted, broken = image_files(dataset)
+    broken.update(
+        getattr(packed, 'metainfo', {}).get('skipped_images', []))
+    if broken and not skip:
+        named = [f'{path!r} ({why})' for path, why in broken.items()]
+        raise ValueError(
+            f'{len(broken)} images are broken, and each would end the run: '
+            f'{first_few(named)}. Repair or remove them, or skip such files: '
+            "custom_hooks with dict(type='SkippedImagesHook'). " + counted)
+    notes = [f'{path!r} is broken and would be skipped: {why}'
+             for path, why in list(broken.items())[:MAX_NAMED]]
+    if len(broken) > MAX_NAMED:
+        notes.append(f'{len(broken) - MAX_NAMED} more broken images would be '
+                     'skipped')
+    return [counted, *notes]
 
 
 @contextlib.contextmanager

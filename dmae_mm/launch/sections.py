@@ -6,13 +6,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Sections that are read: the arguments of MMEngine's Runner, and more that it
-# reads or, as the last one, the reading of a config file.
+# Sections that are read: the arguments of MMEngine's Runner, more that it
+# reads, and those that the reading of a config file and this package read.
 READ_SECTIONS = {
     *inspect.signature(Runner.__init__).parameters, 'activation_checkpointing',
     'compile', 'efficient_conv_bn_eval', 'find_unused_parameters',
     'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
-    'custom_imports'
+    'custom_imports', 'overwrite'
 }
 _SHOWN = 240  # letters of a value
 

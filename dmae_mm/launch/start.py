@@ -13,8 +13,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from dmae_mm.engine.hooks import AtomicCheckpointHook, FollowConfigHook
 from dmae_mm.engine.hooks.finite_loss_hook import NonFiniteLossError
 from dmae_mm.engine.hooks.learning_rate_hook import LearningRateHook
+from dmae_mm.engine.loaders import check_not_empty
 
 from .explain import explain
 from .recipe_length import leave_out_short_warm_up
@@ -58,10 +60,19 @@ def start(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner that the config asks for."""
+    """The runner that the config asks for, with what every start checks.
+
+    Raises:
+        ValueError: If the training data give no batch.
+    """
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
         Runner.from_cfg(cfg))
     shorten_console(runner.logger)
+    if not any(isinstance(hook, (FollowConfigHook, AtomicCheckpointHook))
+               for hook in runner.hooks):
+        runner.register_hook(FollowConfigHook())
+    # Before schedules that count batches are built, which would fail.
+    check_not_empty(runner.train_loop.dataloader, 'train_dataloader')
     leave_out_short_warm_up(runner)
     return runner
 

@@ -1,3 +1,4 @@
+from .data_preprocessor import ChannelsDataPreprocessor
 from .distillation import Distillation
 from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
@@ -8,8 +9,8 @@ from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
 from .windowed_vit import WindowedViT
 
 __all__ = [
-    'DMAE', 'ClassifierTeacher', 'Distillation', 'DistilledImageClassifier',
-    'FeatureAlignmentLoss', 'FeatureProjectionNeck', 'LogitDistillationLoss',
-    'MMPretrainTeacher', 'SimpleFeaturePyramid', 'Teacher', 'TimmTeacher',
-    'WindowedViT'
+    'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
+    'DistilledImageClassifier', 'FeatureAlignmentLoss',
+    'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
+    'SimpleFeaturePyramid', 'Teacher', 'TimmTeacher', 'WindowedViT'
 ]

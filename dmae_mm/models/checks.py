@@ -4,10 +4,22 @@ from typing import Optional, Sequence, Tuple, Type
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
 
-from .distillation import check_pairs
+from .data_preprocessor import ChannelsDataPreprocessor
 from .mmpretrain_vits import img_size, patch_grid, patch_size
 from .necks import CrossAttentionDecoder
 from .student_input import input_channels
+from .teachers import ClassifierTeacher, Teacher
+
+
+def check_pairs(aligned_layers: Sequence) -> None:
+    """Refuse ``aligned_layers`` that are no pairs."""
+    if not isinstance(aligned_layers, (list, tuple)) or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2
+            for pair in aligned_layers):
+        raise ValueError(
+            f'aligned_layers={aligned_layers!r} is not a list of pairs. Give '
+            'one (student block, teacher block) for each pair, for example '
+            '[(8, 17)] or [(0.75, 0.75)].')
 
 
 def check_teacher(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
@@ -22,6 +34,16 @@ def check_teacher(aligned_layers: Sequence, teacher: Optional[dict]) -> None:
             'aligned_layers is empty, so the teacher would teach nothing. '
             'Give at least one (student block, teacher block), for example '
             '[(0.75, 0.75)], or set teacher=None for plain MAE.')
+
+
+def check_sees_patches(teacher: Teacher) -> None:
+    """Refuse a teacher that only sees whole images."""
+    if isinstance(teacher, ClassifierTeacher):
+        raise ValueError(
+            f'teacher: a {type(teacher).__name__} has no features of visible '
+            "patches. Give dict(type='MMPretrainTeacher', backbone=..., "
+            'checkpoint=...), which reads the same checkpoint, or a '
+            'TimmTeacher.')
 
 
 def check_backbone(backbone: nn.Module,
@@ -60,7 +82,7 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
         ('neck: embed_dim', neck.decoder_embed.in_features,
          backbone.embed_dims, 'the embed_dims of its arch'),
         ('neck: num_patches', neck.num_patches, rows * columns,
-         '(img_size / patch_size)^2'),
+         f'{rows} rows x {columns} columns of patches'),
         ('neck: values of a patch (patch_size^2 * in_chans)',
          neck.decoder_pred.out_features,
          side**2 * channels,
@@ -73,6 +95,31 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
         if value != wanted:
             raise ValueError(f'{option} is {value}, but the backbone (the '
                              f'student) needs {wanted}: {origin}.')
+
+
+def check_preprocessor(data_preprocessor: nn.Module,
+                       backbone: nn.Module) -> None:
+    """Refuse a normalisation of other channels than the backbone's.
+
+    A :class:`ChannelsDataPreprocessor` then refuses images of others.
+    """
+    channels = input_channels(backbone)
+    for name in ('mean', 'std'):
+        values = getattr(data_preprocessor, name, None)
+        if values is not None and values.numel() not in (1, channels):
+            raise ValueError(
+                f'data_preprocessor: {name}={values.flatten().tolist()} has '
+                f'{values.numel()} values, but the backbone (the student) '
+                f'takes images of {channels} channels: give {channels} '
+                'values, or one for all.')
+    if channels != 3 and getattr(data_preprocessor, '_channel_conversion',
+                                 False):
+        raise ValueError(
+            'data_preprocessor: to_rgb=True reverses three channels, but the '
+            f'backbone (the student) takes images of {channels}: set '
+            'to_rgb=False.')
+    if isinstance(data_preprocessor, ChannelsDataPreprocessor):
+        data_preprocessor.in_channels = channels
 
 
 def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:

@@ -5,9 +5,9 @@ import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 
-from .tokens import BlockFeatures, resolve_block
 from .student_input import StudentInput
 from .teachers import Teacher
+from .tokens import BlockRecorder, resolve_block
 
 Block = Union[int, float]
 
@@ -17,14 +17,14 @@ class Distillation:
 
     A model owns one and calls it with what its student computed::
 
-        output, features = self.distillation.student_blocks.record(
+        output, features = self.distillation.student_recorder.record(
             self.backbone, images)
-        losses.update(self.distillation(images, ids_keep, features))
+        losses.update(self.distillation.losses(images, ids_keep, features))
 
     It is no ``nn.Module``, so that the teacher is absent from the model's
-    parameters, state dict, DDP buckets and optimizers. What learns, ``neck``,
-    the model registers as its own submodule ``distill_neck``. A deep copy,
-    such as an EMA's, shares the teacher.
+    parameters, state dict, DDP buckets and optimizers. The model registers
+    what learns, ``neck``, as its own submodule ``distill_neck``, and ``loss``
+    as ``distill_loss``. A deep copy, such as an EMA's, shares the teacher.
 
     Args:
         student (nn.Module): The student's backbone.
@@ -40,7 +40,7 @@ class Distillation:
 
     Attributes:
         teacher (Teacher): The teacher.
-        student_blocks (BlockFeatures): The student's aligned blocks.
+        student_recorder (BlockRecorder): The student's aligned blocks.
         loss_names (list[str]): Name of each aligned pair's loss.
         neck (nn.Module, optional): The projectors; None without pairs.
         loss (nn.Module, optional): Compares features; likewise.
@@ -58,7 +58,7 @@ class Distillation:
             resolve_block(block, len(student_blocks), 'student')
             for block, _ in aligned_layers
         ]
-        self.student_blocks = BlockFeatures(student_blocks, ours)
+        self.student_recorder = BlockRecorder(student_blocks, ours)
         self.teacher: Teacher = build_part(
             'teacher',
             teacher,
@@ -87,11 +87,14 @@ class Distillation:
         self.loss = build_part('distill_loss', distill_loss)
 
     def init_weights(self, device: torch.device) -> None:
-        """Read the teacher's checkpoint, and move it to the student."""
+        """Read the teacher's checkpoint, and move the teacher to the student.
+
+        It would follow its images, but inside a compiled step that is slow.
+        """
         self.teacher.init_weights()
         self.teacher.to(device)
 
-    def __call__(
+    def losses(
             self, images: torch.Tensor, ids_keep: Optional[torch.Tensor],
             student_features: Sequence[torch.Tensor]
     ) -> Dict[str, torch.Tensor]:
@@ -193,17 +196,6 @@ def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
             f'{section}: {", ".join(typed)} must not be given: it follows '
             'from backbone, teacher and aligned_layers. Remove it.')
     return MODELS.build(dict(cfg, **filled_in))
-
-
-def check_pairs(aligned_layers: Sequence) -> None:
-    """Refuse ``aligned_layers`` that are no pairs."""
-    if not isinstance(aligned_layers, (list, tuple)) or not all(
-            isinstance(pair, (list, tuple)) and len(pair) == 2
-            for pair in aligned_layers):
-        raise ValueError(
-            f'aligned_layers={aligned_layers!r} is not a list of pairs. Give '
-            'one (student block, teacher block) for each pair, for example '
-            '[(8, 17)] or [(0.75, 0.75)].')
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

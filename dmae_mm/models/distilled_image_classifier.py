@@ -8,13 +8,13 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.options import reject_unknown_options
 
-from .tokens import BlockFeatures
-from .checks import check_backbone
-from .distillation import Block, Distillation, build_part, check_pairs
-from .mmpretrain_vits import TOKEN_BACKBONES, blocks
+from .checks import check_backbone, check_pairs, check_preprocessor
+from .distillation import Block, Distillation, build_part
+from .mmpretrain_vits import TOKEN_BACKBONES, blocks, check_arch
 from .student_input import StudentInput
 from .teachers import ClassifierTeacher, Teacher
 from .teachers.classifier_teacher import has_single_logits
+from .tokens import BlockRecorder
 
 
 @MODELS.register_module()
@@ -79,6 +79,7 @@ class DistilledImageClassifier(ImageClassifier):
             _check_logits(
                 teacher.get('type'), _gives_logits(teacher.get('type')),
                 logit_loss)
+        check_arch('backbone', backbone)
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -87,6 +88,7 @@ class DistilledImageClassifier(ImageClassifier):
             train_cfg=train_cfg,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
+        check_preprocessor(self.data_preprocessor, self.backbone)
         self.distillation: Optional[Distillation] = None
         self.logit_loss = None
         if teacher is None:
@@ -113,7 +115,7 @@ class DistilledImageClassifier(ImageClassifier):
         if logit_loss is not None:
             _check_student_head(self.head)
             _check_num_classes(self.head, self.teacher)
-            self.head_output = BlockFeatures([self.head], [0])
+            self.head_output = BlockRecorder([self.head], [0])
             self.logit_loss = build_part('logit_loss', logit_loss)
 
     @property
@@ -144,7 +146,8 @@ class DistilledImageClassifier(ImageClassifier):
             return super().loss(inputs, data_samples)
 
         features, student_features = (
-            self.distillation.student_blocks.record(self.extract_feat, inputs))
+            self.distillation.student_recorder.record(self.extract_feat,
+                                                      inputs))
         if self.logit_loss is not None:
             losses, (logits, ) = self.head_output.record(
                 self.head_loss, features, data_samples)
@@ -155,7 +158,7 @@ class DistilledImageClassifier(ImageClassifier):
         else:
             losses = self.head_loss(features, data_samples)
             losses.update(
-                self.distillation(
+                self.distillation.losses(
                     inputs, ids_keep=None, student_features=student_features))
         return losses
 
@@ -170,16 +173,6 @@ class DistilledImageClassifier(ImageClassifier):
             'loss_cls' if name == 'loss' else name: value
             for name, value in self.head.loss(features, data_samples).items()
         }
-
-
-def _gives_logits(kind: Optional[Union[str, Type]]) -> bool:
-    """Whether a teacher of this type is a :class:`ClassifierTeacher`."""
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
-        raise ValueError(f'teacher: type={kind!r} does not exist. Choose '
-                         'ClassifierTeacher, MMPretrainTeacher or '
-                         'TimmTeacher.')
-    return isinstance(cls, type) and issubclass(cls, ClassifierTeacher)
 
 
 def _check_distillation(teacher: Optional[dict], logit_loss: Optional[dict],
@@ -221,6 +214,16 @@ def _check_num_classes(head: nn.Module, teacher: nn.Module) -> None:
             'Its logits can only teach the same classes: give a teacher that '
             'was fine-tuned on the same data, or align features alone '
             "(aligned_layers, with type='MMPretrainTeacher').")
+
+
+def _gives_logits(kind: Optional[Union[str, Type]]) -> bool:
+    """Whether a teacher of this type is a :class:`ClassifierTeacher`."""
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if cls is None:
+        raise ValueError(f'teacher: type={kind!r} does not exist. Choose '
+                         'ClassifierTeacher, MMPretrainTeacher or '
+                         'TimmTeacher.')
+    return isinstance(cls, type) and issubclass(cls, ClassifierTeacher)
 
 
 def _check_logits(teacher_type: Any, gives_logits: bool,

@@ -10,13 +10,15 @@ from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
 from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_sizes, check_teacher)
+                     check_preprocessor, check_sees_patches, check_sizes,
+                     check_teacher)
+from .data_preprocessor import with_any_channels
 from .distillation import Block, Distillation
-from .mmpretrain_vits import blocks
+from .mmpretrain_vits import blocks, check_arch
 from .necks import CrossAttentionDecoder
 from .student_input import StudentInput
 from .teachers import Teacher
-from .tokens import visible_ids
+from .tokens import first_ids
 
 
 @MODELS.register_module()
@@ -29,6 +31,9 @@ class DMAE(BaseSelfSupervisor):
     masked patches, the outputs of some of its blocks are projected to the
     teacher's width and aligned with the teacher's, which sees the same
     visible patches and stops after its last aligned block.
+
+    In shapes, B are images, L their patches, K the visible ones, P the prefix
+    tokens in front of them (CLS and registers), C channels.
 
     With ``teacher=None`` and no aligned layers this is plain MAE, the control
     of an experiment; ``distill_neck`` and ``distill_loss`` are then not built.
@@ -71,15 +76,17 @@ class DMAE(BaseSelfSupervisor):
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         check_teacher(aligned_layers, teacher)
+        check_arch('backbone', backbone)
         super().__init__(
             backbone=backbone,
             neck=neck,
             head=head,
-            data_preprocessor=data_preprocessor,
+            data_preprocessor=with_any_channels(data_preprocessor),
             init_cfg=init_cfg)
-        use_plain_numbers(self)
+        use_plain_numbers(self)  # or torch.compile would stop at NumPy's
         check_backbone(self.backbone, (MAEViT, MAEHiViT))
         check_sizes(self.backbone, self.neck, self.head)
+        check_preprocessor(self.data_preprocessor, self.backbone)
         check_mask_ratio(self.backbone, teacher is not None)
         check_predict_ratio(self.neck, self.backbone)
         self.distillation: Optional[Distillation] = None
@@ -88,6 +95,7 @@ class DMAE(BaseSelfSupervisor):
                 self.backbone, blocks(self.backbone),
                 StudentInput.of_vit(self.backbone, self.data_preprocessor),
                 teacher, aligned_layers, distill_neck, distill_loss)
+            check_sees_patches(self.teacher)
             self.distill_neck = self.distillation.neck
             self.distill_loss = self.distillation.loss
 
@@ -120,11 +128,12 @@ class DMAE(BaseSelfSupervisor):
 
         # Each of the student's features is (B, P + K, C_student).
         (latent, mask, ids_restore), student_features = (
-            self.distillation.student_blocks.record(self.backbone, inputs))
+            self.distillation.student_recorder.record(self.backbone, inputs))
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
         num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
-        ids_keep = visible_ids(ids_restore, num_visible)  # (B, K)
-        losses.update(self.distillation(inputs, ids_keep, student_features))
+        ids_keep = first_ids(ids_restore, num_visible)  # (B, K)
+        losses.update(
+            self.distillation.losses(inputs, ids_keep, student_features))
         return losses
 
     def reconstruction_loss(

@@ -4,11 +4,31 @@ from typing import Sequence, Tuple
 import torch.nn as nn
 from mmpretrain.models import (BEiTViT, DeiT3, DistilledVisionTransformer,
                                HiViT, VisionTransformer, ViTEVA02)
+from mmpretrain.registry import MODELS
+
+from dmae_mm.options import close_first
 
 # Exactly these: a subclass with a forward of its own would run, but its
 # blocks need not return tokens, (B, P + L, C), in the order of the patches.
 TOKEN_BACKBONES = (VisionTransformer, DistilledVisionTransformer, DeiT3,
                    BEiTViT, ViTEVA02, HiViT)
+
+
+def check_arch(owner: str, backbone: dict) -> None:
+    """Refuse the name of an architecture that a backbone does not have.
+
+    Args:
+        owner (str): Whose backbone it is, for the error.
+        backbone (dict): Its config.
+    """
+    cls, arch = backbone.get('type'), backbone.get('arch')
+    if isinstance(cls, str):
+        cls = MODELS.get(cls)
+    zoo = getattr(cls, 'arch_zoo', None)
+    if zoo and isinstance(arch, str) and arch.lower() not in zoo:
+        raise ValueError(
+            f'{owner}: arch={arch!r} does not exist. Choose one of '
+            f'{", ".join(close_first(arch, list(zoo)))}, or give a dict.')
 
 
 def blocks(network: nn.Module) -> Sequence[nn.Module]:

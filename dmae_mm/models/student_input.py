@@ -19,12 +19,15 @@ class StudentInput:
         mean (tuple[float], optional): Per channel, what was subtracted from
             pixel values of 0 to 255. None if the model does not normalise.
         std (tuple[float], optional): Per channel, by what they were divided.
+        to_rgb (bool, optional): Whether the order of the channels was
+            reversed after loading. None if the model does not normalise.
     """
     img_size: Optional[Tuple[int, int]]
     patch_grid: Optional[Tuple[int, int]]
     in_channels: int
     mean: Optional[Tuple[float, ...]] = None
     std: Optional[Tuple[float, ...]] = None
+    to_rgb: Optional[bool] = None
 
     @classmethod
     def of(cls, backbone: nn.Module,
@@ -44,7 +47,10 @@ class StudentInput:
             tuple(getattr(data_preprocessor, name).flatten().expand(
                 channels).tolist()) if hasattr(data_preprocessor, name)
             else None for name in ('mean', 'std'))
-        return cls(None, None, channels, mean, std)
+        to_rgb = None if mean is None else bool(
+            getattr(data_preprocessor, 'to_rgb', False)
+            or getattr(data_preprocessor, '_channel_conversion', False))
+        return cls(None, None, channels, mean, std, to_rgb)
 
     @classmethod
     def of_vit(cls, backbone: nn.Module,

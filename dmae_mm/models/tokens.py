@@ -1,6 +1,8 @@
 """Tokens of a vision transformer: of which blocks, and of which patches."""
+import contextlib
 import functools
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import (Any, Dict, Iterator, Optional, Sequence, Tuple,
+                    Union)
 
 import torch
 import torch.nn as nn
@@ -36,12 +38,12 @@ def resolve_block(index: Union[int, float], num_layers: int,
         'the depth (0.75: three quarters).')
 
 
-class BlockFeatures:
+class BlockRecorder:
     """Records the outputs of whole blocks during a forward pass.
 
     ::
 
-        features = BlockFeatures(vit.layers, [2, 5])
+        features = BlockRecorder(vit.layers, [2, 5])
         output, (second, fifth) = features.record(vit, images)
 
     Hooks sit on whole blocks, never inside: within a block that is
@@ -87,18 +89,21 @@ class BlockFeatures:
             self._outputs = None
 
 
-def visible_ids(ids_restore: torch.Tensor, num_visible: int) -> torch.Tensor:
-    """The patches that a masked autoencoder left visible.
+def first_ids(ids_restore: torch.Tensor, num: int) -> torch.Tensor:
+    """The first patches in the order of a masked autoencoder.
+
+    In that order the visible patches come first: the first K are those, and
+    what follows is masked, as random a choice as another draw would give.
 
     Args:
-        ids_restore (torch.Tensor): MAE's permutation, (B, L): where each
-            patch is in the order in which the visible ones come first.
-        num_visible (int): K, how many are visible.
+        ids_restore (torch.Tensor): MAE's permutation, (B, L): the place of
+            each patch in that order.
+        num (int): How many.
 
     Returns:
-        torch.Tensor: Their indices in that order, (B, K), int64.
+        torch.Tensor: Their indices in that order, (B, num), int64.
     """
-    return ids_restore.argsort(dim=1)[:, :num_visible]
+    return ids_restore.argsort(dim=1)[:, :num]
 
 
 class VisiblePatches(nn.Module):
@@ -110,7 +115,8 @@ class VisiblePatches(nn.Module):
     pass, runs its blocks on the visible patches only::
 
         vit.drop_after_pos = visible = VisiblePatches(num_prefix_tokens=1)
-        output = visible.run(vit, images, ids_keep=ids_keep)
+        with visible.only(ids_keep):
+            output = vit(images)
 
     Args:
         num_prefix_tokens (int): P, tokens in front of those of the patches.
@@ -119,24 +125,19 @@ class VisiblePatches(nn.Module):
     def __init__(self, num_prefix_tokens: int) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
-        self._ids_keep: Optional[torch.Tensor] = None  # during a call of run
+        self._ids_keep: Optional[torch.Tensor] = None  # within `only`
 
-    def run(self, network: Callable, *args: Any,
-            ids_keep: Optional[torch.Tensor]) -> Any:
-        """Call the network, or a function that runs it, on some patches.
+    @contextlib.contextmanager
+    def only(self, ids_keep: Optional[torch.Tensor]) -> Iterator[None]:
+        """Let the network see these patches in the body of the ``with``.
 
         Args:
-            network (Callable): What is called.
-            *args: Its arguments.
             ids_keep (torch.Tensor, optional): Indices of each image's visible
                 patches, (B, K), int64. None: all.
-
-        Returns:
-            What the network returns.
         """
         self._ids_keep = ids_keep
         try:
-            return network(*args)
+            yield
         finally:
             self._ids_keep = None
 

@@ -8,6 +8,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import reject_unknown_options
 
+from .mmpretrain_vits import check_arch
+
 
 def spread_global_blocks(num_layers: int, num_global: int = 4) -> List[int]:
     """Indices of global blocks, the last of each of equal parts.
@@ -94,6 +96,7 @@ class WindowedViT(ViTSAM):
                  drop_path_rate: float = 0.,
                  use_rel_pos: bool = False,
                  init_cfg: Optional[dict] = None) -> None:
+        check_arch('WindowedViT', dict(type=WindowedViT, arch=arch))
         if isinstance(arch, dict):
             arch = _with_global_blocks(arch)
         if not isinstance(window_size, int) or window_size < 1:

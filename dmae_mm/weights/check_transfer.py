@@ -1,10 +1,7 @@
 """Load a checkpoint as a runner would, and find out what arrived."""
-import contextlib
 import dataclasses
 import importlib
-import os
-import pickle
-from typing import Iterator, List, Tuple
+from typing import List, Tuple
 
 import torch.nn as nn
 from mmengine.config import Config
@@ -144,14 +141,11 @@ def _load(model: nn.Module, cfg: Config) -> str:
         str: What went wrong, in one line; '' if nothing did.
     """
     try:  # whatever a class raises
-        with quietly(), _no_unpickling(), DefaultScope.overwrite_default_scope(
+        with quietly(), DefaultScope.overwrite_default_scope(
                 cfg.default_scope):
             model.init_weights()
             if cfg.get('load_from'):
                 load_checkpoint(model, cfg.load_from, 'cpu')
-    except pickle.UnpicklingError:
-        return ('MMEngine would unpickle this file, which could run code from '
-                f'it; here it must not. {_WRITE_ANEW}')
     except Exception as error:
         stopped = f'Loading stops with {one_line(error)}.'
         if 'is not in the pretrained model' not in stopped:
@@ -160,20 +154,6 @@ def _load(model: nn.Module, cfg: Config) -> str:
                 f'DistributedDataParallel, MMEngine finds no prefix. '
                 f'{_WRITE_ANEW}')
     return ''
-
-
-@contextlib.contextmanager
-def _no_unpickling() -> Iterator[None]:
-    """Keep MMEngine from unpickling what torch refuses to."""
-    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(name)
-    os.environ[name] = '1'
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _overwritten(backbone: str, names: List[str],

@@ -14,8 +14,11 @@ from filelock import FileLock
 from mmengine.logging import print_log
 
 from dmae_mm.files import CannotWrite, remove_leftovers, write_whole
+from dmae_mm.host import CHECKPOINTS
+from dmae_mm.messages import first_few
 
 TIMEOUT_SECONDS = 60
+_CONFIGS = ('.py', '.yml', '.yaml', '.json')
 
 
 def local_path(source: str) -> str:
@@ -31,19 +34,26 @@ def local_path(source: str) -> str:
     Returns:
         str: The path itself, or that of the download. Downloads are kept in
         ``torch.hub.get_dir()``, by URL: equal names at different addresses
-        are different files.
+        are different files. What torch.hub has fetched before is taken
+        from there if its name holds a checksum, and that is right.
 
     Raises:
         FileNotFoundError: If a path names no file.
+        ValueError: If it names a config.
         OSError: If the download fails.
     """
     url = urlparse(source)
     if url.scheme not in ('http', 'https'):
+        if source.lower().endswith(_CONFIGS):
+            raise ValueError(f'{source} is a config, not a checkpoint: give '
+                             'the config first, then the checkpoint.')
         if osp.isfile(source):
             return source
-        found = 'is a folder' if osp.isdir(source) else 'does not exist'
-        raise FileNotFoundError(f'The checkpoint {source} {found}. Give the '
-                                'path of a file or an http(s) URL.')
+        if osp.isdir(source):
+            raise FileNotFoundError(f'The checkpoint {source} '
+                                    f'{what_folder(source)}')
+        raise FileNotFoundError(f'The checkpoint {source} does not exist. '
+                                'Give the path of a file or an http(s) URL.')
     name = osp.basename(url.path)
     if not name:
         raise FileNotFoundError(f'The checkpoint {source} is a URL without '
@@ -51,13 +61,29 @@ def local_path(source: str) -> str:
     folder = osp.join(torch.hub.get_dir(), 'checkpoints', 'dmae_mm',
                       hashlib.sha256(source.encode()).hexdigest()[:16])
     path = osp.join(folder, name)
+    fetched = osp.join(torch.hub.get_dir(), 'checkpoints', name)
     if not osp.exists(path):
+        checksum = checksum_in_name(name)
+        if checksum and osp.isfile(fetched) and sha256_of(fetched).startswith(
+                checksum):
+            return fetched
         os.makedirs(folder, exist_ok=True)
         with FileLock(osp.join(folder, '.lock')):
             if not osp.exists(path):
                 remove_leftovers(folder)
                 _download(source, path)
     return path
+
+
+def what_folder(path: str) -> str:
+    """What to say of a folder that was given as a checkpoint."""
+    inside = sorted(name for name in os.listdir(path)
+                    if name.lower().endswith(CHECKPOINTS))
+    if not inside:
+        return ('is a folder, without a file of weights. Give the path of a '
+                'file or an http(s) URL.')
+    return (f'is a folder. Give the path of a file in it: '
+            f'{first_few([osp.join(path, name) for name in inside])}.')
 
 
 def checksum_in_name(name: str) -> Optional[str]:

@@ -4,9 +4,11 @@ import ast
 import inspect
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import torch
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from mmpretrain.registry import MODELS
 
 from dmae_mm.config_text import flat_config
@@ -17,6 +19,8 @@ from .tensor_file import TensorFile, Tensors
 
 # Where files of this package keep it, in their `meta`.
 KEY = 'trained_as'
+# Where a converted file, of unknown mean and std, keeps what was not of MAE.
+NOT_OF_MAE = 'not_of_mae'
 # Where the configs in checkpoints of MMEngine and of older OpenMMLab do.
 _CONFIG_KEYS = ('cfg', 'config')
 _PREPROCESSORS = ('model.data_preprocessor', 'data_preprocessor',
@@ -55,13 +59,23 @@ class Origin:
     to_rgb: Optional[bool] = None
     said_by: str = 'its metadata'
 
-    @property
-    def grid(self) -> Optional[Tuple[int, int]]:
-        """Rows and columns of patches."""
+    def grid(self, number: int) -> Optional[Tuple[int, int]]:
+        """Rows and columns of so many patches; None if it is not said, or
+        there are not so many."""
         if self.img_size is None or self.patch_size is None:
             return None
-        return tuple(pixels // patch for pixels, patch in zip(
-            self.img_size, self.patch_size))
+        # mmpretrain fills up the last patch, timm leaves it out.
+        for whole in (math.ceil, math.floor):
+            grid = tuple(whole(pixels / patch) for pixels, patch in zip(
+                self.img_size, self.patch_size))
+            if math.prod(grid) == number:
+                return grid
+        return None
+
+    def for_channels(self, number: int) -> 'Origin':
+        """With one mean and std for each channel, where one stands for
+        all."""
+        return replace(self, mean=self.mean * number, std=self.std * number)
 
     def as_meta(self) -> Dict[str, Any]:
         """What to write into a file's ``meta``."""
@@ -135,6 +149,8 @@ def signs_of_another_origin(file: TensorFile) -> List[str]:
     Returns:
         list[str]: Names of tensors; [] where nothing tells.
     """
+    if isinstance(file.meta.get(NOT_OF_MAE), str):
+        return [file.meta[NOT_OF_MAE]]
     names = list(file.tensors)
     layout = layout_of(file.tensors)
     if layout == 'timm/MAE':
@@ -154,17 +170,31 @@ def signs_of_another_origin(file: TensorFile) -> List[str]:
 
 
 def _is_of_mae(file: TensorFile) -> bool:
-    """Whether it is a file of MAE or DMAE: with a decoder, or fine-tuned."""
+    """Whether it is a file of MAE or DMAE: a whole model, a fine-tuned one as
+    FAIR writes it, or an encoder with MAE's fixed positions."""
     if layout_of(file.tensors) != 'timm/MAE':
         return False
     if any(name.startswith('decoder_') for name in file.tensors):
         return True
-    # FAIR's files have their weights under 'model'; fine-tuned ones average
-    # the patches, which moves the last norm behind the average.
     signs = signs_of_another_origin(file)
-    return file.weights_key == 'model' and all(
-        name.startswith(('fc_norm.', 'head.')) for name in signs) and (
-            not signs or 'norm.weight' not in file.tensors)
+    if not signs:
+        return _has_fixed_positions(file.tensors)
+    # Fine-tuned ones average the patches, which moves the norm behind it.
+    return (file.weights_key == 'model' and 'norm.weight' not in file.tensors
+            and all(name.startswith(('fc_norm.', 'head.')) for name in signs))
+
+
+def _has_fixed_positions(tensors: Tensors) -> bool:
+    """Whether the positions are sines and cosines, which MAE never trains."""
+    given = tensors.get('pos_embed')
+    if given is None or given.dim() != 3 or given.shape[-1] % 4:
+        return False
+    grid = square(given.shape[1] - 1)
+    if grid is None:
+        return False
+    fixed = build_2d_sincos_position_embedding(
+        grid[0], given.shape[-1], cls_token=True)
+    return torch.allclose(given.float(), fixed.float(), atol=1e-2)
 
 
 def preprocessing_of_config(model: dict, in_channels: int) -> Dict[str, Any]:

@@ -34,6 +34,8 @@ class PositionGrids:
         num_prefix (int): Positions of tokens in front of the patches.
         surplus (int): Positions in the file in front of these: 1 where the
             backbone lacks the CLS token of the file.
+        host_surplus (int): How many the host drops there: one where there is
+            one too many, whatever it is.
         mode (str): How the backbone interpolates.
     """
     source: Grid
@@ -42,17 +44,20 @@ class PositionGrids:
     own: Grid
     num_prefix: int
     surplus: int
+    host_surplus: int
     mode: str
 
     @classmethod
-    def of(cls, backbone: nn.Module, name: str, given: torch.Tensor,
+    def of(cls, backbone: nn.Module, name: str, weights: Tensors,
            origin: Origin) -> Optional['PositionGrids']:
         """Of one tensor of a file.
 
         Args:
             backbone (nn.Module): The backbone, built.
             name (str): The tensor's name in it.
-            given (torch.Tensor): The file's, (1, P + L, C) or (1, H, W, C).
+            weights (dict[str, torch.Tensor]): The file's tensors, by their
+                names in the backbone; the positions are (1, P + L, C) or
+                (1, H, W, C).
             origin (Origin): What the file says.
 
         Returns:
@@ -61,7 +66,8 @@ class PositionGrids:
         """
         if name.rsplit('.', 1)[-1] not in _POSITIONS:
             return None
-        tensor = backbone.state_dict()[name]
+        given, own_tensors = weights[name], backbone.state_dict()
+        tensor = own_tensors[name]
         if not 3 <= given.dim() <= 4 or given.shape[-1] != tensor.shape[-1]:
             return None
         is_map = tensor.dim() == 4  # of ViTSAM: (1, H, W, C), without prefix
@@ -74,46 +80,52 @@ class PositionGrids:
         mode = getattr(backbone, 'interpolate_mode', 'bicubic')
         if given.dim() == 4:
             source = tuple(given.shape[1:3])
-            return cls(source, True, source, own, num_prefix, 0, mode)
+            return cls(source, True, source, own, num_prefix, 0, 0, mode)
 
         patches = given.shape[1] - num_prefix
-        said = origin.grid and math.prod(origin.grid)
-        surplus = int(num_prefix == 0 and patches - 1 in (
-            math.prod(own), said) or num_prefix == 0
-                      and square(patches) is None and patches != said)
-        patches -= surplus
-        is_said = said == patches
-        assumed = own if patches == math.prod(own) and not is_map else square(
-            patches)
-        source = origin.grid if is_said else square(patches) or assumed
-        if assumed is None:
+        cls_token = f'{name.rpartition("pos_embed")[0]}cls_token'
+        # A CLS token need not have a position.
+        lacks_cls = cls_token in weights and cls_token not in own_tensors
+        surplus = int(lacks_cls and not origin.grid(patches) and bool(
+            origin.grid(patches - 1) or patches - 1 == math.prod(own)
+            or not square(patches)))
+        host_surplus = surplus if is_map else int(
+            num_prefix == 0 and patches == math.prod(own) + 1)
+        said = origin.grid(patches - surplus)
+        assumed = square(patches - host_surplus)
+        if patches - host_surplus == math.prod(own) and not is_map:
+            assumed = own
+        source = said or square(patches - surplus) or assumed
+        if assumed is None or math.prod(source) != patches - surplus:
             return None
-        return cls(source, is_said, assumed, own, num_prefix, surplus, mode)
+        return cls(source, said is not None, assumed, own, num_prefix, surplus,
+                   host_surplus, mode)
 
     @property
     def differ(self) -> bool:
         """Whether the host takes the positions for those of other places."""
         return self.source != self.assumed
 
-    def resampled(self,
-                  given: torch.Tensor,
-                  shape: Sequence[int],
-                  source: Optional[Grid] = None) -> torch.Tensor:
+    def resampled(self, given: torch.Tensor,
+                  shape: Sequence[int]) -> torch.Tensor:
         """The positions on the backbone's grid, by the host's own function.
 
         Args:
             given (torch.Tensor): The file's, (1, P + L, C) or (1, H, W, C).
             shape (Sequence[int]): The backbone's.
-            source (Grid, optional): Their grid. Defaults to the file's.
         """
-        tokens = given.reshape(1, -1, given.shape[-1])[:, self.surplus:]
-        return resize_pos_embed(tokens, source or self.source, self.own,
-                                self.mode, self.num_prefix).reshape(shape)
+        return self._resampled(given, shape, self.source, self.surplus)
 
     def as_host_does(self, given: torch.Tensor,
                      shape: Sequence[int]) -> torch.Tensor:
         """The positions that loading leaves in the backbone."""
-        return self.resampled(given, shape, self.assumed)
+        return self._resampled(given, shape, self.assumed, self.host_surplus)
+
+    def _resampled(self, given: torch.Tensor, shape: Sequence[int],
+                   source: Grid, surplus: int) -> torch.Tensor:
+        tokens = given.reshape(1, -1, given.shape[-1])[:, surplus:]
+        return resize_pos_embed(tokens, source, self.own, self.mode,
+                                self.num_prefix).reshape(shape)
 
 
 def other_meaning(network: nn.Module, weights: Tensors,
@@ -133,8 +145,9 @@ def other_meaning(network: nn.Module, weights: Tensors,
     own = network.state_dict()
     backbone = getattr(network, 'backbone', network)
     problems = []
-    for name, given in weights.items():
-        grids = name in own and PositionGrids.of(network, name, given, origin)
+    for name in weights:
+        grids = name in own and PositionGrids.of(network, name, weights,
+                                                 origin)
         if grids and grids.differ:
             problems.append(grid_problem(name, grids.source, grids.assumed,
                                          origin if grids.is_said else None))
@@ -148,6 +161,25 @@ def other_heads(backbone: nn.Module, origin: Origin) -> List[str]:
         return []
     return [f'{origin.said_by} says num_heads={origin.num_heads}, but the '
             f'backbone has num_heads={heads}, which no shape shows']
+
+
+def other_grid(own: Grid, origin: Origin) -> List[str]:
+    """The problem of a file with as many positions of another grid.
+
+    Args:
+        own (Grid): The grid that the config says the file has.
+        origin (Origin): What the file says.
+
+    Returns:
+        list[str]: The problem, or nothing.
+    """
+    number = math.prod(own)
+    said = origin.grid(number)
+    source = said or square(number)
+    if source in (None, tuple(own)):
+        return []
+    return [grid_problem('its pos_embed', source, own,
+                         origin if said else None)]
 
 
 def grid_problem(name: str, source: Grid, taken_for: Grid,

@@ -1,16 +1,23 @@
 """Load a checkpoint file without executing anything in it."""
 import contextlib
+import os
 import pickle
 import pickletools
 import re
 import threading
 import zipfile
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import safetensors
 import torch
 
 from dmae_mm.messages import first_few
+
+from .plain_objects import PLAIN_OBJECTS, finished
+
+
+class RefusedFile(ValueError):
+    """A checkpoint is damaged, or would have to be executed to be read."""
 
 
 class _Placeholder:
@@ -27,25 +34,11 @@ class _Placeholder:
 
 
 # What training frameworks leave beside the weights: logs (mmengine), command
-# lines (MAE, timm), versions, paths, numbers of numpy. None of it is needed,
-# so none of it is built: each of these names is read as `_Placeholder`.
+# lines (MAE, timm), versions, paths, numbers of numpy. Where weights alone are
+# read, none of it is built: each of these names is read as `_Placeholder`.
 # torch's weights-only unpickler refuses all others but its own.
-_PLACEHOLDERS = [(_Placeholder, name) for name in (
-    'argparse.Namespace',
-    'builtins.getattr',
-    'mmengine.logging.history_buffer.HistoryBuffer',
-    'numpy._core.multiarray._reconstruct',
-    'numpy._core.multiarray.scalar',
-    'numpy.core.multiarray._reconstruct',
-    'numpy.core.multiarray.scalar',
-    'numpy.dtype',
-    'numpy.ndarray',
-    'pathlib.PosixPath',
-    'pathlib.WindowsPath',
-    'pathlib._local.PosixPath',
-    'pathlib._local.WindowsPath',
-    'torch.torch_version.TorchVersion',
-)]
+_PLACEHOLDERS = tuple((_Placeholder, name) for _, name in PLAIN_OBJECTS)
+Known = Sequence[Tuple[Any, str]]
 _SAFE_GLOBALS_LOCK = threading.Lock()
 
 # How torch's messages name what they refuse to build.
@@ -54,7 +47,7 @@ _REFUSED = re.compile(r'GLOBAL ([\w.]+) (?:was not|whose module)|'
 
 
 def load_without_executing(path: str, shown: str) -> Any:
-    """Load a ``.safetensors`` file or one written by ``torch.save``.
+    """Load the weights of a ``.safetensors`` file or one of ``torch.save``.
 
     Args:
         path (str): Where the file lies.
@@ -65,16 +58,67 @@ def load_without_executing(path: str, shown: str) -> Any:
         weights are placeholders.
 
     Raises:
-        ValueError: If the file is damaged, or names objects that only
+        RefusedFile: If the file is damaged, or names objects that only
             unpickling could build.
     """
-    load = _load_safetensors if path.lower().endswith(
-        '.safetensors') else _load_pickle
+    with _explained(path, shown):
+        if path.lower().endswith('.safetensors'):
+            return _load_safetensors(path)
+        return _load_pickle(path, _PLACEHOLDERS, 'cpu')
+
+
+def load_training_checkpoint(path: str,
+                             shown: str,
+                             map_location: Any = 'cpu') -> Any:
+    """Load all that a run has left in a file, to resume from it.
+
+    Args:
+        path (str): Where the file lies, of ``torch.save``.
+        shown (str): What errors call it.
+        map_location (Any): Where its tensors go, as for ``torch.load``.
+            Defaults to 'cpu'.
+
+    Returns:
+        Any: Its content: tensors, numbers, text, containers of them, and
+        what :mod:`.plain_objects` builds: arrays of NumPy, histories of
+        MMEngine's log, command lines and paths.
+
+    Raises:
+        RefusedFile: If the file is damaged, or names other objects.
+    """
+    with _explained(path, shown):
+        return finished(_load_pickle(path, PLAIN_OBJECTS, map_location), {})
+
+
+@contextlib.contextmanager
+def never_unpickle() -> Iterator[None]:
+    """Make each ``torch.load`` of this process read tensors only.
+
+    Whoever calls it: a data set, a backbone, a library. It is torch's own
+    switch, which workers and processes that are started meanwhile inherit.
+    """
+    switch, contrary = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD',
+                        'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
+    before = {name: os.environ.pop(name, None) for name in (switch, contrary)}
+    os.environ[switch] = '1'
     try:
-        return load(path)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _explained(path: str, shown: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:  # of a device; nothing is wrong with it
+        raise
     # Anything can go wrong in the bytes of a damaged file.
     except Exception as error:
-        raise ValueError(
+        raise RefusedFile(
             f'The checkpoint {shown} {_what_is_wrong(path, error)}') from None
 
 
@@ -86,10 +130,10 @@ def _load_safetensors(path: str) -> dict:
     return content
 
 
-def _load_pickle(path: str) -> Any:
+def _load_pickle(path: str, known: Known, map_location: Any) -> Any:
     _refuse_compressed(path)
-    with _only_placeholders():
-        return torch.load(path, map_location='cpu', weights_only=True)
+    with _only(known):
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def _refuse_compressed(path: str) -> None:
@@ -108,8 +152,8 @@ def _refuse_compressed(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _only_placeholders() -> Iterator[None]:
-    """Let torch's unpickler know its own names and the placeholders.
+def _only(known: Known) -> Iterator[None]:
+    """Let torch's unpickler know its own names and these.
 
     What else this process has allowed does not count: with a single
     ``add_safe_globals([getattr])``, as torch itself advises, a file could run
@@ -118,7 +162,7 @@ def _only_placeholders() -> Iterator[None]:
     with _SAFE_GLOBALS_LOCK:
         allowed_elsewhere = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(_PLACEHOLDERS)
+        torch.serialization.add_safe_globals(list(known))
         try:
             yield
         finally:

@@ -190,7 +190,7 @@ def compare(backbone: nn.Module,
             status = _without_file(name, tensor)
         else:
             status = LEFT if found is None else _with_file(
-                backbone, name, given, tensor, origin)
+                backbone, name, weights, tensor, origin)
         rows.append(
             Row(name, status, tuple(tensor.shape),
                 None if given is None else tuple(given.shape)))
@@ -230,11 +230,12 @@ def _without_file(name: str, tensor: torch.Tensor) -> str:
     return LEFT
 
 
-def _with_file(backbone: nn.Module, name: str, given: torch.Tensor,
+def _with_file(backbone: nn.Module, name: str, weights: Tensors,
                tensor: torch.Tensor, origin: Origin) -> str:
+    given = weights[name]
     if not given.isfinite().all():
         return NOT_FINITE
-    grids = PositionGrids.of(backbone, name, given, origin)
+    grids = PositionGrids.of(backbone, name, weights, origin)
     if grids is not None and grids.differ:
         if _close(grids.resampled(given, tensor.shape), tensor):
             return RESIZED

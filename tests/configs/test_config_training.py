@@ -147,5 +147,7 @@ def test_benchmark_without_checkpoint_stops(task, checkpoint):
     model = MODELS.build(cfg.model)
     wanted = ('PATH_OF_THE_PRETRAINED_CHECKPOINT'
               if checkpoint is None else '')
-    with pytest.raises(FileNotFoundError, match=f'^{wanted} can not be found'):
+    with pytest.raises(
+            FileNotFoundError,
+            match=f'^The checkpoint {wanted} does not exist'):
         model.init_weights()

@@ -13,8 +13,7 @@ from tests.toys.recipes import (BASELINES, DMAE, SIZES, build, load, shape_of,
 TEACHERS = dict(t=('b', 8, 8), s=('b', 8, 8), b=('l', 8, 17))
 
 
-@pytest.mark.parametrize('name',
-                         [name for name in DMAE if 'teacher-h' not in name])
+@pytest.mark.parametrize('name', DMAE)
 def test_dmae_model(name):
     size, mask_ratio, num_visible = DMAE[name]
     teacher, student_block, teacher_block = TEACHERS[size]

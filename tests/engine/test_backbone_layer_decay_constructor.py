@@ -1,12 +1,10 @@
 """Each block's learning rate, in models of other toolboxes."""
 import mmpretrain.models
-import mmseg.models  # noqa: F401  registers what the test builds
 import pytest
 import torch.nn as nn
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS
 
 from tests.toys.models import STUDENT
 
@@ -22,6 +20,9 @@ def scope(request):
 @pytest.fixture(scope='module')
 def segmentor():
     """A ViT of 4 blocks with a head, and in its place a neck, of mmseg."""
+    from tests.toys import needs_mmseg  # noqa: F401
+    import mmseg.models  # noqa: F401  registers what is built
+    from mmseg.registry import MODELS
     norm_cfg = dict(type='BN')
     with DefaultScope.overwrite_default_scope('mmseg'):
         return MODELS.build(

@@ -12,6 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
+from tests.toys.checkpoints import with_names_of_numpy_1
 from tests.toys.resumable_runs import (BATCHES, assert_same_checkpoints,
                                        contents, ended_by, resumable, start)
 
@@ -75,6 +76,19 @@ def test_goes_on_exactly(
     assert sorted(path.name for path in tmp_path.glob('*.pth*')) == [
         'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'
     ]
+
+
+def test_goes_on_exactly_from_what_numpy_1_wrote(
+        photos,  # noqa: F811
+        tmp_path,
+        undisturbed):
+    cfg = resumable(photos, tmp_path, mid_epoch_interval=2)
+    start(cfg, crash_after=9)
+    with_names_of_numpy_1(tmp_path / 'mid_epoch.pth')
+    _, after = start(cfg, resume=True)
+    assert after.steps == undisturbed[1].steps[8:]
+    assert_same_checkpoints(tmp_path / 'epoch_3.pth',
+                            undisturbed[1].work_dir / 'epoch_3.pth')
 
 
 @pytest.mark.parametrize('change, message', [

@@ -12,8 +12,8 @@ from mmengine.runner import BaseLoop
 from mmpretrain.registry import MODELS
 
 from dmae_mm.engine.hooks import PretrainedBackboneHook
-from tests.toys.models import STUDENT, TEACHER, TOY_MODEL
-from tests.toys.models import classifier
+from dmae_mm.weights import export_checkpoint
+from tests.toys.models import STUDENT, TEACHER, TOY_MODEL, classifier
 
 
 class Loop(BaseLoop):
@@ -200,7 +200,7 @@ def test_the_checkpoint_of_a_whole_model(pretrained):
 
 def in_mmseg(path, **options):
     """A segmentor with mmseg's own ViT, which ignores a prefix."""
-    pytest.importorskip('mmseg')
+    from tests.toys import needs_mmseg  # noqa: F401
     backbone = dict(
         type='MAE',
         img_size=(32, 32),
@@ -284,3 +284,52 @@ def test_in_mmdet(pretrained):
                            state[f'backbone.{name}'])
         with pytest.raises(ValueError, match="fit under the prefix 'backbone"):
             before_run(detector('encoder.'), hook=hook)
+
+
+class TestAsManyPatchesOfAnotherGrid:
+    """4 x 4 patches, in a backbone of 2 x 8."""
+
+    OBLONG = dict(img_size=(16, 64))
+
+    def test_by_init_cfg(self, pretrained, tmp_path):
+        path, state = pretrained
+        with pytest.raises(ValueError) as error:
+            before_run(build(path, **self.OBLONG))
+        for part in ('4 x 4', '2 x 8', 'export.py', '--img-size 16 64'):
+            assert part in str(error.value)
+        # The cure works.
+        config, dst = tmp_path / 'config.py', str(tmp_path / 'oblong.pth')
+        config.write_text(f'model = {TOY_MODEL!r}')
+        export_checkpoint(str(config), str(path), dst, 'mmpretrain',
+                          img_size=(16, 64))
+        model = build(dst, **self.OBLONG)
+        before_run(model)
+        model.init_weights()
+        positions = state['backbone.pos_embed']
+        wanted = torch.nn.functional.interpolate(
+            positions[0, 1:].T.reshape(1, 24, 4, 4), (2, 8), mode='bicubic',
+            align_corners=False).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(model.backbone.pos_embed[:, 1:], wanted)
+
+    def test_by_load_from_and_resume(self, pretrained):
+        path, state = pretrained
+        hook = PretrainedBackboneHook()
+        runner = SimpleNamespace(
+            model=build(path, **self.OBLONG), _load_from='dmae.pth')
+        with pytest.raises(ValueError, match='^dmae.pth is not.*4 x 4.*2 x 8'):
+            hook.after_load_checkpoint(runner, dict(state_dict=state))
+        text = "model = dict(backbone=dict(img_size=(16, 64), patch_size=8))"
+        hook.after_load_checkpoint(
+            runner, dict(state_dict=state, meta=dict(cfg=text)))
+        runner.model = build(path)
+        hook.after_load_checkpoint(runner, dict(state_dict=state))
+        with pytest.raises(ValueError, match='2 x 8 patches .as the config'):
+            hook.after_load_checkpoint(
+                runner, dict(state_dict=state, meta=dict(cfg=text)))
+
+    def test_another_number_of_heads(self, pretrained):
+        path, state = pretrained
+        meta = dict(trained_as=dict(num_heads=3))
+        torch.save(dict(state_dict=state, meta=meta), path)
+        with pytest.raises(ValueError, match='num_heads=3.*num_heads=2'):
+            before_run(build(path))

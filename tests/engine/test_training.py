@@ -3,7 +3,10 @@ import json
 import os
 import os.path as osp
 
+import cv2
+import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -11,7 +14,15 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import dmae_mm  # noqa: F401
+from dmae_mm.datasets.seeds import derive_seed, seed_step
+from dmae_mm.evaluation import probe_checkpoint
+from dmae_mm.evaluation.layer_similarity import compare_layers
+from dmae_mm.evaluation.pictures import draw_reconstructions
+from dmae_mm.evaluation.reconstruction import reconstruct_with_checkpoint
+from dmae_mm.weights import export_checkpoint
 
+from tests.toys.band_files import write_band_classes, write_tiff
+from tests.toys.folders import write_images
 from tests.toys.runs import config, end_workers, run
 
 
@@ -240,3 +251,116 @@ def test_two_processes_end_with_equal_weights(photos, tmp_path):
     # Two masks and two halves of the data, or DDP did nothing.
     assert len(first['losses']) == len(second['losses']) == 4
     assert first['losses'][0] != second['losses'][0]
+
+
+def with_channels(photos, work_dir, channels):
+    """A config with a teacher of the first channel, on 12-bit TIFF files."""
+    cfg = config(photos, work_dir, epochs=1)
+    patches = dict(in_channels=channels)
+    cfg.model.backbone.patch_cfg = patches
+    cfg.model.neck.in_chans = cfg.model.head.in_channels = channels
+    cfg.model.teacher.backbone.patch_cfg = dict(in_channels=1)
+    cfg.model.teacher.channels = [0]
+    cfg.data_preprocessor.update(
+        mean=[100. + 10 * i for i in range(channels)],
+        std=[50. + i for i in range(channels)])
+    dataset = cfg.train_dataloader.dataset
+    dataset.extensions = ('.tif', )
+    dataset.pipeline[1:4] = [
+        dict(type='LoadImageOrSkip', channels=channels,
+             value_range=(0, 4095)),
+        dict(type='FastRandomResizedCrop', scale=32, flip_prob=0.5)
+    ]
+    return cfg
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 5])
+def test_students_of_any_number_of_channels(channels, tmp_path, monkeypatch):
+    """Trained, watched, evaluated, drawn, compared, exported."""
+    monkeypatch.chdir(tmp_path)
+    for split, seed in (('train', 1), ('test', 2)):
+        write_band_classes(tmp_path / split, 2, 8, channels, seed)
+    cfg = with_channels('train', tmp_path / 'out', channels)
+    cfg.custom_imports = dict(imports=['dmae_mm'])
+    cfg.custom_hooks += [
+        dict(type='OnlineProbeHook', train_root='train', test_root='test'),
+        dict(type='ReconstructionVisualizationHook')
+    ]
+    cfg.dump('config.py')
+    runner, losses = run(cfg)
+    assert np.isfinite([step['loss'] for step in losses]).all()
+    probed = runner.message_hub.get_scalar('probe/knn').current()
+    files = 'config.py', 'out/epoch_1.pth'
+    found = probe_checkpoint(*files, 'train', 'test', linear=False,
+                             num_workers=0, device='cpu')
+    assert found['knn'] == probed and found['value_range'] == (0, 4095)
+
+    # What was drawn is what a person computes from the file.
+    path = 'test/class1/3.tif'
+    (one, ), = reconstruct_with_checkpoint(
+        *files, [path], crop_pct=1., device='cpu')[0]
+    pixels = np.atleast_3d(tifffile.imread(path)) * (255 / 4095)
+    shown = [0, 1, 2] if channels > 3 else [0, 0, 0]
+    wanted = np.rint(pixels)[..., shown]
+    found = one.original.astype(float)
+    small = cv2.resize(wanted[:, 2:38], (32, 32), interpolation=cv2.INTER_AREA)
+    assert abs(found.mean((0, 1)) - small.mean((0, 1))).max() < 1
+    assert (one.channels, one.shown) == (channels, tuple(shown))
+    assert draw_reconstructions([[one]]).shape[2] == 3
+
+    found = compare_layers('config.py', 'test', files[1], num_workers=0,
+                           device='cpu')
+    assert found['num_images'] == 16
+    for to in ('timm', 'mmpretrain', 'mmseg'):
+        end = 'safetensors' if to == 'timm' else 'pth'
+        exported = export_checkpoint(*files, f'{to}.{end}', to)
+        assert max(exported.differences.values()) < 1e-4
+        assert str(mean := [100., 110., 120., 130., 140.][:channels]) in (
+            exported.usage + exported.data_preprocessor + ''.join(
+                exported.notes)) or to == 'timm', mean
+
+
+def test_a_step_of_five_channels_by_hand(tmp_path):
+    """The pipeline's losses are those of a batch that is made by hand."""
+    for index in range(4):
+        rng = np.random.RandomState(index)
+        write_tiff(tmp_path / 'images' / f'{index}.tif',
+                   rng.randint(0, 4096, (32, 32, 5)).astype(np.uint16))
+    cfg = with_channels(str(tmp_path / 'images'), tmp_path / 'out', 5)
+    cfg.train_dataloader.sampler.shuffle = False
+    cfg.train_dataloader.dataset.pipeline[2] = dict(
+        type='CenterCrop', crop_size=32)
+    runner, (losses, ) = run(cfg, **{
+        'optim_wrapper.optimizer.lr': 0., 'train_cfg.max_epochs': 1})
+    pixels = np.stack([
+        tifffile.imread(tmp_path / 'images' / f'{i}.tif') for i in range(4)
+    ]).astype(np.float64)
+    images = np.rint(pixels * 255 / 4095)
+    images = (images - [100, 110, 120, 130, 140]) / [50, 51, 52, 53, 54]
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    model = runner.model
+    seen = []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0]))
+    batch = next(iter(runner.train_dataloader))
+    inputs = model.data_preprocessor(batch, True)['inputs']
+    torch.testing.assert_close(inputs, images, rtol=1e-6, atol=1e-5)
+    seed_step(derive_seed('step', 0, 0, 0))
+    by_hand = model.loss(images, batch['data_samples'])
+    assert {name: pytest.approx(float(value.detach()), rel=1e-5)
+            for name, value in by_hand.items()} == {
+                name: value for name, value in losses.items()
+                if name != 'loss'}
+
+
+def test_images_of_other_channels_than_the_models(tmp_path):
+    write_images(tmp_path, '0.png', '1.png', '2.png', '3.png')
+    cfg = with_channels(str(tmp_path), tmp_path / 'out', 5)
+    cfg.train_dataloader.dataset.extensions = ('.png', )
+    with pytest.raises(ValueError, match="png' cannot be used: 3 channels, "
+                       'but channels=5 are wanted'):
+        run(cfg)
+    del cfg.train_dataloader.dataset.pipeline[1]['channels']
+    with pytest.raises(ValueError, match='images have 3 channels, but the '
+                       'model takes 5. .*channels=5'):
+        run(cfg)

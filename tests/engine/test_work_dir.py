@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,19 +151,89 @@ def test_but_not_with_another_config(tmp_path):
     prepare_work_dir(cfg)
 
 
-def test_who_begins_anew_is_told_of_what_is_there(tmp_path, capsys):
-    cfg = Config(dict(work_dir=str(tmp_path), lr=1))
+def an_earlier_run(folder, epoch=3, of=100, name=None):
+    """A checkpoint as MMEngine leaves it."""
+    path = folder / (name or f'epoch_{epoch}.pth')
+    text = f"train_cfg = dict(max_epochs={of}, type='EpochBasedTrainLoop')\n"
+    torch.save(
+        dict(meta=dict(epoch=epoch, iter=epoch * 10, cfg=text)), path)
+    (folder / 'last_checkpoint').write_text(str(path))
+    return path
+
+
+def refused(cfg):
+    """What is said; nothing is changed."""
+    folder = Path(cfg.work_dir)
+    before = {path: path.read_bytes() for path in folder.iterdir()
+              if path.name not in (LOCK, HOLDER)}
+    with pytest.raises(ValueError) as error:
+        prepare_work_dir(cfg)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()
+                      if path.name not in (LOCK, HOLDER)}
+    return str(error.value)
+
+
+@pytest.mark.parametrize('of, said', [
+    (3, 'finished at epoch 3 of 3'),
+    (100, 'unfinished at epoch 3 of 100'),
+])
+def test_an_earlier_run_is_not_written_over(tmp_path, of, said):
+    cfg = config(tmp_path)
+    prepare_work_dir(cfg)  # nothing is there
+    path = an_earlier_run(tmp_path, of=of)
+    message = refused(cfg)
+    assert f'{said} ({path})' in message
+    assert '--resume' in message and '--overwrite' in message
+    # Other weights to begin from do not make it another work dir.
+    cfg.load_from = 'weights.pth'
+    refused(cfg)
+    for options in (dict(resume=True), dict(overwrite=True)):
+        cfg = config(tmp_path)
+        cfg.update(options)
+        prepare_work_dir(cfg)
+        assert cfg.resume is bool(options.get('resume'))
+
+
+@pytest.mark.parametrize('name', ['epoch_3.pth', 'iter_30.pth',
+                                  'mid_epoch.pth', 'best_acc_epoch_3.pth'])
+def test_also_if_nothing_names_its_last_checkpoint(tmp_path, name):
+    """Then MMEngine would begin anew even if asked to resume."""
+    path = an_earlier_run(tmp_path, name=name)
+    (tmp_path / 'last_checkpoint').unlink()
+    for resume in (False, True):
+        cfg = config(tmp_path)
+        cfg.resume = resume
+        assert f'--resume {path}' in refused(cfg)
+    cfg.overwrite = True
     prepare_work_dir(cfg)
-    assert capsys.readouterr().out == ''
-    torch.save({}, tmp_path / 'epoch_35.pth')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_35.pth'))
-    prepare_work_dir(cfg)
-    said = capsys.readouterr().out
-    assert f'{tmp_path} holds epoch_35.pth of an earlier run' in said
-    assert '--resume' in said and not cfg.get('resume')
-    cfg.resume = True
-    prepare_work_dir(cfg)
-    assert 'earlier run' not in capsys.readouterr().out
+
+
+def test_other_files_are_no_earlier_run(tmp_path):
+    torch.save({}, tmp_path / 'teacher.pth')
+    prepare_work_dir(config(tmp_path))
+
+
+def test_an_unreadable_checkpoint_is_not_written_over_either(tmp_path):
+    path = an_earlier_run(tmp_path)
+    path.write_bytes(b'half of')
+    assert f'{path} cannot be read' in refused(config(tmp_path))
+
+
+def test_overwriting_a_preempted_run(tmp_path):
+    an_earlier_run(tmp_path)
+    note_preemption(str(tmp_path), config(tmp_path), 'SIGTERM', 30)
+    for lr in (1e-3, 2e-3):
+        cfg = config(tmp_path, overwrite=True)
+        cfg.optim_wrapper.optimizer.lr = lr
+        prepare_work_dir(cfg)
+        assert cfg.resume is False
+    # The command that a scheduler queues again goes on, however it began.
+    note_preemption(str(tmp_path), config(tmp_path, overwrite=True),
+                    'SIGTERM', 30)
+    for options in (dict(overwrite=True), dict()):
+        cfg = config(tmp_path, **options)
+        prepare_work_dir(cfg)
+        assert cfg.resume is True
 
 
 def test_a_damaged_checkpoint_is_refused_before_anything_is_built(tmp_path):
@@ -174,7 +245,8 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_built(tmp_path):
     with pytest.raises(SystemExit) as stop, sole_run(cfg):
         pytest.fail('It began.')
     assert f'--resume {tmp_path / "epoch_1.pth"}' in str(stop.value)
-    (tmp_path / 'last_checkpoint').unlink()
+    for path in [*tmp_path.glob('*.pth'), tmp_path / 'last_checkpoint']:
+        path.unlink()
     with sole_run(cfg):  # nothing to resume: it begins
         pass
 

@@ -212,3 +212,21 @@ def test_only_squares(toy_model):
     backbone = MODELS.build(dict(VIT, img_size=(32, 64)))
     with pytest.raises(ValueError, match='32 x 64 pixels. Only square'):
         image_size(backbone)
+
+
+def test_as_many_patches_of_another_grid(tmp_path):
+    """A config of 2 x 8 patches, and a file of 4 x 4."""
+    save(tmp_path, dict(type='ImageClassifier', backbone=VIT))
+    oblong = dict(VIT, img_size=(16, 64))
+    config = str(tmp_path / 'oblong.py')
+    Config(dict(model=dict(backbone=oblong))).dump(config)
+    path = str(tmp_path / 'model.pth')
+    with pytest.raises(ValueError, match='4 x 4 .*2 x 8'):
+        FeatureModel(config, path)
+    content = torch.load(path)
+    content['meta'] = dict(cfg=Config(dict(model=dict(backbone=oblong)))
+                           .pretty_text)
+    torch.save(content, path)
+    FeatureModel(config, path)
+    with pytest.raises(ValueError, match='2 x 8 patches .as the config in it'):
+        FeatureModel(str(tmp_path / 'config.py'), path)

@@ -66,3 +66,11 @@ def test_missing_checkpoints():
                    'custom_hooks.1.test_root'):
         assert option in found
     assert problems(cfg, checkpoints=False) == ''
+
+
+def test_a_folder_is_there_but_no_checkpoint(tmp_path):
+    (tmp_path / 'model.safetensors').write_text('')
+    said = problems(dict(model=dict(teacher=dict(checkpoint=str(tmp_path)))))
+    assert said == (
+        f"model.teacher.checkpoint: '{tmp_path}' is a folder. Give the path "
+        f'of a file in it: {tmp_path}/model.safetensors.')

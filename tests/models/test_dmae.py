@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
-from tests.toys.models import TEACHER
+from tests.toys.models import TEACHER, classifier
 
 
 def build(cfg):
@@ -335,7 +335,17 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
     (dict(teacher=dict(student_input=None)), 'student_input=None.*Remove it'),
     (dict(neck=dict(embed_dim=32)), 'embed_dim is 32.*needs 24'),
     (dict(neck=dict(num_patches=64)), 'num_patches is 64.*needs 16'),
+    (dict(backbone=dict(img_size=100)), 'num_patches is 16.*needs 169: 13 rows'
+     ' x 13 columns of patches'),
+    (dict(backbone=dict(arch='tiny')),
+     "backbone: arch='tiny' does not exist. Choose one of deit-tiny, "
+     'b, base, deit-b, deit-base, '),
+    (dict(teacher=dict(backbone=dict(arch='tiny'))),
+     "teacher.backbone: arch='tiny' .* Choose one of deit-tiny, b, base"),
     (dict(neck=dict(patch_size=4)), 'values of a patch.*is 48.*needs 192'),
+    (dict(teacher=dict(_delete_=True, type='ClassifierTeacher',
+                       model=classifier(), allow_random=True)),
+     'ClassifierTeacher has no features of visible patches.*TimmTeacher'),
     (dict(head=dict(in_channels=1)), 'head: in_channels is 1.*needs 3'),
     (dict(head=dict(patch_size=4)), 'head: patch_size is 4.*needs 8'),
     (dict(teacher=dict(allow_random=False)), 'checkpoint=None.*allow_random'),
@@ -358,9 +368,9 @@ def test_parts_that_do_not_fit_are_refused(toy_model, change, message):
 
 @pytest.mark.parametrize('section, option, legal', [
     ('', 'techer', 'aligned_layers'),
-    ('teacher', 'checkpont', 'checkpoint, sha256, .*allow_random'),
+    ('teacher', 'checkpont', 'checkpoint, .*sha256, .*allow_random'),
     ('distill_neck', 'projektor', 'projector'),
-    ('distill_loss', 'weight', 'criterion, normalize, loss_weight'),
+    ('distill_loss', 'weight', 'loss_weight, criterion, normalize'),
 ])
 def test_unknown_options_are_refused(toy_model, section, option, legal):
     toy_model.setdefault('distill_neck', dict(type='FeatureProjectionNeck'))

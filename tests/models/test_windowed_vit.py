@@ -336,6 +336,7 @@ def test_layer_depths():
 @pytest.mark.parametrize('options, message', [
     (dict(blocks=[1, 4]), r'\[1, 4\]: there is no block 4.*from 0 to 3'),
     (dict(blocks=[-1]), 'no block -1'),
+    (dict(arch='tiny'), 'Choose one of deit-tiny, b, base, '),
     (dict(window_size=0), 'window_size=0 .*1 or more.*global_attn_indexes'),
     (dict(window_size=(4, 4)), r'window_size=\(4, 4\)'),
 ])

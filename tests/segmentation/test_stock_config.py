@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from mmseg.registry import MODELS as MMSEG_MODELS
 
+from tests.toys import needs_mmseg  # noqa: F401
+from mmseg.registry import MODELS as MMSEG_MODELS
 from tests.toys.models import ROOT
 from tests.toys.segmentation_runs import MAE, build_runner, shrink_run
 

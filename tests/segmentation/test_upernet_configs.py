@@ -7,9 +7,10 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
+
+from tests.toys import needs_mmseg  # noqa: F401
 from mmseg.apis import inference_model, init_model, show_result_pyplot
 from mmseg.registry import MODELS as MMSEG_MODELS
-
 from tests.toys.models import ROOT, STUDENT, TOY_MODEL
 from tests.toys.ade20k import IGNORED
 from tests.toys.segmentation_runs import MAE, build_runner, shrink_run

@@ -143,8 +143,7 @@ def test_the_command_of_a_variation_is_that_of_its_row():
     assert command == [
         'bash', 'tools/dist_train.sh',
         str(Path(row.config).relative_to(ROOT)), '8', '--work-dir',
-        f'work_dirs/{name}', '--cfg-options',
-        *shlex.split(row.options)
+        f'work_dirs/{name}', '--cfg-options', *shlex.split(row.options)
     ]
 
 

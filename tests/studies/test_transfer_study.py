@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from tests.toys import needs_mmseg  # noqa: F401
 from studies import transfer_study
 from tests.toys.models import ROOT
 

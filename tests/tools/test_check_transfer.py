@@ -201,3 +201,41 @@ def test_as_a_command(toy):
     assert done.stdout.splitlines()[0].startswith('cfg.py: mmpretrain, ')
     assert done.stderr.splitlines()[-1].startswith('error: 0 of 52 backbone')
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('load_from', [False, True])
+def test_as_many_patches_of_another_grid(toy, capsys, load_from):
+    """4 x 4 in a backbone of 2 x 8."""
+    if load_from:
+        write_config(classifier(STUDENT), load_from='x')
+    lines, error = refused(capsys, 'cfg.py', 'dmae.pth',
+                           *options(img_size='(16,64)'))
+    where = lines.index('scrambled: at the places of another grid of patches:'
+                        ' 1')
+    assert lines[where + 1].split()[0] == 'pos_embed'
+    for part in ('4 x 4', '2 x 8', 'export.py MODEL dmae.pth DST --to '
+                 'mmpretrain --img-size 16 64'):
+        assert part in error
+    # Of WindowedViT's map, the shape tells.
+    init_cfg = dict(type='Pretrained', checkpoint='x', prefix='backbone.')
+    write_config(dict(classifier(STUDENT), backbone=dict(
+        type='WindowedViT', arch=STUDENT, img_size=(16, 64), patch_size=8,
+        init_cfg=init_cfg)))
+    assert '1 resized' in check(capsys, 'cfg.py', 'dmae.pth')[-1]
+
+
+def test_other_heads_and_other_images(toy, capsys):
+    said = dict(num_heads=3, mean=[1., 2, 3], std=[4., 5, 6])
+    torch.save(dict(state_dict=toy, meta=dict(trained_as=said)), 'dmae.pth')
+    lines, error = refused(capsys, 'cfg.py', 'dmae.pth')
+    assert 'num_heads=3' in error and 'num_heads=2' in error
+    assert lines[-1].startswith(
+        'Note: it was trained on images of mean=[1.0, 2.0, 3.0]')
+
+
+def test_swapped_arguments(toy, capsys):
+    with pytest.raises(SystemExit) as stop:
+        MAIN(['dmae.pth', 'cfg.py'])
+    assert stop.value.code == (
+        'error: dmae.pth is a checkpoint, not a config: give the config '
+        'first, then the checkpoint.')

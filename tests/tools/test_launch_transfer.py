@@ -10,8 +10,6 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from tests.toys.models import ROOT, STUDENT, TOY_MODEL
-from tests.toys.ade20k import write_ade20k
-from tests.toys.segmentation_runs import shrink_run
 from tests.toys.runs import LAUNCHER_VARIABLES, free_port
 
 
@@ -55,6 +53,9 @@ def trained(before: Path, after: dict) -> bool:
 
 
 def test_segmentation(tmp_path):
+    from tests.toys import needs_mmseg  # noqa: F401
+    from tests.toys.ade20k import write_ade20k
+    from tests.toys.segmentation_runs import shrink_run
     cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' /
                           'vit-s_upernet_ade20k-512x512.py')
     shrink_run(cfg, tmp_path / 'run', 2)
@@ -88,7 +89,7 @@ def test_segmentation(tmp_path):
      '--gpus', '0'],
 ], ids=['dist_train.sh', 'mim'])
 def test_detection(command, tmp_path):
-    from tests.detection import needs_mmdet  # noqa: F401
+    from tests.toys import needs_mmdet  # noqa: F401
     from tests.toys.coco import write_coco
     from tests.toys.detection_runs import ARCH, MASK_RCNN, toy_config
     arch = {name: ARCH[name] for name in ARCH if 'global' not in name}

@@ -1,5 +1,6 @@
 """Checkpoint files that several tests write."""
 import json
+import zipfile
 from pathlib import Path
 from typing import Dict, Tuple
 
@@ -70,3 +71,15 @@ def train(work_dir: Path, model: dict, *hooks: dict) -> Tuple[Runner, str]:
         randomness=dict(seed=0))
     runner.train()
     return runner, str(work_dir / 'epoch_1.pth')
+
+
+def with_names_of_numpy_1(path) -> None:
+    """Make a file of ``torch.save`` what NumPy 1 would have made it."""
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, data in content.items():
+            if name.endswith('data.pkl'):
+                assert b'numpy._core.multiarray' in data
+                data = data.replace(b'numpy._core.', b'numpy.core.')
+            archive.writestr(name, data)

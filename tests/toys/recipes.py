@@ -29,7 +29,6 @@ DMAE = {
     'dmae/vit-b_dmae_in1k.py': ('b', 0.75, 49),
     'dmae/vit-b_dmae-mask95_in1k.py': ('b', 0.95, 9),
     'dmae/vit-b_dmae-mask98_in1k.py': ('b', 0.98, 3),
-    'dmae/vit-b_dmae-teacher-h_in1k.py': ('b', 0.75, 49),
 }
 # Recipes whose teacher is timm's: model name, name on the Hugging Face hub.
 TIMM_TEACHERS = {

@@ -1,11 +1,8 @@
 """A URL is fetched once, and a download that fails leaves nothing."""
 import hashlib
-import http.server
 import io
 import os
 import socket
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,49 +10,13 @@ import safetensors.torch
 import torch
 
 from dmae_mm.weights import read_tensor_file
-from dmae_mm.weights.download import checksum_in_name
+from dmae_mm.weights.download import checksum_in_name, local_path
 
 
 def toy_file(value: float) -> bytes:
     buffer = io.BytesIO()
     torch.save(dict(model=dict(weight=torch.full((2, ), value))), buffer)
     return buffer.getvalue()
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serves ``server.files``, counts ``server.requests``."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-
-        def do_GET(self):
-            server.requests[self.path] += 1
-            if self.path not in server.files:
-                self.send_error(404)
-                return
-            content = server.files[self.path]
-            self.send_response(200)
-            if server.send_length:
-                self.send_header('Content-Length', str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[:server.break_off_after])
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setenv('no_proxy', '*')
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.files, server.requests = {}, Counter()
-    server.send_length, server.break_off_after = True, None
-    server.url = f'http://127.0.0.1:{server.server_port}'
-    server.hub = tmp_path / 'hub'
-    thread = threading.Thread(target=server.serve_forever, args=(.01, ))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def kept(server):
@@ -196,3 +157,40 @@ def test_no_lock_where_the_file_is_there(server):
         os.remove(lock)
     assert value(server.url + '/vit.pth') == 1.
     assert not list(server.hub.rglob('.lock'))
+
+
+@pytest.mark.parametrize('digits', [8, 0])
+def test_what_torch_hub_has_fetched(server, digits):
+    """It is taken if its name proves that it is this file."""
+    content = toy_file(1.)
+    checksum = hashlib.sha256(content).hexdigest()[:digits]
+    name = f'weights-{checksum or "20260101"}.pth'
+    server.files[f'/{name}'] = toy_file(1.) if digits else toy_file(2.)
+    (server.hub / 'checkpoints').mkdir(parents=True)
+    fetched = server.hub / 'checkpoints' / name
+    fetched.write_bytes(content)
+    weight = read_tensor_file(f'{server.url}/{name}').tensors['weight']
+    assert weight.tolist() == ([1, 1] if digits else [2, 2])
+    assert server.requests[f'/{name}'] == (not digits)
+    # What was damaged since then is fetched anew.
+    if digits:
+        fetched.write_bytes(toy_file(3.))
+        read_tensor_file(f'{server.url}/{name}')
+        assert server.requests[f'/{name}'] == 1
+
+
+def test_a_folder_says_what_is_in_it(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    with pytest.raises(FileNotFoundError, match='is a folder, without'):
+        local_path(str(tmp_path))
+    (tmp_path / 'model.safetensors').write_text('')
+    with pytest.raises(FileNotFoundError) as error:
+        local_path(str(tmp_path))
+    assert str(error.value) == (
+        f'The checkpoint {tmp_path} is a folder. Give the path of a file in '
+        f'it: {tmp_path}/model.safetensors.')
+
+
+def test_a_config_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match='config, not a checkpoint'):
+        local_path(str(tmp_path / 'config.py'))

@@ -1,6 +1,5 @@
 """Damaged files are named as such, and no file makes anything run."""
 import argparse
-import os
 import pickle
 import threading
 import zipfile
@@ -10,39 +9,12 @@ import safetensors.torch
 import torch
 
 from dmae_mm.weights import read_tensor_file
+from tests.toys.hostile import PAYLOADS
 
 CONTENT = dict(model={
     f'blocks.{i}.weight': torch.full((8, 8), float(i))
     for i in range(4)
 })
-
-
-class Call:
-    """Pickled as a call; what it returns can be called in turn."""
-
-    def __init__(self, function, *args):
-        self.reduced = function, args
-
-    def __call__(self):
-        raise AssertionError('only there because pickle asks for a callable')
-
-    def __reduce__(self):
-        return self.reduced
-
-
-def through_allowed_names_only(command):
-    """os.system, reached by getattr from a class that is usual in files."""
-    init = Call(getattr, argparse.Namespace, '__init__')
-    names = Call(getattr, init, '__globals__')
-    module = Call(Call(getattr, names, 'get'), '_os')
-    return Call(Call(getattr, module, 'system'), command)
-
-
-PAYLOADS = {
-    'system': lambda marker: Call(os.system, f'touch {marker}'),
-    'exec': lambda marker: Call(exec, f'open({str(marker)!r}, "w").close()'),
-    'getattr': lambda marker: through_allowed_names_only(f'touch {marker}'),
-}
 
 
 @pytest.fixture

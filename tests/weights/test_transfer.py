@@ -142,8 +142,9 @@ def test_positions_are_resampled_here(options, shape):
         assert transfer.names(LEFT) == ['pos_embed']
 
 
-def resampled(backbone, given, shape, **origin):
-    grids = PositionGrids.of(backbone, 'pos_embed', given, Origin(**origin))
+def resampled(backbone, given, shape):
+    weights = dict(pos_embed=given, cls_token=torch.zeros(1, 1, 24))
+    grids = PositionGrids.of(backbone, 'pos_embed', weights, Origin())
     return grids.resampled(given, shape)
 
 
@@ -192,6 +193,21 @@ def test_as_many_patches_of_another_grid(options):
             assert compare(backbone, tensors, '', origin).arrived
 
 
+def test_one_position_more_is_not_always_that_of_cls():
+    """4 x 4 patches without CLS are one more than 3 x 5: the host drops the
+    first and takes the rest as they are."""
+    options = dict(with_cls_token=False, out_type='raw')
+    given = build(**options).state_dict()
+    backbone = build(img_size=(24, 40), seed=1, **options)
+    backbone.load_state_dict(given)
+    assert torch.equal(backbone.pos_embed, given['pos_embed'][:, 1:])
+    assert compare(backbone, given, '').names(SCRAMBLED) == ['pos_embed']
+    # With CLS, the first is its position, and 3 x 5 may be those of the file.
+    given = build(img_size=(24, 40)).state_dict()
+    backbone.load_state_dict(given, strict=False)
+    assert compare(backbone, given, '').names(RESIZED) == ['pos_embed']
+
+
 @pytest.mark.parametrize('given, shape', [
     ((1, 17, 24), (1, 65, 32)),  # another width
     ((1, 18, 24), (1, 65, 24)),  # no square
@@ -203,7 +219,8 @@ def test_what_is_not_on_a_grid(given, shape):
     if len(shape) == 4:
         backbone = build(type='WindowedViT', img_size=64)
     backbone.pos_embed.data = torch.randn(shape)
-    assert PositionGrids.of(backbone, 'pos_embed', torch.randn(given),
+    assert PositionGrids.of(backbone, 'pos_embed',
+                            dict(pos_embed=torch.randn(given)),
                             Origin()) is None
     assert resampled_table(torch.randn(given), shape) is None
 

@@ -41,8 +41,8 @@ from dmae_mm.files import write_whole  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__, '--num-workers', '--crop-pct', '--device',
-                        '--cfg-options')
+    parser = new_parser(__doc__, '--num-workers', '--crop-pct',
+                        '--value-range', '--device', '--cfg-options')
     add = parser.add_argument
     add('config', metavar='CONFIG', help='path of a config')
     add('--images', required=True, metavar='FOLDER',

@@ -24,6 +24,7 @@ from typing import List, Optional
 from dmae_mm.host import ConfigOptions
 from dmae_mm.weights.export import (FORMATS, Exported,
                                         export_checkpoint)
+from dmae_mm.weights.safe_load import never_unpickle
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -90,6 +91,7 @@ def describe(exported: Exported) -> str:
     ])
 
 
+@never_unpickle()
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     size = args.img_size

@@ -1,6 +1,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook
+from .follow_config_hook import FollowConfigHook
 from .learning_rate_hook import LearningRateHook
 from .online_probe_hook import OnlineProbeHook
 from .preemption_hook import PreemptionHook
@@ -12,7 +13,7 @@ from .teacher_hook import TeacherHook
 
 __all__ = [
     'AtomicCheckpointHook', 'ExactResumeHook', 'FiniteLossHook',
-    'LearningRateHook', 'OnlineProbeHook', 'PreemptionHook',
-    'PretrainedBackboneHook', 'ProgressBarHook',
+    'FollowConfigHook', 'LearningRateHook', 'OnlineProbeHook',
+    'PreemptionHook', 'PretrainedBackboneHook', 'ProgressBarHook',
     'ReconstructionVisualizationHook', 'SkippedImagesHook', 'TeacherHook'
 ]

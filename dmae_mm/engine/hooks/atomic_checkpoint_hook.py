@@ -15,7 +15,9 @@ from dmae_mm.options import reject_unknown_options
 from ..checkpointing import (check_before_resuming, whole_files,
                              write_run_file)
 from ..resuming import pending_gradients, why_not_inside_epoch
-from ..work_dir import lock_work_dir
+from ..work_dir import (forget_earlier_run, lock_work_dir,
+                        refuse_to_overwrite)
+from .follow_config_hook import FollowConfigHook
 
 MID_EPOCH = 'mid_epoch.pth'
 
@@ -40,7 +42,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
     Before the training starts, it locks the work dir against a second run,
     removes what interrupted writes have left, and refuses to resume from a
-    damaged checkpoint.
+    damaged checkpoint, or to begin anew over those of an earlier run; a
+    config with ``overwrite=True`` asks for that. It does the work of a
+    ``FollowConfigHook`` where there is none.
 
     Args:
         mid_epoch_interval (int): Iterations from one save inside an epoch to
@@ -59,14 +63,17 @@ class AtomicCheckpointHook(CheckpointHook):
         self._due = False  # a save inside the epoch
         self._postponed: Optional[int] = None  # step of another checkpoint
         self._saved_iter = -1
+        self._follow_config = FollowConfigHook()
 
     def before_run(self, runner) -> None:
         """Lock and clean the work dir, check what is resumed from.
 
         Raises:
             WorkDirInUse: If another run has the work dir.
-            ValueError: If the checkpoint is damaged.
+            ValueError: If the checkpoint is damaged, or those of an earlier
+                run would be written over.
         """
+        self._follow_config.before_run(runner)
         if not isinstance(runner._train_loop, BaseLoop):
             return  # nothing is trained
         if is_main_process():
@@ -76,14 +83,30 @@ class AtomicCheckpointHook(CheckpointHook):
                                    'interrupted while it was writing.')
         if runner._resume:
             check_before_resuming(runner.work_dir, runner._load_from)
+        if runner.iter == 0:
+            refuse_to_overwrite(runner.work_dir, _intention(runner))
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Compare it with the config, if no other hook does.
+
+        Raises:
+            ValueError: If something differs that cannot be applied.
+        """
+        if not any(isinstance(hook, FollowConfigHook)
+                   for hook in runner.hooks):
+            self._follow_config.after_load_checkpoint(runner, checkpoint)
 
     def before_train(self, runner) -> None:
         """Prepare saving.
 
         Raises:
             ValueError: If the config wants checkpoints inside epochs, but
-                cannot resume from them.
+                cannot resume from them, or differs from that of a checkpoint
+                in what cannot be applied.
         """
+        self._follow_config.before_train(runner)
+        if is_main_process() and runner.iter == runner.epoch == 0:
+            forget_earlier_run(runner.work_dir)
         if self.backend_args is None and self.file_client_args is None:
             self.backend_args = whole_files(
                 str(self.out_dir or runner.work_dir))
@@ -243,3 +266,11 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.logger.info(
             f'The checkpoint ({ckpt_path}) is published to {path}, without '
             f'{sorted(checkpoint.keys() - kept.keys())}.')
+
+
+def _intention(runner) -> dict:
+    """What a runner was told about earlier runs, by a config or without."""
+    return dict(
+        resume=runner._resume,
+        load_from=runner._load_from,
+        overwrite=runner.cfg.get('overwrite'))

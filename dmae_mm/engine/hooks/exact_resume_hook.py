@@ -1,7 +1,6 @@
 from typing import Optional, Sequence
 
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 from mmpretrain.registry import HOOKS
 
@@ -9,11 +8,12 @@ from dmae_mm.datasets.seeds import derive_seed, seed_step
 from dmae_mm.options import reject_unknown_options
 
 from ..resuming import check_seeding, why_not_inside_epoch
+from .follow_config_hook import FollowConfigHook
 
 
 @HOOKS.register_module()
 @reject_unknown_options
-class ExactResumeHook(Hook):
+class ExactResumeHook(FollowConfigHook):
     """Makes a resumed run go on as if it had never stopped.
 
     Masks, drop path and whatever else a training step draws are seeded anew
@@ -27,19 +27,20 @@ class ExactResumeHook(Hook):
     done, and of what size; with it, ``ResumableTrainLoop`` goes on inside an
     epoch. Also the seed of the data's order, which is another in each run
     where the config has no seed.
-    """
 
-    priority = 'VERY_HIGH'
+    Where the config differs from the checkpoint's, see ``FollowConfigHook``.
+    """
 
     # The current epoch, and its first iteration.
     _epoch, _first_iter = -1, 0
 
     def before_train(self, runner) -> None:
-        """Check that sampler and pipeline belong together.
+        """Check that sampler and pipeline belong together; apply the config.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If they do not, or something cannot be applied.
         """
+        super().before_train(runner)
         check_seeding(runner)
 
     def before_train_epoch(self, runner) -> None:
@@ -71,6 +72,7 @@ class ExactResumeHook(Hook):
         Raises:
             ValueError: If the run would not go on exactly.
         """
+        super().after_load_checkpoint(runner, checkpoint)
         if not runner._resume:
             return
         meta, loop = checkpoint['meta'], runner.train_loop
@@ -84,6 +86,7 @@ class ExactResumeHook(Hook):
             sampler.seed = position['sampler_seed']
         done = position['batches_done']
         if isinstance(loop, IterBasedTrainLoop) or not done:
+            self._note_other_data(runner, position, now)
             return
         where = (f'The checkpoint was written inside an epoch, after {done} '
                  f'of {position["batches_per_epoch"]} batches, and cannot be '
@@ -109,6 +112,31 @@ class ExactResumeHook(Hook):
                 f'{position["processes"]} processes: each step has the same '
                 'images and crops, but other masks.')
         loop.batches_done = done
+
+
+    def _note_other_data(self, runner, before: dict, now: dict) -> None:
+        """Say what the data are counted in from here on.
+
+        Raises:
+            ValueError: If schedules would be at another place of their curve.
+        """
+        found = {key: (before[key], now[key])
+                 for key in ('images_per_step', 'batches_per_epoch')
+                 if before[key] != now[key]}
+        self._resumed.changes.update(found)
+        schedules = runner.param_schedulers or []
+        if isinstance(schedules, dict):
+            schedules = sum(schedules.values(), [])
+        if ('batches_per_epoch' in found
+                and not isinstance(runner.train_loop, IterBasedTrainLoop)
+                and not all(schedule.by_epoch for schedule in schedules)):
+            old, new = found['batches_per_epoch']
+            raise ValueError(
+                f'An epoch had {old} batches in the checkpoint and has {new} '
+                'here, and a schedule counts batches (param_scheduler with '
+                'convert_to_iter_based or by_epoch=False): it would be at '
+                'another place of its curve. Train with the same data, batch '
+                'size and number of processes, or with schedules by epoch.')
 
 
 def _data(runner) -> dict:

@@ -9,6 +9,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import HOOKS
 
+from dmae_mm.datasets.pipelines import loader_of
 from dmae_mm.evaluation import (check_scikit_learn, check_splits,
                                 extract_features, knn_accuracy)
 from dmae_mm.evaluation.features import Features
@@ -98,14 +99,16 @@ class OnlineProbeHook(Hook):
                              "train_cfg.type is 'IterBasedTrainLoop'. Use "
                              "'EpochBasedTrainLoop', or leave out the hook.")
         pipeline = EvaluationPipeline.of(
-            unwrapped_model(runner).backbone, self.crop_pct)
+            unwrapped_model(runner).backbone, self.crop_pct,
+            loader_of(runner.train_dataloader.dataset))
         self.splits = [
             labelled_images(root, pipeline, list_file)
             for root, list_file in self.roots
         ]
         check_splits(*self.splits, num_neighbors=self.k)
         for dataset in self.splits:
-            check_readable(paths_of(dataset), self.num_workers)
+            check_readable(
+                paths_of(dataset), self.num_workers, loader=pipeline.loader)
 
     def after_train_epoch(self, runner) -> None:
         """Probe, and log the accuracy."""

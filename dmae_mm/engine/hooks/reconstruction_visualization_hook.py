@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from dmae_mm.datasets import BadImageError
 from dmae_mm.datasets.image_folder import image_folder
+from dmae_mm.datasets.pipelines import loader_of
 from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
 from dmae_mm.evaluation.images import EvaluationPipeline, evenly_spread
 from dmae_mm.evaluation.pictures import draw_reconstructions
@@ -101,7 +102,9 @@ class ReconstructionVisualizationHook(Hook):
         """
         model = unwrapped_model(runner)
         check_reconstructs(model)
-        pipeline = EvaluationPipeline.of(model.backbone, self.crop_pct)
+        pipeline = EvaluationPipeline.of(
+            model.backbone, self.crop_pct,
+            loader_of(runner.train_dataloader.dataset))
         if isinstance(self.images, (list, tuple)):
             self._names = self.images
             self._inputs = pipeline.read(self.images)['inputs']

@@ -12,7 +12,7 @@ import numpy as np
 from dmae_mm.files import write_whole
 from dmae_mm.version import __version__
 
-from .config_difference import differences
+from dmae_mm.config_text import differences
 from .run import Run
 
 try:

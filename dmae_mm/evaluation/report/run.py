@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 from typing import Dict, List, Optional, Set
 
-from dmae_mm.config_text import flat_config
+from dmae_mm.config_text import differences, flat_config
 from dmae_mm.messages import first_few
 
-from .config_difference import differences
 
 # MMEngine makes a folder of such a name at each start of a run.
 _TIMESTAMP = re.compile(r'\d{8}_\d{6}')

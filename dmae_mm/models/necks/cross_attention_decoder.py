@@ -9,7 +9,7 @@ from mmpretrain.models.necks import MAEPretrainDecoder
 from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models.tokens import visible_ids
+from dmae_mm.models.tokens import first_ids
 from dmae_mm.options import is_finite_number, reject_unknown_options
 
 
@@ -147,9 +147,7 @@ class CrossAttentionDecoder(MAEPretrainDecoder):
         num_visible = x.shape[1] - 1  # K
         num_predicted = self.num_predicted if self.training else (
             ids_restore.shape[1] - num_visible)  # M
-        # MAE orders the patches by random numbers, the visible ones first. So
-        # the next M are as random a choice as another draw would give.
-        ids_visible, ids_predict = visible_ids(
+        ids_visible, ids_predict = first_ids(
             ids_restore, num_visible + num_predicted).split(
                 [num_visible, num_predicted], dim=1)
 

@@ -33,9 +33,10 @@ class FeatureProjectionNeck(BaseModule):
     them has, as in the paper's experiments.
 
     Args:
-        student_dims (int): Width of the student. :class:`DMAE` fills it in.
-        teacher_dims (int): Width of the teacher. :class:`DMAE` fills it in.
-        num_pairs (int): Number of aligned pairs. :class:`DMAE` fills it in.
+        student_dims (int): Width of the student. A :class:`Distillation` fills
+            it in, as the following two.
+        teacher_dims (int): Width of the teacher.
+        num_pairs (int): Number of aligned pairs.
         projector (str): What each projector is. 'linear'; 'mlp' (linear to
             the teacher's width, GELU, linear); 'mlp2' (two such MLPs in a
             row); 'identity' (needs equal widths). Defaults to 'linear'.

@@ -9,14 +9,16 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
 from dmae_mm.models import mmpretrain_vits as vits
-from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockRecorder, resolve_block
 from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
 from dmae_mm.weights.names import COMPUTED, layout_of
+from dmae_mm.weights.origin import origin_of
+from dmae_mm.weights.positions import other_meaning
 
 from .teacher import Teacher, fixed_seed
-from .teacher_weights import take_weights
+from .teacher_weights import refuse_other_meaning, take_weights
 
 
 @MODELS.register_module()
@@ -34,10 +36,10 @@ class ClassifierTeacher(Teacher):
             ``std`` of a ``data_preprocessor`` in it are the defaults of those
             below.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
-            pair: see :func:`resolve_block`. :class:`DistilledImageClassifier`
-            fills it in. Defaults to (), logits alone.
+            pair: see :func:`resolve_block`. A :class:`Distillation` fills it
+            in. Defaults to (), logits alone.
         student_input (StudentInput, optional):
-            :class:`DistilledImageClassifier` fills it in. With None the
+            :class:`Distillation` fills it in. With None the
             teacher takes images of its own normalisation.
         checkpoint (str, optional): Path or http(s) URL of the weights, head
             included: a checkpoint of mmpretrain or of this package, or, for a
@@ -50,10 +52,9 @@ class ClassifierTeacher(Teacher):
             Defaults to None: the backbone's, or, as convolutional ones take
             any, that of the student's images.
         mean (Sequence[float], optional): What the teacher wants subtracted
-            from pixel values of 0 to 255, per channel. Defaults to the
-            student's.
+            from pixel values of 0 to 255, per channel. Defaults to what the
+            checkpoint says, or else to the student's.
         std (Sequence[float], optional): By what it wants them divided.
-            Defaults to the student's.
         dtype (str): See :class:`Teacher`. Defaults to 'float32'.
         channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
@@ -77,6 +78,7 @@ class ClassifierTeacher(Teacher):
                  channels: Optional[Sequence[int]] = None,
                  allow_random: bool = False) -> None:
         parts = _parts(model)
+        vits.check_arch('teacher.model.backbone', parts['backbone'])
         with fixed_seed():
             network = ImageClassifier(**parts)
             if checkpoint is None and allow_random:
@@ -127,7 +129,7 @@ class ClassifierTeacher(Teacher):
             allow_random=allow_random,
             **features)
         self.num_classes = getattr(network.head, 'num_classes', None)
-        self.block_features = BlockFeatures(
+        self.recorder = BlockRecorder(
             vits.blocks(backbone) if aligned else (), aligned)
 
     def load_weights(self, file: TensorFile) -> None:
@@ -168,6 +170,11 @@ class ClassifierTeacher(Teacher):
             self.dtype,
             f'a classifier of {type(self.network.backbone).__name__} and '
             f'{type(self.network.head).__name__}', 'teacher.model')
+        refuse_other_meaning(
+            file,
+            other_meaning(self.network, weights,
+                          origin_of(file.meta, file.tensors)),
+            'teacher.model')
         self.network.load_state_dict(weights, strict=False)
 
     def forward(
@@ -184,13 +191,13 @@ class ClassifierTeacher(Teacher):
             output of its teacher block, (B, P + L, C), the P prefix tokens
             first. float32, no gradient.
         """
-        logits, *features = self.run(self.extract_features, images)
+        logits, *features = self.run_frozen(self.extract_features, images)
         return logits, tuple(features)
 
     def extract_features(self,
                          images: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Logits and features of images that are the teacher's own."""
-        logits, features = self.block_features.record(self.network, images)
+        logits, features = self.recorder.record(self.network, images)
         return (logits, *features)
 
     def fingerprint(self) -> str:

@@ -49,15 +49,23 @@ class ImageMatcher(nn.Module):
             student_input = student_input.of_channels(channels)
         # By the channel, since a list as an index comes from the host.
         self.channels = channels
-        _check(mean, std, student_input)
+        self.student_input = student_input
         self.size = None
         self.knows_student_size = bool(student_input
                                        and student_input.img_size)
         if student_input is not None and student_input.img_size != img_size:
             self.size = img_size
-        self.mean, self.std = mean, std
         self.register_buffer('scale', None, persistent=False)
         self.register_buffer('shift', None, persistent=False)
+        self.normalise(mean, std)
+
+    def normalise(self, mean: Optional[Sequence[float]],
+                  std: Optional[Sequence[float]]) -> None:
+        """Set the teacher's mean and std, as in the constructor."""
+        student_input = self.student_input
+        _check(mean, std, student_input)
+        self.mean, self.std = mean, std
+        self.scale = self.shift = None
         if mean is None or student_input is None:
             return
         if student_input.mean is None:

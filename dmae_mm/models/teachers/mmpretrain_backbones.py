@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from mmpretrain.models import BEiTViT, DeiT3, HiViT, ViTEVA02
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 
-from dmae_mm.models.mmpretrain_vits import TOKEN_BACKBONES, projection
+from dmae_mm.models.mmpretrain_vits import (TOKEN_BACKBONES, check_arch,
+                                            projection)
 from dmae_mm.models.tokens import VisiblePatches, take
 
 # Exactly these: a subclass with a forward of its own would run, but not as
@@ -16,7 +17,12 @@ SUPPORTED = (MAEViT, *TOKEN_BACKBONES, MAEHiViT)
 
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:
-    """Put a :class:`VisiblePatches` in front of the blocks."""
+    """Put a :class:`VisiblePatches` in front of the blocks.
+
+    It takes the place of a dropout, which the network's own forward pass
+    calls once, between the positions and the first block. In eval mode that
+    dropout does nothing.
+    """
     if isinstance(network, HiViT):
         network.pos_drop = visible = VisiblePatchesOfHiViT(network)
         return visible
@@ -72,12 +78,8 @@ def arch_settings(backbone_cls: Type, arch: Union[str, dict]) -> dict:
     """The dict behind the name of an architecture."""
     if isinstance(arch, dict):
         return dict(arch)
-    if str(arch).lower() not in backbone_cls.arch_zoo:
-        raise ValueError(f'teacher.backbone: arch={arch!r} does not exist. '
-                         'Choose one of '
-                         f'{", ".join(backbone_cls.arch_zoo)}, or give a '
-                         'dict.')
-    return dict(backbone_cls.arch_zoo[arch.lower()])
+    check_arch('teacher.backbone', dict(type=backbone_cls, arch=str(arch)))
+    return dict(backbone_cls.arch_zoo[str(arch).lower()])
 
 
 def backbone_cfg(backbone: dict, backbone_cls: Type, arch: dict,

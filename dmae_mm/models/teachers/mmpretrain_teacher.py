@@ -1,25 +1,29 @@
+from math import prod
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from mmpretrain.models import DeiT3, HiViT
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
+from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.host import quietly
-from dmae_mm.models.tokens import BlockFeatures, resolve_block
+from dmae_mm.models.tokens import BlockRecorder, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
                                             projection)
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, backbone_state_dict
 from dmae_mm.weights.names import COMPUTED, under_prefix
+from dmae_mm.weights.origin import origin_of
+from dmae_mm.weights.positions import other_grid, other_heads
 
 from .mmpretrain_backbones import (SUPPORTED, arch_settings, backbone_cfg,
                                    check_patches, check_regrid,
                                    show_only_visible)
 from .teacher import Teacher, fixed_seed
-from .teacher_weights import take_weights
+from .teacher_weights import refuse_other_meaning, take_weights
 
 
 @MODELS.register_module()
@@ -36,7 +40,7 @@ class MMPretrainTeacher(Teacher):
 
     Where the student has another grid of patches, the backbone is built for
     that grid, and mmpretrain's own resampling fits the position embeddings
-    when the checkpoint is loaded (timm's, for relative positions).
+    of the checkpoint (timm's, for relative positions).
 
     Args:
         backbone (dict): Config of the backbone, as in the mmpretrain config
@@ -44,17 +48,20 @@ class MMPretrainTeacher(Teacher):
             ``out_type``, ``final_norm`` and ``init_cfg`` itself and draws no
             mask.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
-            pair: see :func:`resolve_block`. :class:`DMAE` fills it in.
-        student_input (StudentInput, optional): :class:`DMAE` fills it in.
-            With None the teacher takes images of its own size.
+            pair: see :func:`resolve_block`. A :class:`Distillation` fills it
+            in, as the following.
+        student_input (StudentInput, optional): With None the teacher takes
+            images of its own size. Defaults to None.
         checkpoint (str, optional): Path or http(s) URL of the weights: a
             checkpoint of mmpretrain or of this package, a bare backbone
             state dict, a file of FAIR's MAE, or one of timm's ViT; ``.pth``
             or ``.safetensors``. Defaults to None, which is only legal with
             ``allow_random``.
         sha256 (str, optional): See :class:`Teacher`, as the following.
-        mean (Sequence[float], optional): Defaults to the student's.
-        std (Sequence[float], optional): Defaults to the student's.
+        mean (Sequence[float], optional): Must be given where the checkpoint
+            is of another origin than MAE and does not say it. Defaults to
+            what it says, or else to the student's.
+        std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
         channels (Sequence[int], optional): See :class:`Teacher`.
         allow_random (bool): Teach with random weights (drawn with a fixed
@@ -141,8 +148,9 @@ class MMPretrainTeacher(Teacher):
             allow_random=allow_random)
         # What a checkpoint must and may have.
         self._needed, self._known = needed, known
+        self._own_grid = own_grid
         self.visible = visible
-        self.block_features = BlockFeatures(blocks(network), aligned)
+        self.recorder = BlockRecorder(blocks(network), aligned)
 
     def load_weights(self, file: TensorFile) -> None:
         """Fill the backbone from a checkpoint, strictly.
@@ -161,6 +169,11 @@ class MMPretrainTeacher(Teacher):
             file, layout, weights, self._needed, self._known, self.dtype,
             f'a {type(self.network).__name__} of {self.num_layers} blocks, '
             f'{self.embed_dims} wide', 'teacher.backbone')
+        origin = origin_of(file.meta, file.tensors)
+        refuse_other_meaning(
+            file, other_heads(self.network, origin) +
+            (other_grid(self._own_grid, origin)
+             if 'pos_embed' in weights else []), 'teacher.backbone')
         own = self.network.state_dict()
         for name in weights:
             if name.endswith('relative_position_bias_table'):
@@ -169,8 +182,15 @@ class MMPretrainTeacher(Teacher):
                     weights[name],
                     new_window_size=self.patch_grid,
                     new_bias_shape=own[name].shape)
-        # This resamples absolute position embeddings. Tensors that are not
-        # given are computed from the grid.
+        if 'pos_embed' in weights:
+            # Loading would resample where shapes differ, but another grid may
+            # have as many patches.
+            positions = weights['pos_embed']
+            weights['pos_embed'] = resize_pos_embed(
+                positions, self._own_grid, self.patch_grid,
+                getattr(self.network, 'interpolate_mode', 'bicubic'),
+                positions.shape[1] - prod(self._own_grid))
+        # Tensors that are not given are computed from the grid.
         self.network.load_state_dict(weights, strict=False)
 
     def _backbone_weights(
@@ -178,6 +198,11 @@ class MMPretrainTeacher(Teacher):
         if isinstance(self.network, HiViT):  # has no other names
             backbone = under_prefix(file.tensors, 'backbone.')
             return backbone or dict(file.tensors), 'mmpretrain'
+        if {'reg_token', 'register_tokens'} & file.tensors.keys():
+            raise ValueError(
+                f'The teacher checkpoint {file.source} cannot be used: it has '
+                'register tokens, and no vision transformer of mmpretrain '
+                "has. Use a TimmTeacher(model_name='vit_..._reg4_...').")
         try:
             weights, layout = backbone_state_dict(file.tensors)
         except ValueError as error:
@@ -198,10 +223,7 @@ class MMPretrainTeacher(Teacher):
         """See :meth:`Teacher.extract_features`."""
         # Masked backbones would draw a mask of their own without the None.
         masked = isinstance(self.network, (MAEViT, MAEHiViT))
-        _, features = self.visible.run(
-            self.block_features.record,
-            self.network,
-            images,
-            *([None] if masked else []),
-            ids_keep=ids_keep)
+        with self.visible.only(ids_keep):
+            _, features = self.recorder.record(self.network, images,
+                                               *([None] if masked else []))
         return features

@@ -17,6 +17,7 @@ from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
 
 from .image_matcher import ImageMatcher
+from .normalisation import settle_normalisation
 
 DTYPES = dict(
     float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -35,7 +36,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
 
     A subclass builds its network, truncated after the last aligned block,
     hands it to this constructor, and defines :meth:`load_weights` and
-    :meth:`extract_features`.
+    :meth:`extract_features`. It sets ``described_by`` where it fills in mean
+    and std that the config did not give: who says so.
 
     Args:
         network (nn.Module): The truncated network.
@@ -57,8 +59,9 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         sha256 (str, optional): What the checkpoint's SHA-256 must begin with,
             8 to 64 hexadecimal digits. Defaults to None, not checked.
         mean (Sequence[float], optional): What the teacher wants subtracted
-            from pixel values of 0 to 255, per channel. Defaults to None, the
-            same normalisation as the student's.
+            from pixel values of 0 to 255, per channel. Defaults to None: what
+            the checkpoint says, or else the student's: see
+            :func:`settle_normalisation`.
         std (Sequence[float], optional): By what it wants them divided.
         dtype (str): Type of the parameters: 'float32', 'bfloat16' or
             'float16'. Half of the bits are half of the memory; the teacher
@@ -105,8 +108,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         self.aligned_blocks = tuple(aligned_blocks)
         self.img_size = img_size and tuple(img_size)
         self.patch_grid = patch_grid and tuple(patch_grid)
-        self.images = ImageMatcher(student_input, self.img_size, mean, std,
-                                   channels)
+        self.image_matcher = ImageMatcher(student_input, self.img_size, mean,
+                                          std, channels)
         self.embed_dims = embed_dims
         self.num_layers = num_layers
         self.num_prefix_tokens = num_prefix_tokens
@@ -114,6 +117,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         self.checkpoint = checkpoint
         self.sha256 = sha256
         self.dtype = DTYPES[dtype]
+        self.described_by: Optional[str] = None
         self.is_loaded = checkpoint is None
         # Buffers, such as rotary tables, are small and keep their precision,
         # and with their running statistics so do batch norms.
@@ -122,7 +126,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.to(self.dtype)
         self.requires_grad_(False)
-        use_plain_numbers(self)
+        use_plain_numbers(self)  # or torch.compile would stop at NumPy's
         super().train(False)
 
     @abstractmethod
@@ -167,11 +171,13 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):
             self.load_weights(file)
+        settle_normalisation(self.image_matcher, file, self.described_by)
+        self.image_matcher.to(next(self.parameters()).device)
         self.requires_grad_(False)
         self.is_loaded = True
         print_log(
             f'Teacher: it sees {self.describe_images()}'
-            f'{self.images.describe()}, with weights of {self.dtype}.',
+            f'{self.image_matcher.describe()}, with weights of {self.dtype}.',
             logger='current')
 
     def describe_images(self) -> str:
@@ -201,10 +207,10 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             teacher block, (B, P + K, C), the P prefix tokens first and the
             patches in the order of ``ids_keep``. float32, no gradient.
         """
-        return self.run(self.extract_features, images, ids_keep)
+        return self.run_frozen(self.extract_features, images, ids_keep)
 
     @torch.no_grad()
-    def run(self, function: Callable, images: torch.Tensor,
+    def run_frozen(self, function: Callable, images: torch.Tensor,
             *args: Any) -> Tuple[torch.Tensor, ...]:
         """Call a function of the network as a teacher is called.
 
@@ -223,7 +229,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             self.init_weights()
         if next(self.parameters()).device != images.device:
             self.to(images.device)
-        images = self.images(images).float()
+        images = self.image_matcher(images).float()
         if self.dtype is torch.float32:
             outputs = function(images, *args)
         else:
@@ -243,7 +249,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         tensors.
         """
         digest = hashlib.sha256(repr(self.aligned_blocks).encode())
-        for buffer in (self.images.scale, self.images.shift):
+        for buffer in (self.image_matcher.scale, self.image_matcher.shift):
             if buffer is not None:
                 digest.update(repr(buffer.flatten().tolist()).encode())
         for name, tensor in sorted(self.state_dict().items()):

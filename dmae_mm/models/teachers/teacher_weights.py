@@ -51,6 +51,27 @@ def take_weights(file: TensorFile, layout: str,
     return {name: weights[name] for name in needed}
 
 
+def refuse_other_meaning(file: TensorFile, problems: Sequence[str],
+                         option: str) -> None:
+    """Refuse a file that fits by names and shapes alone.
+
+    Args:
+        file (TensorFile): The file.
+        problems (Sequence[str]): As of :func:`other_heads` and
+            :func:`other_grid`.
+        option (str): Which option of the config says what the file holds.
+
+    Raises:
+        ValueError: If there are problems.
+    """
+    if problems:
+        raise ValueError(
+            f'The teacher checkpoint {file.source} does not fit the teacher: '
+            f'{"; ".join(problems)}. Give in {option} the architecture and '
+            'the img_size with which it was trained; for the student\'s '
+            'grid, positions are resampled.')
+
+
 def _describe_loaded(file: TensorFile, layout: str, num_used: int,
                      unused: Sequence[str]) -> str:
     """One line for the log: what was taken, from where, and what was not."""

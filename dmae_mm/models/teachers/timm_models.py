@@ -1,5 +1,6 @@
 """Models of timm: which can teach, and where their weights come from."""
 import difflib
+import re
 from typing import Dict, Optional, Tuple
 
 import timm
@@ -22,6 +23,10 @@ SUPPORTED = (vision_transformer.VisionTransformer,
 # What only pre-training has, and what follows the last block.
 _PRETRAINING = ('decoder_', 'mask_token')
 _BEHIND_THE_BLOCKS = ('norm.', 'fc_norm.', 'head.', 'head_dist.', 'attn_pool.')
+
+# What positions are called in the files that timm converts.
+_POSITIONS = ('pos_embed', 'positional_embedding', 'position_embedding.weight',
+              'position_embeddings')
 
 _HUB_FILES = ('model.safetensors', 'open_clip_model.safetensors',
               'pytorch_model.bin', 'open_clip_pytorch_model.bin')
@@ -151,8 +156,10 @@ def convert_weights(
         file has.
 
     Raises:
-        ValueError: If the names are none of these.
+        ValueError: If the names are none of these, or are those of a model
+            with another number of registers.
     """
+    _check_registers(file, model)
     layout = layout_of(file.tensors)
     of_mmpretrain = layout in ('mmpretrain', 'mmpretrain backbone')
     if of_mmpretrain and model.no_embed_class and model.cls_token is not None:
@@ -193,6 +200,48 @@ def convert_weights(
             if name in weights and given.dim() == weights[name].dim():
                 weights[name] = given
     return weights, layout
+
+
+def _check_registers(file: TensorFile, model: nn.Module) -> None:
+    """Refuse registers under the name of a model without, and the reverse,
+    with the name of the right one."""
+    given = next((tensor.shape[1] for name, tensor in file.tensors.items()
+                  if name.endswith(('reg_token', 'register_tokens'))
+                  and tensor.dim() == 3), 0)
+    own = model.state_dict().get('reg_token')
+    own = 0 if own is None else own.shape[1]
+    if given == own:
+        return
+    name = model.pretrained_cfg.get('architecture', '')
+    tag = model.pretrained_cfg.get('tag', '')
+    name = re.sub(r'_reg\d+', '', name)
+    if given:
+        name = re.sub(r'(_patch\d+)', rf'\1_reg{given}', name)
+    known = timm.list_models(f'{name}*', pretrained=True)
+    exact = [f'{name}.{tag}'] if f'{name}.{tag}' in known else known[:5]
+    if not exact:
+        exact = [name] if timm.is_model(name) else []
+    hint = (f'Give model_name={exact[0]!r}'
+            + f' (or {", ".join(map(repr, exact[1:]))})' * (len(exact) > 1)
+            if exact else 'timm has no model of this name with so many: give '
+            f'model_kwargs=dict(reg_tokens={given})')
+    raise ValueError(
+        f'The teacher checkpoint {file.source} has {given or "no"} register '
+        f'tokens, the model has {own or "none"}. {hint}.')
+
+
+def num_positions(file: TensorFile, num_prefix: int) -> int:
+    """For how many patches a file of any origin has positions; 0 if for
+    none.
+
+    Args:
+        file (TensorFile): The file.
+        num_prefix (int): Positions in front of those of the patches.
+    """
+    return next((tensor.shape[-2] - num_prefix
+                 for name, tensor in file.tensors.items()
+                 if name.endswith(_POSITIONS) and tensor.dim() >= 2
+                 and 'decoder' not in name), 0)
 
 
 class VisiblePatchesWithIndices(VisiblePatches):

@@ -1,4 +1,4 @@
-from functools import partial
+from math import prod
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -10,11 +10,14 @@ from dmae_mm.models.student_input import StudentInput
 from dmae_mm.models.tokens import VisiblePatches, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
+from dmae_mm.weights.origin import origin_of
+from dmae_mm.weights.positions import other_grid, other_heads
 
 from .teacher import Teacher, fixed_seed
-from .teacher_weights import take_weights
+from .teacher_weights import refuse_other_meaning, take_weights
 from .timm_models import (VisiblePatchesWithIndices, convert_weights,
-                          create_model, fetch_from_hub, pretrained_source)
+                          create_model, fetch_from_hub, num_positions,
+                          pretrained_source)
 
 
 @MODELS.register_module()
@@ -35,9 +38,10 @@ class TimmTeacher(Teacher):
         model_name (str): As in ``timm.create_model``, for example
             'vit_large_patch16_224.mae'.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
-            pair: see :func:`resolve_block`. :class:`DMAE` fills it in.
-        student_input (StudentInput, optional): :class:`DMAE` fills it in.
-            With None the teacher takes images of its own size.
+            pair: see :func:`resolve_block`. A :class:`Distillation` fills it
+            in, as the following.
+        student_input (StudentInput, optional): With None the teacher takes
+            images of its own size. Defaults to None.
         checkpoint (str, optional): Path or http(s) URL of the weights: a file
             of timm, one that timm converts (the original files of many
             models), or a plain ViT of mmpretrain, such as a student of this
@@ -48,7 +52,8 @@ class TimmTeacher(Teacher):
         model_kwargs (dict): Further arguments of ``timm.create_model``.
             Defaults to {}.
         sha256 (str, optional): See :class:`Teacher`, as the following.
-        mean (Sequence[float], optional): Defaults to that of timm's
+        mean (Sequence[float], optional): Defaults to what the checkpoint
+            says (those of this package do), or else to that of timm's
             ``pretrained_cfg`` for this model, times 255.
         std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
@@ -84,7 +89,9 @@ class TimmTeacher(Teacher):
                              'pretrained=True. Give one of them.')
         if pretrained:
             checkpoint = pretrained_source(model_name, pretrained_cfg)
-        if mean is None and std is None and pretrained_cfg.get('mean'):
+        described = (
+            mean is None and std is None and bool(pretrained_cfg.get('mean')))
+        if described:
             mean, std = ([255 * value for value in pretrained_cfg[name]]
                          for name in ('mean', 'std'))
         num_layers = len(whole.blocks)
@@ -126,6 +133,8 @@ class TimmTeacher(Teacher):
             channels=channels,
             student_input=student_input,
             allow_random=allow_random)
+        if described:
+            self.described_by = f'timm says of {model_name}'
         self.model_name = model_name
         self._model_kwargs = dict(model_kwargs)
 
@@ -158,8 +167,15 @@ class TimmTeacher(Teacher):
             f"timm's {self.model_name} of {self.num_layers} blocks, "
             f'{self.embed_dims} wide, with model_kwargs={self._model_kwargs}',
             'teacher.model_name and teacher.model_kwargs')
-        if whole.patch_embed.grid_size != self.patch_grid:
-            self._resample_positions(weights, whole.patch_embed.grid_size)
+        origin = origin_of(file.meta, file.tensors)
+        problems = other_heads(self.network, origin)
+        grid = whole.patch_embed.grid_size
+        if 'pos_embed' in weights and num_positions(
+                file, shapes['pos_embed'][1] - prod(grid)) == prod(grid):
+            problems += other_grid(grid, origin)
+        refuse_other_meaning(file, problems, 'teacher.model_kwargs')
+        if grid != self.patch_grid:
+            self._resample_positions(weights, grid)
         self.network.load_state_dict(weights)
 
     def _resample_positions(self, weights: Dict[str, torch.Tensor],
@@ -178,15 +194,14 @@ class TimmTeacher(Teacher):
             ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """See :meth:`Teacher.extract_features`."""
         indices = sorted(set(self.aligned_blocks))
-        run_blocks = partial(
-            self.network.forward_intermediates,
-            indices=indices,
-            return_prefix_tokens=self.num_prefix_tokens > 0,
-            stop_early=True,
-            output_fmt='NLC',
-            intermediates_only=True)
-        outputs = self.network.patch_drop.run(
-            run_blocks, images, ids_keep=ids_keep)
+        with self.network.patch_drop.only(ids_keep):
+            outputs = self.network.forward_intermediates(
+                images,
+                indices=indices,
+                return_prefix_tokens=self.num_prefix_tokens > 0,
+                stop_early=True,
+                output_fmt='NLC',
+                intermediates_only=True)
         if self.num_prefix_tokens > 0:
             outputs = [
                 torch.cat([prefix, patches], dim=1)

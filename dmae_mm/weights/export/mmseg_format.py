@@ -40,6 +40,12 @@ class MMSegFormat(ExportFormat):
             for name in ('ln2.weight', 'ln2.bias'):
                 del self.tensors[name]
                 self.left_out.append(f'backbone.{name}')
+        if self.origin.mean is not None and not self._normalises():
+            self.notes.append(
+                "mmseg's SegDataPreProcessor normalises 1 or 3 channels only: "
+                'normalise in the pipeline, by '
+                f'mean={list(self.origin.mean)} and '
+                f'std={list(self.origin.std)}')
         try:
             with quietly():
                 from mmseg import __version__
@@ -71,7 +77,7 @@ class MMSegFormat(ExportFormat):
         return dict(patches=features.flatten(2).transpose(1, 2))
 
     def _data_preprocessor(self) -> Dict[str, Any]:
-        if self.origin.mean is None:
+        if self.origin.mean is None or not self._normalises():
             return {}
         return dict(
             type='SegDataPreProcessor',
@@ -81,6 +87,10 @@ class MMSegFormat(ExportFormat):
             size=self.arch.img_size,
             pad_val=0,
             seg_pad_val=255)
+
+    def _normalises(self) -> bool:
+        """Whether mmseg's data preprocessor takes so many channels."""
+        return self.arch.in_channels in (1, 3)
 
     def check_preprocessing(self, path: str) -> None:
         if self.mae is not None:

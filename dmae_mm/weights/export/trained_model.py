@@ -105,7 +105,7 @@ def trained_in_mmpretrain(path: str,
         tensors = dict(
             tensors,
             pos_embed=PositionGrids.of(
-                backbone, 'pos_embed', tensors['pos_embed'],
+                backbone, 'pos_embed', tensors,
                 Origin(arch_before.img_size, arch.patch_size)).resampled(
                     tensors['pos_embed'], backbone.pos_embed.shape))
         backbone.load_state_dict(tensors)

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from tests.toys import needs_report  # noqa: F401
 from dmae_mm.evaluation.report import Run, write_page
 from dmae_mm.evaluation.report.page import (MAX_POINTS, choose_pictures,
                                             format_number, thinned)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.toys import needs_report  # noqa: F401
 from dmae_mm.evaluation.report import Run
 from dmae_mm.evaluation.report.run import Start
 from tests.toys.work_dirs import line, write_killed, write_start

@@ -148,7 +148,7 @@ def test_images_are_resized_to_its_own(tmp_path):
     teacher = build(model, checkpoint=str(tmp_path / 'tuned.pth'),
                     student_input=ANY_SIZE)
     assert torch.equal(teacher(resized)[0], wanted)
-    assert teacher.images.describe() == (
+    assert teacher.image_matcher.describe() == (
         ", resized from the student's where they differ")
 
 
@@ -317,3 +317,12 @@ def test_illegal_options(options, message):
 def test_unknown_option():
     with pytest.raises(TypeError, match='backbone=.*model, aligned_blocks'):
         MODELS.build(dict(type='ClassifierTeacher', backbone=STUDENT))
+
+
+def test_positions_of_another_grid(tmp_path):
+    path = str(tmp_path / 'square.pth')
+    saved(path, classifier())
+    teacher = build(classifier(backbone=dict(img_size=(16, 64))),
+                    checkpoint=path, student_input=None)
+    with pytest.raises(ValueError, match='4 x 4 .*2 x 8.*teacher.model'):
+        teacher.init_weights()

@@ -9,9 +9,12 @@ import os
 import pytest
 import safetensors.torch
 import torch
+from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
-from dmae_mm.weights import mae_to_mmpretrain
+from dmae_mm.models.student_input import StudentInput
+from dmae_mm.weights import mae_to_mmpretrain, write_tensor_file
+from dmae_mm.weights.origin import IMAGENET_MEAN, IMAGENET_STD, Origin
 
 from tests.toys.checkpoints import encoder_only, golden_weights
 from tests.toys.models import TEACHER
@@ -317,3 +320,122 @@ def test_error_on_first_use_is_the_same(tmp_path, toy_model, images):
     model = build(toy_model, path)
     with pytest.raises(ValueError, match='layers.1.ln1.weight is missing'):
         model.loss(images, None)
+
+
+class TestNormalisation:
+    """Of a student with ImageNet's mean and std, unless it is given or known
+    that the teacher has others."""
+
+    STUDENT = StudentInput((32, 32), (4, 4), 3, IMAGENET_MEAN, IMAGENET_STD,
+                           True)
+    OTHER = dict(mean=[127.5] * 3, std=[127.5] * 3)
+
+    def build(self, path, **options):
+        return MODELS.build(
+            dict(
+                type='MMPretrainTeacher',
+                backbone=dict(
+                    type='MAEViT', arch=TEACHER, img_size=32, patch_size=8),
+                aligned_blocks=(3, ),
+                student_input=self.STUDENT,
+                checkpoint=path,
+                **options))
+
+    def images_of(self, path, **options):
+        """What the teacher sees of pixels of 255."""
+        teacher = self.build(path, **options)
+        teacher.init_weights()
+        white = (255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(
+            IMAGENET_STD)
+        return teacher.images(white.view(1, 3, 1, 1).expand(1, 3, 32, 32))
+
+    @pytest.mark.parametrize('sign', ['head.weight', 'fc_norm.weight'])
+    def test_another_origin_needs_it(self, tmp_path, sign):
+        """Of timm, whose supervised models have 0.5 for both."""
+        path = save(tmp_path, dict(ENCODER, **{sign: torch.zeros(32)}))
+        with pytest.raises(ValueError) as error:
+            self.build(path).init_weights()
+        for part in (sign, 'mean=[123.675, 116.28, 103.53]', 'mean=[...]',
+                     'pretrained_cfg', 'TimmTeacher'):
+            assert part in str(error.value)
+        ones = self.images_of(path, **self.OTHER)
+        torch.testing.assert_close(ones, torch.ones(1, 3, 32, 32))
+
+    @pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+    def test_a_file_says_it(self, tmp_path, name):
+        """As exported files do; a timm file, too, is then known."""
+        path = str(tmp_path / name)
+        weights = dict(ENCODER, **{'head.weight': torch.zeros(5, 32)})
+        said = Origin(mean=(127.5, ) * 3, std=(127.5, ) * 3).as_meta()
+        write_tensor_file(path, weights, said)
+        torch.testing.assert_close(
+            self.images_of(path), torch.ones(1, 3, 32, 32))
+
+    def test_a_run_says_it(self, tmp_path):
+        """By the config that MMEngine leaves in a checkpoint."""
+        text = f'data_preprocessor = {dict(self.OTHER, to_rgb=True)!r}'
+        path = save(
+            tmp_path,
+            dict(state_dict=mae_to_mmpretrain(ENCODER), meta=dict(cfg=text)))
+        torch.testing.assert_close(
+            self.images_of(path), torch.ones(1, 3, 32, 32))
+        before, after = self.build(path), self.build(path)
+        after.init_weights()
+        assert before.images.scale is None and after.images.scale is not None
+        # What is given counts.
+        given = dict(mean=[0.] * 3, std=[255.] * 3)
+        torch.testing.assert_close(
+            self.images_of(path, **given), torch.ones(1, 3, 32, 32))
+
+    def test_blue_first(self, tmp_path):
+        text = f'data_preprocessor = {dict(self.OTHER)!r}'
+        path = save(
+            tmp_path,
+            dict(state_dict=mae_to_mmpretrain(ENCODER), meta=dict(cfg=text)))
+        with pytest.raises(ValueError, match=r'channels=\[2, 1, 0\]'):
+            self.build(path).init_weights()
+        self.build(path, channels=[2, 1, 0]).init_weights()
+
+    @pytest.mark.parametrize('weights', [ENCODER, FULL])
+    def test_mae_goes_without(self, tmp_path, weights, monkeypatch):
+        lines = []
+        monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [])
+        monkeypatch.setattr(
+            MMLogger, 'callHandlers',
+            lambda self, record: lines.append(record.getMessage()))
+        assert (self.images_of(save(tmp_path, weights)) > 2).all()
+        who = ("MAE's pre-training" if weights is FULL else
+               'the file does not say its own')
+        assert any('mean=[123.675, 116.28, 103.53]' in line and who in line
+                   for line in lines)
+
+
+@pytest.mark.parametrize('meta, size, message', [
+    ({}, (16, 64), '4 x 4 patches .a square, since.* taken for 2 x 8'),
+    (dict(trained_as=dict(img_size=[16, 64])), (32, 32),
+     '2 x 8 patches .as its metadata.*for 4 x 4.*teacher.backbone'),
+    (dict(trained_as=dict(img_size=[16, 64])), (16, 64), None),
+    (dict(trained_as=dict(num_heads=4)), (32, 32), 'num_heads=4.*num_heads=2'),
+])
+def test_equal_shapes_of_other_meaning(tmp_path, meta, size, message):
+    path = save(
+        tmp_path, dict(state_dict=mae_to_mmpretrain(ENCODER), meta=meta))
+    teacher = MODELS.build(
+        dict(
+            type='MMPretrainTeacher',
+            backbone=dict(
+                type='VisionTransformer', arch=TEACHER, img_size=size,
+                patch_size=8),
+            aligned_blocks=(3, ),
+            checkpoint=path))
+    if message is None:
+        teacher.init_weights()
+        return
+    with pytest.raises(ValueError, match=message):
+        teacher.init_weights()
+
+
+def test_registers_are_of_no_model_of_mmpretrain(tmp_path, toy_model):
+    path = save(tmp_path, dict(ENCODER, reg_token=torch.zeros(1, 4, 32)))
+    with pytest.raises(ValueError, match='TimmTeacher.*_reg4_'):
+        build(toy_model, path).init_weights()

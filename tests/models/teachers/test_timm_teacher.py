@@ -244,14 +244,14 @@ def test_normalisation_comes_from_timms_description():
     clip_mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]) * 255
     clip_std = torch.tensor([0.26862954, 0.26130258, 0.27577711]) * 255
     torch.testing.assert_close(
-        teacher.images(given.view(1, 3, 1, 1).expand(1, 3, 64, 64))[0, :, 0,
-                                                                    0],
+        teacher.image_matcher(
+            given.view(1, 3, 1, 1).expand(1, 3, 64, 64))[0, :, 0, 0],
         (pixels - clip_mean) / clip_std)
     # ImageNet's of timm are the student's: nothing to convert.
-    assert build('MAE', student_input=student).images.scale is None
+    assert build('MAE', student_input=student).image_matcher.scale is None
     # What the config says counts.
     own = build('CLIP', student_input=student, mean=mean, std=std)
-    assert own.images.scale is None
+    assert own.image_matcher.scale is None
 
 
 @pytest.mark.parametrize('change, message', [

@@ -14,8 +14,9 @@ import torch
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
-from dmae_mm.weights import mae_to_mmpretrain
 from dmae_mm.models.student_input import StudentInput
+from dmae_mm.weights import mae_to_mmpretrain
+from dmae_mm.weights.origin import IMAGENET_MEAN, IMAGENET_STD
 from tests.toys.checkpoints import GOLDEN, encoder_only, golden_weights
 from tests.toys.models import randomize
 
@@ -363,3 +364,66 @@ def test_hostile_file_from_the_hub(hub):
 def test_no_weights_to_be_had():
     with pytest.raises(ValueError, match='timm names no weights.*with a tag'):
         build(None, 'vit_base_patch16_gap_224', pretrained=True)
+
+
+IMAGENET = StudentInput((32, 32), (4, 4), 3, IMAGENET_MEAN, IMAGENET_STD, True)
+
+
+@pytest.mark.parametrize('content, mean', [
+    (ENCODER, 127.5),  # by timm's description of the name
+    (FULL, 123.675),  # MAE, whatever the name
+    (dict(state_dict=mae_to_mmpretrain(ENCODER),
+          meta=dict(trained_as=dict(mean=[1., 2, 3], std=[4., 5, 6]))), 1),
+])
+def test_whose_mean_and_std(tmp_path, content, mean):
+    teacher = build(save(tmp_path, content), student_input=IMAGENET)
+    teacher.init_weights()
+    assert teacher.images.mean[0] == mean
+
+
+def test_names_of_mmpretrain_need_a_normalisation(tmp_path):
+    path = save(tmp_path, mae_to_mmpretrain(ENCODER))
+    with pytest.raises(ValueError, match="mmpretrain's names.*127.5.*123.675"):
+        build(path, student_input=IMAGENET).init_weights()
+    given = dict(mean=[9.] * 3, std=[3.] * 3)
+    teacher = build(path, student_input=IMAGENET, **given)
+    teacher.init_weights()
+    assert list(teacher.images.mean) == given['mean']
+
+
+@pytest.mark.parametrize('content', [ENCODER, mae_to_mmpretrain(ENCODER)])
+def test_as_many_patches_of_another_grid(tmp_path, content):
+    """4 x 4 are no 2 x 8, unless the file says so; for a student of 2 x 8
+    they are resampled."""
+    path = save(tmp_path, content)
+    oblong = dict(KWARGS, img_size=(16, 64))
+    with pytest.raises(ValueError, match='4 x 4 .*2 x 8.*model_kwargs'):
+        build(path, kwargs=oblong).init_weights()
+    teacher = build(
+        path, student_input=StudentInput((16, 64), (2, 8), 3))
+    teacher.init_weights()
+    wanted = timm.layers.resample_abs_pos_embed(
+        ENCODER['pos_embed'], [2, 8], [4, 4])
+    torch.testing.assert_close(teacher.network.pos_embed, wanted)
+    said = dict(trained_as=dict(img_size=[16, 64]))
+    path = save(tmp_path, dict(state_dict=content, meta=said))
+    build(path, kwargs=oblong).init_weights()
+    with pytest.raises(ValueError, match='2 x 8 patches .as its metadata'):
+        build(path).init_weights()
+
+
+@pytest.mark.parametrize('name, given, wanted', [
+    ('vit_small_patch14_dinov2.lvd142m', 4,
+     "'vit_small_patch14_reg4_dinov2.lvd142m'"),
+    ('vit_small_patch14_reg4_dinov2.lvd142m', 0,
+     "'vit_small_patch14_dinov2.lvd142m'"),
+])
+def test_registers_name_the_model_that_has_them(tmp_path, name, given,
+                                                wanted):
+    kwargs = dict(img_size=28, embed_dim=32, depth=2, num_heads=2)
+    right = timm.create_model(wanted.strip("'"), **kwargs)
+    path = save(tmp_path, right.state_dict())
+    with pytest.raises(ValueError) as error:
+        build(path, name, kwargs, blocks=(1, )).init_weights()
+    assert f'has {given or "no"} register' in str(error.value)
+    assert f'model_name={wanted}' in str(error.value)

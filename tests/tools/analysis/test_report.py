@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.toys import needs_report  # noqa: F401
 from tests.toys.work_dirs import line, write_killed, write_start
 from tests.toys.models import ROOT
 

@@ -69,6 +69,8 @@ def test_a_wrong_mapping_is_found_out(tmp_path, monkeypatch, to, module, name,
 ])
 def test_a_wrong_name_is_found_out(tmp_path, monkeypatch, to, module, name):
     """By timm, which loads strictly, and in spite of mmseg, which does not."""
+    if to == 'mmseg':
+        from tests.toys import needs_mmseg  # noqa: F401
     config, checkpoint, _ = write(tmp_path, BACKBONES['MAEViT'])
     rename = getattr(module, name)
     monkeypatch.setattr(

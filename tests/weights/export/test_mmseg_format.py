@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-from mmseg.models.backbones import MAE
 
 from dmae_mm.weights import export_checkpoint
 
@@ -17,6 +16,8 @@ KINDS = ['MAEViT', 'layer scale', 'no final norm', 'average pooling']
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_to_mmseg(tmp_path, kind):
+    from tests.toys import needs_mmseg  # noqa: F401
+    from mmseg.models.backbones import MAE
     config, checkpoint, backbone = write(tmp_path, BACKBONES[kind])
     dst = str(tmp_path / 'mmseg.pth')
     exported = export_checkpoint(config, checkpoint, dst, 'mmseg')

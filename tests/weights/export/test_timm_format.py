@@ -156,7 +156,7 @@ def test_written_for_another_size(tmp_path, to, size):
         align_corners=False).flatten(2).transpose(1, 2)
     torch.testing.assert_close(found, torch.cat([given[:, :1], patches], 1))
     origin = origin_of(read_tensor_file(dst).meta)
-    assert origin.grid == grid and origin.num_heads == 2
+    assert origin.grid(grid[0] * grid[1]) == grid and origin.num_heads == 2
     assert origin.mean == (51, 102, 153) and origin.to_rgb is True
     if to == 'timm':
         images = timm.data.resolve_model_data_config(run(exported.usage))

@@ -3,8 +3,7 @@ import re
 import pytest
 from mmengine.config import Config
 
-from dmae_mm.config_text import flat_config
-from dmae_mm.evaluation.report.config_difference import differences
+from dmae_mm.config_text import differences, flat_config
 from tests.toys.models import ROOT
 
 
