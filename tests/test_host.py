@@ -77,3 +77,11 @@ def test_without_configs_there_is_nothing_to_register(empty_hub, tmp_path,
                         str(tmp_path / 'dmae_mm' / 'host.py'))
     host.register_configs()
     assert empty_hub == {}
+
+
+def test_all_tools_read_options_in_the_same_way():
+    """MMEngine's own action, DictAction, ends in a traceback."""
+    users = [path for folder in ('dmae_mm', 'tools', 'studies')
+             for path in (ROOT / folder).rglob('*.py')
+             if 'DictAction' in path.read_text()]
+    assert users == [ROOT / 'dmae_mm' / 'host.py']

@@ -1,15 +1,13 @@
 """Initial weights, weight decay and learning rates of the ImageNet configs."""
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
-from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
+from dmae_mm.engine.images_per_step import ImagesPerStep
 from tests.toys.recipes import CONFIGS
 from tests.toys.config_runs import shrink_student
 
@@ -17,15 +15,8 @@ from tests.toys.config_runs import shrink_student
 def learning_rate_scaled(cfg: Config, world_size: int,
                          batch_size: int) -> float:
     """What --auto-scale-lr makes of the learning rate."""
-    wrapper = build_optim_wrapper(
-        torch.nn.Linear(1, 1),
-        dict(optimizer=dict(type='SGD', lr=cfg.optim_wrapper.optimizer.lr)))
-    runner = SimpleNamespace(world_size=world_size,
-                             _train_dataloader=dict(batch_size=batch_size),
-                             param_schedulers=[],
-                             logger=MMLogger.get_current_instance())
-    Runner.scale_lr(runner, wrapper, dict(cfg.auto_scale_lr, enable=True))
-    return wrapper.optimizer.param_groups[0]['lr']
+    cfg.train_dataloader.batch_size = batch_size
+    return ImagesPerStep(cfg, world_size).proportional_rate
 
 
 def test_student_starts_as_its_control_does():

@@ -1,12 +1,14 @@
 """Options of the command line that would have no effect are refused."""
 import argparse
 import copy
+import shlex
 
 import pytest
 from mmengine.config import Config
 
 from dmae_mm.host import ConfigOptions
 from dmae_mm.launch import complete_config
+from dmae_mm.launch.complete_config import unknown_arguments
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32)]
 
@@ -59,12 +61,58 @@ def test_what_may_have_a_reader_is_changed(variables, option):
     assert repr(cfg).count("'new'") == 1
 
 
-@pytest.mark.parametrize('counts, base', [(1, 32), (8, 4), (4, 8), (0, 8)])
-def test_base_batch_size_follows_accumulation(counts, base):
-    cfg = written()
-    options = {'optim_wrapper.accumulative_counts': counts}
-    assert complete_config(cfg, options) == []
-    assert cfg.auto_scale_lr == dict(base_batch_size=base, enable=False)
+@pytest.mark.parametrize('option, value, full', [
+    ('lr', 1e-3, 'optim_wrapper.optimizer.lr=0.001'),
+    ('learning_rate', 1e-3, 'optim_wrapper.optimizer.lr=0.001'),
+    ('optimizer.lr', 1e-3, 'optim_wrapper.optimizer.lr=0.001'),
+    ('data', 'x', 'train_dataloader.dataset.data_root=x'),
+    ('data_root', 'x', 'train_dataloader.dataset.data_root=x'),
+    ('batch_size', 4, 'train_dataloader.batch_size=4, '
+     'val_dataloader.batch_size=4'),
+    ('scale', [9, 6], 'train_dataloader.dataset.pipeline.1.scale=...'),
+    ('max_epochs', 3, 'train_cfg.max_epochs=3. Instead of '
+     'train_cfg.max_epochs=3, --epochs 3 changes the schedule of the learning '
+     'rate as well'),
+    ('max_epoch', 3, 'train_cfg.max_epochs=3. Instead of '
+     'train_cfg.max_epochs=3, --epochs 3 changes the schedule of the learning '
+     'rate as well'),
+])
+def test_options_without_their_section(option, value, full):
+    cfg = written(val_dataloader=dict(batch_size=2))
+    cfg.optim_wrapper.optimizer = dict(lr=0.1)
+    problem, = complete_config(cfg, {option: value})
+    assert problem == (
+        f'--cfg-options {option}: there is no section '
+        f'{option.split(".")[0]!r}. Give the full name: {full}')
+
+
+@pytest.mark.parametrize('arguments, told', [
+    (['--data', 'a b'], "train_dataloader.dataset.data_root='a b'"),
+    (['--data-root=x'], 'train_dataloader.dataset.data_root=x'),
+    (['--batch-size', '4', '--data', 'x'],
+     'train_dataloader.batch_size=4 train_dataloader.dataset.data_root=x'),
+    (['batch_size=4'], 'train_dataloader.batch_size=4'),
+    (['{folder}'], 'train_dataloader.dataset.data_root={folder}'),
+    (['--batch-size'], 'train_dataloader.batch_size=VALUE'),
+    (['--max-epochs', '3'], 'train_cfg.max_epochs=3. Instead of '
+     'train_cfg.max_epochs=3, --epochs 3 changes the schedule of the learning '
+     'rate as well'),
+])
+def test_arguments_that_are_options_of_the_config(arguments, told, tmp_path):
+    written().dump(tmp_path / 'cfg.py')
+    arguments = [each.format(folder=tmp_path) for each in arguments]
+    said = unknown_arguments(arguments, str(tmp_path / 'cfg.py'))
+    assert said == (f'unrecognized arguments: {shlex.join(arguments)}. Give '
+                    f'--cfg-options {told.format(folder=tmp_path)}')
+
+
+@pytest.mark.parametrize('arguments, config', [
+    (['--what-is-it', '3'], 'cfg.py'), (['--data', 'x'], 'missing.py'),
+    (['word'], 'cfg.py')])
+def test_arguments_that_are_not(arguments, config, tmp_path):
+    written().dump(tmp_path / 'cfg.py')
+    assert unknown_arguments(arguments, str(tmp_path / config)) == (
+        f'unrecognized arguments: {shlex.join(arguments)}')
 
 
 def parse(*texts):

@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from dmae_mm.launch import complete_config, measure, preflight
+from dmae_mm.launch import (complete_config, measure, preflight,
+                            set_epochs)
 from dmae_mm.launch.start import TRACEBACK, start
 from tests.toys.runs import write_toy_run
 
@@ -200,7 +201,19 @@ def test_a_schedule_that_is_longer_than_the_training(cfg):
         "Note: the learning rate's schedule ends at epoch 6, the training at "
         '2: change what is too long among param_scheduler.0.end=2, '
         'param_scheduler.1.begin=2, param_scheduler.1.end=6, '
-        'param_scheduler.1.T_max=4')
+        'param_scheduler.1.T_max=4; or give tools/train.py --epochs 2 instead '
+        'of train_cfg.max_epochs=2')
+
+
+def test_a_warm_up_of_a_part_of_an_epoch(cfg):
+    cfg.param_scheduler = [
+        dict(type='LinearLR', end=2, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=2, T_max=8, end=10,
+             convert_to_iter_based=True)]
+    cfg.train_cfg.max_epochs = 10
+    set_epochs(cfg, 2)
+    good, said = check(cfg)
+    assert good and 'schedule' not in said, said
 
 
 def test_the_console_has_no_line_for_each_parameter(cfg):
@@ -219,7 +232,7 @@ def test_images_per_step_that_the_learning_rate_is_meant_for(cfg):
     assert good, said
     said = ' '.join(said.split())
     assert 'Images per optimizer step: 2 in each process (2 x 1' in said
-    assert ('meant for 64 images per optimizer step, all processes together; '
+    assert ('meant for 16 images per optimizer step, all processes together; '
             'here each brings 2: --auto-scale-lr adapts it.') in said
 
 

@@ -52,3 +52,43 @@ def test_normalisation(std, good):
     found = problems(data_preprocessor=dict(mean=[0, 0], std=std))
     assert found == ([] if good else [
         f'data_preprocessor.std={std!r} must be finite numbers above 0'])
+
+
+CROP = dict(type='mmpretrain.FastRandomResizedCrop', scale=96)
+SIZES = [  # backbone, pipeline, what is named
+    (dict(type='MAEViT', img_size=224), [dict(type='Load'), CROP],
+     'pipeline.1.scale=96'),
+    (dict(type='MAEViT'), [CROP, dict(type='Pack')], 'pipeline.0.scale=96'),
+    (dict(type='mmpretrain.MAEHiViT', img_size=(224, 224)),
+     [dict(type='CenterCrop', crop_size=(96, 96))],
+     'pipeline.0.crop_size=(96, 96)'),
+    (dict(type='MAEViT'), [dict(CROP, scale=224),
+                           dict(type='Resize', scale=(224, 96))],
+     'pipeline.1.scale=(224, 96)'),
+    (dict(type='MAEViT', img_size=96), [CROP], None),
+    (dict(type='MAEViT'), [CROP, dict(type='Resize', scale=(224, 224))], None),
+    (dict(type='MAEViT'), [CROP, dict(type='Pad', size=(224, 224))], None),
+    (dict(type='MAEViT'), [dict(type='ResizeEdge', scale=96)], None),
+    (dict(type='VisionTransformer'), [CROP], None),  # resamples positions
+    (dict(type='ResNet'), [CROP], None),
+]
+
+
+@pytest.mark.parametrize('nested', [False, True])
+@pytest.mark.parametrize('backbone, pipeline, named', SIZES)
+def test_crop_and_model_of_different_sizes(backbone, pipeline, named, nested):
+    dataset, option = dict(type='D', pipeline=pipeline), 'dataset'
+    if nested:
+        dataset, option = dict(type='E', dataset=dataset), 'dataset.dataset'
+    found = problems(**{'model.backbone': backbone,
+                        'train_dataloader.dataset': dataset})
+    if not named:
+        assert not any('img_size' in problem for problem in found)
+        return
+    size = backbone.get('img_size', 224)
+    size = 224 if isinstance(size, tuple) else size
+    problem, = found
+    place = f'train_dataloader.{option}.{named}'
+    assert problem.startswith(f'{place} gives images of another size than '
+                              f'model.backbone.img_size={size}: set '
+                              f'{place.split("=")[0]}={size}, or img_size')

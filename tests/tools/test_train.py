@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,13 @@ def refusal(arguments: List[str], monkeypatch, capsys) -> str:
     (['{config}', '--launcher', 'pytorch', '--check'],
      'toy_run.py --check`, without tools/dist_train.sh or srun'),
     (['{config}', '--auto-scale-lr'], 'auto_scale_lr=dict(base_batch_size='),
+    (['{config}', '--data', 'x'],
+     '--data x. Give --cfg-options train_dataloader.dataset.data_root=x'),
+    (['{config}', '--cfg-options', 'lr=1'],
+     'Give the full name: optim_wrapper.optimizer.lr=1'),
+    (['{config}', '--cfg-options', 'model.backbone.img_size=64',
+      'model.neck.num_patches=64'],
+     'set train_dataloader.dataset.pipeline.1.scale=64, or img_size'),
     (['{config}', '--work-dir', '{config}/out'],
      'cannot write to the work dir'),
     (['{config}', '--cfg-options', 'model=None', 'train_cfg=None'],
@@ -251,25 +259,19 @@ def test_without_workers_none_are_kept(config):
         assert cfg.train_dataloader.persistent_workers is kept
 
 
-@pytest.mark.parametrize('options, base', [
-    ([], 1024),
-    (['optim_wrapper.accumulative_counts=1'], 4096),
-    (['optim_wrapper.accumulative_counts=8'], 512),
-    (['optim_wrapper.accumulative_counts=1',
-      'auto_scale_lr.base_batch_size=77'], 77),
-])
-def test_learning_rate_follows_accumulation(options, base, tmp_path):
-    """4096 images a step need no scaling, however they are accumulated."""
+def test_epochs(config, monkeypatch, capsys):
+    config.write_text(config.read_text() + (
+        "\nparam_scheduler = [dict(type='CosineAnnealingLR', end=2)]\n"))
     script = runpy.run_path(str(TRAIN))
     parser = script['build_parser']()
-    args = parser.parse_args([
-        str(ROOT / 'configs' / 'dmae' / 'vit-s_dmae_in1k.py'),
-        '--auto-scale-lr', '--cfg-options',
-        f'train_dataloader.dataset.data_root={tmp_path}', *options
-    ])
-    cfg = script['load_config'](parser, args)
-    assert cfg.auto_scale_lr.enable is True
-    assert cfg.auto_scale_lr.base_batch_size == base
+    cfg = script['load_config'](
+        parser, parser.parse_args([str(config), '--epochs', '6']))
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[0].end) == (6, 6)
+    for arguments, message in (
+        (['0'], '--epochs: 0 epochs: a whole number of at least 1'),
+        (['1', '--cfg-options', 'train_cfg.max_epochs=2'], 'both given')):
+        assert message in refusal([config, '--epochs', *arguments],
+                                  monkeypatch, capsys)
 
 
 def test_missing_folder_of_a_repeated_data_set(config, monkeypatch, capsys):
@@ -323,6 +325,50 @@ def test_launch_scripts_explain_themselves(script, arguments, message):
                             text=True)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+@pytest.fixture
+def ports(tmp_path):
+    """Start dist_train.sh without training; the arguments of torchrun."""
+    python = tmp_path / 'python'
+    python.write_text('#!/usr/bin/env bash\n'
+                      f'[ "$1" = - ] && exec {sys.executable} "$@"\n'
+                      'echo "$@"\n')
+    python.chmod(0o755)
+
+    def start(**variables):
+        inherited = {name: value for name, value in os.environ.items()
+                     if not LAUNCHER_VARIABLES.fullmatch(name)}
+        result = subprocess.run(
+            [ROOT / 'tools' / 'dist_train.sh', 'config.py', '2'],
+            env=dict(inherited, PYTHON=str(python), **variables),
+            capture_output=True, text=True)
+        found = re.search(r'--master_port=(\d+)', result.stdout)
+        return found and int(found[1]), result.stderr
+    return start
+
+
+def test_runs_on_one_machine_get_ports_of_their_own(ports):
+    first, said = ports()
+    assert first >= 1024 and not said
+    with socket.socket() as other:
+        other.bind(('', first))
+        other.listen()
+        assert ports()[0] not in (first, 0)
+        for variables in {}, {'NNODES': '2', 'NODE_RANK': '0'}:
+            taken, said = ports(PORT=str(first), **variables)
+            assert taken is None
+            assert said.startswith(f'port {first} cannot be had: Address')
+            assert said.count('\n') == 1
+        # Another machine listens there, whatever this one does.
+        assert ports(PORT=str(first), NNODES='2', NODE_RANK='1')[0] == first
+
+
+def test_several_machines_have_a_port_that_all_know(ports):
+    assert ports(NNODES='2', NODE_RANK='1')[0] == 29500
+    assert ports(NNODES='2', NODE_RANK='1', PORT='1234')[0] == 1234
+    assert ports(PORT='x1') == (
+        None, 'PORT=x1 is not a number from 1 to 65535\n')
 
 
 def test_mim_passes_no_option_of_its_own(monkeypatch, capsys):

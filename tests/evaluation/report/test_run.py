@@ -154,3 +154,14 @@ def test_a_resumed_run_of_the_runner(photos, tmp_path,  # noqa: F811
     assert joined.notes == ['The config is not that of the first start in '
                             'experiment_name, train_cfg.max_epochs.']
     assert joined.total == 12
+
+
+def test_what_the_start_said_of_the_learning_rate(tmp_path):
+    for name in '20260101_000000', '20260102_000000':
+        write_start(tmp_path / 'a', name, [line(10, 3.)])
+        log = tmp_path / 'a' / name / f'{name}.log'
+        log.write_text('2026/01/01 00:00:00 - mmengine - WARNING - Note: the '
+                       'learning rate is high\n' + log.read_text() +
+                       '2026/01/01 00:00:01 - mmengine - WARNING - other\n')
+    notes = Run(tmp_path / 'a', 'a').notes
+    assert notes.count('Said at the start: the learning rate is high.') == 1
