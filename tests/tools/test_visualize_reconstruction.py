@@ -84,7 +84,7 @@ def test_no_teacher_is_needed(model):
     cfg.model.teacher.update(checkpoint='gone.pth', allow_random=False)
     cfg.dump('no_teacher.py')
     main(['no_teacher.py', 'run.pth', *IMAGES])
-    object.__setattr__(model, 'teacher', None)  # plain MAE
+    model.distillation = None  # plain MAE
     columns = reconstruct(model, inputs(IMAGES))
     assert columns[0].num_visible == 4
     wanted = draw_reconstructions([[one] for one in columns],

@@ -75,7 +75,7 @@ def read_bands(data: bytes, channels: int) -> np.ndarray:
         import tifffile
     except ImportError:
         raise ImportError('TIFF files of these channels are read by tifffile:'
-                          ' pip install tifffile') from None
+                          ' pip install "dmae_mm[tiff]"') from None
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         first = file.pages[0]
         if first.samplesperpixel == 1 and len(file.pages) == channels > 1:

@@ -336,5 +336,5 @@ def test_files_of_another_number_of_channels(tmp_path):
 def test_without_tifffile(tmp_path, monkeypatch):
     write_tiff(tmp_path / 'a.tif', BANDS[..., :5].astype(np.uint16))
     monkeypatch.setitem(sys.modules, 'tifffile', None)
-    with pytest.raises(ImportError, match='pip install tifffile'):
+    with pytest.raises(ImportError, match='pip install "dmae_mm.tiff'):
         LoadImageOrSkip(channels=5).load(str(tmp_path / 'a.tif'))
