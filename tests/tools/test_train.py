@@ -65,6 +65,23 @@ def test_clone_trains_with_its_own_code(config):
     assert (config.parent / 'out' / 'epoch_2.pth').is_file()
 
 
+def test_the_same_command_again_writes_over_nothing(config):
+    """Refused in a few lines; nothing but the name of the option allows it."""
+    command = [sys.executable, TRAIN, config, '--work-dir', 'out']
+    launch(command, config.parent)
+    before = {path: path.stat().st_mtime_ns
+              for path in config.parent.rglob('*.pth')}
+    result = subprocess.run(command, cwd=config.parent, capture_output=True,
+                            text=True)
+    said = result.stderr[result.stderr.index('error: '):]
+    assert result.returncode == 1 and said.count('\n') < 5
+    assert 'finished at epoch 2 of 2 (' in said and '--overwrite' in said
+    assert before == {path: path.stat().st_mtime_ns
+                      for path in config.parent.rglob('*.pth')}
+    launch([*command, '--overwrite'], config.parent)
+    assert all(path.stat().st_mtime_ns > old for path, old in before.items())
+
+
 def test_resume_from_a_given_checkpoint(config):
     launch([sys.executable, TRAIN, config, '--work-dir', 'out'], config.parent)
     output = launch([
@@ -231,6 +248,7 @@ def test_a_config_that_cannot_be_read(config, monkeypatch, capsys):
      False),
     ('--no-validate', 'val_cfg.fp16', False, None),
     ('--resume', 'resume', None, True),
+    ('--overwrite', 'overwrite', None, True),
 ])
 def test_each_flag_changes_what_it_says(config, flag, key, without,
                                         with_flag):
