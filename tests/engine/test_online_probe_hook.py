@@ -291,7 +291,7 @@ def test_iterations_are_not_epochs(folders, tmp_path):
     (dict(k=2.5), ValueError, 'k=2.5 is not an int of at least 1'),
     (dict(batch_size='8'), ValueError, "batch_size='8' is not an int"),
     (dict(num_workers=-1), ValueError, 'num_workers=-1 .* at least 0'),
-    (dict(intervall=5), TypeError, 'no option intervall=5.*interval, k'),
+    (dict(intervall=5), TypeError, 'no option intervall=5.*: interval, '),
 ])
 def test_options(options, error, message):
     with pytest.raises(error, match=message):
