@@ -7,7 +7,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 from .balanced_subset import (balanced_subset, class_images,  # noqa: E402
                               write_list)
-from .class_folders import EXTENSIONS, read_class_folders  # noqa: E402
+from .folders import EXTENSIONS, read_class_folders  # noqa: E402
 from .image_subset import ImageSubset  # noqa: E402
 from .seeded_sampler import SeededSampler  # noqa: E402
 from .seeds import SeededIndex  # noqa: E402

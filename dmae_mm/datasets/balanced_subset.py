@@ -7,7 +7,7 @@ from typing import Dict, List
 
 from dmae_mm.files import write_whole
 
-from .class_folders import read_class_folders
+from .folders import read_class_folders
 
 
 def class_images(root: str) -> Dict[int, List[str]]:

@@ -7,7 +7,7 @@ from mmpretrain.registry import DATASETS
 from dmae_mm.messages import first_few
 from dmae_mm.options import reject_unknown_options
 
-from .class_folders import EXTENSIONS, check_class_folders
+from .folders import EXTENSIONS, check_class_folders
 
 
 @DATASETS.register_module()

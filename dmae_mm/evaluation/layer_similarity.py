@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch.utils.data import DataLoader
 
 from dmae_mm.datasets import LoadImageOrSkip
-from dmae_mm.datasets.image_folder import image_folder
+from dmae_mm.datasets.folders import image_folder
 from dmae_mm.host import build, quietly
 from dmae_mm.messages import first_few
 from dmae_mm.models import DMAE, Teacher

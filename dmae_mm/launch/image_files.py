@@ -6,7 +6,7 @@ from typing import Any, Dict, Tuple
 from mmpretrain.datasets import CustomDataset
 
 from dmae_mm.datasets import BadImageError, ShardDataset
-from dmae_mm.datasets.class_folders import count_endings, listed_endings
+from dmae_mm.datasets.folders import count_endings, listed_endings
 from dmae_mm.datasets.pipelines import loader_of, parts_of
 from dmae_mm.evaluation.images import evenly_spread
 

@@ -4,7 +4,7 @@ from typing import Any, List, Tuple
 
 from mmengine.config import Config
 
-from dmae_mm.datasets.class_folders import (EXTENSIONS, count_endings,
+from dmae_mm.datasets.folders import (EXTENSIONS, count_endings,
                                             has_images, no_images)
 from dmae_mm.weights.download import what_folder
 

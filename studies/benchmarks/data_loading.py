@@ -44,7 +44,7 @@ from studies.benchmarks.measuring import (CONFIG,  # noqa: E402
                                           write_json)
 
 from dmae_mm.datasets import EXTENSIONS  # noqa: E402
-from dmae_mm.datasets.image_folder import image_folder  # noqa: E402
+from dmae_mm.datasets.folders import image_folder  # noqa: E402
 from dmae_mm.evaluation.images import (check_readable,  # noqa: E402
                                        paths_of)
 

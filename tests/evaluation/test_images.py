@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dmae_mm.datasets import BadImageError, LoadImageOrSkip
-from dmae_mm.datasets.image_folder import image_folder
+from dmae_mm.datasets.folders import image_folder
 from dmae_mm.evaluation import check_splits
 from dmae_mm.evaluation.images import (EvaluationPipeline, batches,
                                        check_readable, evenly_spread,

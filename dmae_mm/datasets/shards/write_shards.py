@@ -13,8 +13,8 @@ import numpy as np
 
 from dmae_mm.files import WRITING, write_whole
 
-from ..class_folders import read_class_folders
-from ..image_folder import image_folder
+from ..folders import read_class_folders
+from ..folders import image_folder
 from .shard_cache import webdataset
 from .shard_folder import FORMAT, INDEX_FILE, SAMPLES_FILE, ShardFolder
 

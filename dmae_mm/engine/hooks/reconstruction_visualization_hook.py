@@ -11,7 +11,7 @@ from mmpretrain.registry import HOOKS
 from torch.distributed.tensor import DTensor
 
 from dmae_mm.datasets import BadImageError
-from dmae_mm.datasets.image_folder import image_folder
+from dmae_mm.datasets.folders import image_folder
 from dmae_mm.datasets.pipelines import loader_of
 from dmae_mm.datasets.transforms.load_image_or_skip import MAX_IN_A_ROW
 from dmae_mm.evaluation.images import EvaluationPipeline, evenly_spread

@@ -347,7 +347,8 @@ class TestNormalisation:
         teacher.init_weights()
         white = (255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(
             IMAGENET_STD)
-        return teacher.images(white.view(1, 3, 1, 1).expand(1, 3, 32, 32))
+        return teacher.image_matcher(
+            white.view(1, 3, 1, 1).expand(1, 3, 32, 32))
 
     @pytest.mark.parametrize('sign', ['head.weight', 'fc_norm.weight'])
     def test_another_origin_needs_it(self, tmp_path, sign):
@@ -381,7 +382,8 @@ class TestNormalisation:
             self.images_of(path), torch.ones(1, 3, 32, 32))
         before, after = self.build(path), self.build(path)
         after.init_weights()
-        assert before.images.scale is None and after.images.scale is not None
+        assert before.image_matcher.scale is None
+        assert after.image_matcher.scale is not None
         # What is given counts.
         given = dict(mean=[0.] * 3, std=[255.] * 3)
         torch.testing.assert_close(

@@ -378,7 +378,7 @@ IMAGENET = StudentInput((32, 32), (4, 4), 3, IMAGENET_MEAN, IMAGENET_STD, True)
 def test_whose_mean_and_std(tmp_path, content, mean):
     teacher = build(save(tmp_path, content), student_input=IMAGENET)
     teacher.init_weights()
-    assert teacher.images.mean[0] == mean
+    assert teacher.image_matcher.mean[0] == mean
 
 
 def test_names_of_mmpretrain_need_a_normalisation(tmp_path):
@@ -388,7 +388,7 @@ def test_names_of_mmpretrain_need_a_normalisation(tmp_path):
     given = dict(mean=[9.] * 3, std=[3.] * 3)
     teacher = build(path, student_input=IMAGENET, **given)
     teacher.init_weights()
-    assert list(teacher.images.mean) == given['mean']
+    assert list(teacher.image_matcher.mean) == given['mean']
 
 
 @pytest.mark.parametrize('content', [ENCODER, mae_to_mmpretrain(ENCODER)])

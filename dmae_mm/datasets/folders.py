@@ -1,4 +1,4 @@
-"""Labelled images as folders: one sub-folder a class, and nothing else."""
+"""Folders of images: with one sub-folder a class, or unlabelled."""
 import os
 import os.path as osp
 from collections import Counter
@@ -155,3 +155,27 @@ def count_endings(folder: str) -> Counter:
 def _count(names: Sequence[str], what: str) -> str:
     listed = f' ({first_few(list(map(repr, names)))})' * bool(names)
     return f'{len(names)} {what}{"s" * (len(names) != 1)}{listed}'
+
+
+def image_folder(folder: str) -> CustomDataset:
+    """All images under a folder, sub-folders included, unlabelled.
+
+    They are those that the data sets of the configs find.
+
+    Args:
+        folder (str): The folder.
+
+    Returns:
+        CustomDataset: mmpretrain's data set of them.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there are no images in it.
+    """
+    if not osp.isdir(folder):
+        raise FileNotFoundError(f'There is no folder {folder!r}.')
+    try:
+        return CustomDataset(
+            data_root=folder, with_label=False, extensions=EXTENSIONS)
+    except RuntimeError:  # not one image
+        raise ValueError(no_images(folder)) from None
