@@ -177,7 +177,7 @@ def test_every_parameter_takes_part(name, coco, tmp_path):
 
 @pytest.mark.parametrize('name, change, error, message', [
     (MASK_RCNN, dict(prefix='encoder.'), ValueError,
-     "WindowedViT: under the prefix 'encoder.'.*0 blocks instead of 4"),
+     "WindowedViT. Under the prefix 'encoder.'.*0 blocks instead of 4"),
     (MASK_RCNN, dict(arch=dict(ARCH, num_layers=5)), ValueError,
      '4 blocks instead of 5; layers.4.ln1.weight is missing'),
     (MASK_RCNN, dict(arch=dict(ARCH, embed_dims=48)), ValueError,
@@ -185,7 +185,7 @@ def test_every_parameter_takes_part(name, coco, tmp_path):
     (MASK_RCNN, dict(checkpoint='PATH_OF_THE_PRETRAINED_CHECKPOINT'),
      FileNotFoundError, 'model.backbone.init_cfg.checkpoint: .*PATH_OF_THE_'),
     (FASTER_RCNN, dict(prefix=None), ValueError,
-     "VisionTransformer: under the prefix ''"),
+     "VisionTransformer. Under the prefix ''"),
 ])
 def test_what_is_not_the_backbones_stops_the_run(config, name, change, error,
                                                  message):

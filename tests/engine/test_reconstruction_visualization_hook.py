@@ -159,6 +159,7 @@ def _watch_on_rank(rank, cfg, port):
     # In a process of its own, which ends.
     reconstruction_visualization_hook.reconstruct = lambda *args: (
         calls.append(1) or reconstruct(*args))
+    cfg.overwrite = True  # the second run, the first one's
     for hooks in (cfg.custom_hooks, []):
         cfg.custom_hooks = hooks
         runner, _ = run(cfg)
