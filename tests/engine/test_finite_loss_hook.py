@@ -240,6 +240,7 @@ def _train_on_rank(rank, photos, work_dir, port):  # noqa: F811
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_one_rank_of_two(photos, tmp_path):  # noqa: F811
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

@@ -14,6 +14,8 @@ from dmae_mm.engine import FullyShardedStrategy
 from tests.toys.models import ROOT
 from tests.toys.sharded_runs import config, train
 
+pytestmark = pytest.mark.slow
+
 
 def bytes_held(tensors):
     return sum(

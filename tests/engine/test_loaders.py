@@ -121,6 +121,7 @@ def test_streams_are_not_looked_into():
     check_not_empty(DataLoader(Stream(), 4), 'train_dataloader')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('check', [False, True])
 def test_the_command_line_names_it(tmp_path, check):
     """With MMEngine's own loop, sampler and hooks, and a schedule."""

@@ -224,6 +224,7 @@ def _probe_on_rank(rank, folders, work_dir, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(folders, tmp_path):
     mp.spawn(
         _probe_on_rank, (str(folders), str(tmp_path), free_port()), nprocs=2)

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -82,6 +83,7 @@ def _preempted_on_rank(rank, photos, work_dir, port, signalled):  # noqa: F811
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_stop_and_go_on_together(
         photos, tmp_path):  # noqa: F811
     """The signal comes to one of them, inside the first epoch."""

@@ -170,6 +170,7 @@ def _watch_on_rank(rank, cfg, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes(photos, tmp_path):  # noqa: F811
     """One draws, both train on, to the same weights as unwatched."""
     cfg = watched(photos, tmp_path, epochs=1, interval=1)

@@ -231,6 +231,7 @@ def _train_on_rank(rank, folder, work_dir, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_decide_alike(folder, tmp_path):
     """Each sees half of the files; both stop at the same step, or neither."""
     with socket.socket() as free:

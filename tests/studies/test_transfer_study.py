@@ -28,6 +28,7 @@ def write_student(name: str, seed: int) -> None:
     torch.save(dict(state_dict=model.state_dict()), folder / 'epoch_20.pth')
 
 
+@pytest.mark.slow
 def test_table_of_one_seed(tmp_path, monkeypatch, capsys):
     """Command, page and pictures, with students that learned nothing."""
     monkeypatch.chdir(tmp_path)

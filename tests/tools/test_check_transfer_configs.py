@@ -39,6 +39,7 @@ def test_all_arrives_in_every_shipped_config(config, full_size, capsys):
         f'All {number} backbone tensors arrived ({resized} resized).')
 
 
+@pytest.mark.slow
 def test_mmsegs_own_config(full_size, tmp_path, capsys):
     """Unchanged, from an exported file; the file itself is refused."""
     from tests.toys import needs_mmseg  # noqa: F401

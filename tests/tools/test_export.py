@@ -108,6 +108,7 @@ def test_options_without_a_value(source, capsys):
     assert '--cfg-options takes KEY=VALUE pairs' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_command(source):
     command = [sys.executable, SCRIPT, *source, 'dst.pth', '--to', 'timm']
     done = subprocess.run(command, capture_output=True, text=True)

@@ -73,10 +73,8 @@ LAUNCHES = {
 }
 
 
-@pytest.mark.parametrize('launch', [
-    launch if launch == 'train.py' else pytest.param(
-        launch, marks=pytest.mark.slow) for launch in LAUNCHES
-])
+@pytest.mark.slow
+@pytest.mark.parametrize('launch', LAUNCHES)
 def test_training(options, launch, tmp_path):
     steps_wanted = STEPS[launch]
     two_processes = ['train_dataloader.batch_size=2'

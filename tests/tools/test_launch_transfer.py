@@ -52,6 +52,7 @@ def trained(before: Path, after: dict) -> bool:
     return 0 < distance < 0.01
 
 
+@pytest.mark.slow
 def test_segmentation(tmp_path):
     from tests.toys import needs_mmseg  # noqa: F401
     from tests.toys.ade20k import write_ade20k

@@ -177,6 +177,7 @@ def test_destination_is_checked_before_the_source_is_read(tmp_path, capsys):
     assert 'must end in .pth' in refused(capsys, none, tmp_path / 'dst.bin')
 
 
+@pytest.mark.slow
 def test_as_a_command(tmp_path, src):
     done = subprocess.run([sys.executable, SCRIPT, src.name, 'dst.pth'],
                           cwd=tmp_path,

@@ -26,6 +26,9 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('quickstart')

@@ -25,6 +25,7 @@ def config(tmp_path: Path) -> Path:
     return write_toy_run(tmp_path / 'a folder')
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_resume(config):
     command = [ROOT / 'tools' / 'dist_train.sh', config, 2, '--cfg-options']
     amp = [
@@ -50,6 +51,7 @@ def test_two_processes_train_and_resume(config):
     assert 0 < step.abs().max() <= 2 * 1.5e-3  # two AdamW steps of lr 1e-3
 
 
+@pytest.mark.slow
 def test_clone_trains_with_its_own_code(config):
     """Whether or not another copy of dmae_mm is installed."""
     clone = config.parent / 'clone'
@@ -65,6 +67,7 @@ def test_clone_trains_with_its_own_code(config):
     assert (config.parent / 'out' / 'epoch_2.pth').is_file()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_writes_over_nothing(config):
     """Refused in a few lines; nothing but the name of the option allows it."""
     command = [sys.executable, TRAIN, config, '--work-dir', 'out']
@@ -82,6 +85,7 @@ def test_the_same_command_again_writes_over_nothing(config):
     assert all(path.stat().st_mtime_ns > old for path, old in before.items())
 
 
+@pytest.mark.slow
 def test_resume_from_a_given_checkpoint(config):
     launch([sys.executable, TRAIN, config, '--work-dir', 'out'], config.parent)
     output = launch([
@@ -120,6 +124,7 @@ def test_slurm(config):
     assert (config.parent / 'my out' / 'epoch_1.pth').is_file()
 
 
+@pytest.mark.slow
 def test_classifier_is_evaluated(config):
     """tools/test.py hands over to mmpretrain's script."""
     model = dict(
@@ -317,6 +322,7 @@ def test_other_toolboxes_take_lists_of_images(config, scope, collate):
     assert cfg.train_dataloader.get('collate_fn') == collate
 
 
+@pytest.mark.slow
 def test_the_console_is_spared_a_line_for_each_parameter(config):
     # A factor of its own makes mmengine log it for each bias.
     output = launch([
