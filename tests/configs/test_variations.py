@@ -3,6 +3,7 @@
 Models are built in their real sizes, without memory for their weights.
 test_variation_runs.py trains each of them at toy size.
 """
+import copy
 import functools
 import math
 import re
@@ -138,7 +139,7 @@ def test_tools_train_takes_the_options():
     for name, row in VARIATIONS.items():
         options = row.parsed_options()
         base = load(row.cells['config'].strip('`'))
-        assert complete_config(base.copy(), options) == [], name
+        assert complete_config(copy.deepcopy(base), options) == [], name
         for option, value in options.items():  # each changes something
             before = base
             for key in option.split('.'):
