@@ -2,6 +2,7 @@
 from typing import Any, Iterator, List, Optional
 
 from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
 
 from dmae_mm.engine.schedule_notes import schedulers
 from dmae_mm.options import is_finite_number
@@ -58,7 +59,12 @@ def _no_sections(cfg: Config) -> Iterator[str]:
             for key in ('dataset', 'sampler'):
                 sections[f'{name}.{key}'] = cfg[name].get(key)
             if 'collate_fn' in cfg[name]:
-                sections[f'{name}.collate_fn'] = cfg[name].collate_fn
+                sections[f'{name}.collate_fn'] = collate = cfg[name].collate_fn
+                kind = collate.get('type') if isinstance(collate, dict) else ''
+                if kind and isinstance(kind, str) and (
+                        FUNCTIONS.get(kind) is None):
+                    yield (f'{name}.collate_fn.type={kind!r} does not exist. '
+                           "Choose 'default_collate' or 'pseudo_collate'")
     if 'constructor' not in cfg.optim_wrapper:
         sections['optim_wrapper.optimizer'] = cfg.optim_wrapper.get(
             'optimizer')

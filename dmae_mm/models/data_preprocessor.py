@@ -4,6 +4,8 @@ import torch
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 
+from dmae_mm.options import is_finite_number
+
 
 @MODELS.register_module()
 class ChannelsDataPreprocessor(SelfSupDataPreprocessor):
@@ -23,8 +25,8 @@ class ChannelsDataPreprocessor(SelfSupDataPreprocessor):
             until a model says so.
 
     Raises:
-        ValueError: If only one of ``mean`` and ``std`` is given, or they have
-            different lengths; when it is called, if images have another
+        ValueError: If ``mean`` or ``std`` is no list of finite numbers, only
+            one of them is given, or they have different lengths; when it is called, if images have another
             number of channels.
     """
     in_channels: Optional[int] = None
@@ -33,6 +35,13 @@ class ChannelsDataPreprocessor(SelfSupDataPreprocessor):
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
                  **options: Any) -> None:
+        for name, values in (('mean', mean), ('std', std)):
+            if values is not None and not (
+                    isinstance(values, (list, tuple)) and values
+                    and all(map(is_finite_number, values))):
+                raise ValueError(
+                    f'data_preprocessor: {name}={values!r} is not a list of '
+                    'finite numbers, one for each channel or one for all.')
         lengths = [None if values is None else len(values)
                    for values in (mean, std)]
         if lengths[0] != lengths[1]:
