@@ -26,8 +26,8 @@ class ChannelsDataPreprocessor(SelfSupDataPreprocessor):
 
     Raises:
         ValueError: If ``mean`` or ``std`` is no list of finite numbers, only
-            one of them is given, or they have different lengths; when it is called, if images have another
-            number of channels.
+            one of them is given, or they have different lengths; when it is
+            called, if images have another number of channels.
     """
     in_channels: Optional[int] = None
 
