@@ -145,6 +145,7 @@ def _train_on_rank(rank, photos, work_dir, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_equal_weights(photos, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

@@ -236,6 +236,7 @@ def _train_on_rank(rank, photos, work_dir, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_equal_weights(photos, tmp_path):
     import socket
     with socket.socket() as free:

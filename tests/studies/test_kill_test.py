@@ -50,6 +50,7 @@ def toy(photos, tmp_path):  # noqa: F811
     return str(tmp_path / 'toy.py')
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_the_undisturbed(tool, toy, tmp_path, capsys):
     work_dir = tmp_path / 'out'
     tool['main'](['--config', toy, '--kills', '3', '--work-dir',

@@ -193,6 +193,7 @@ def test_options_without_a_value(toy, capsys):
     assert '--cfg-options takes KEY=VALUE pairs' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_command(toy):
     command = [sys.executable, SCRIPT, 'cfg.py', 'dmae.pth'] + options(
         **{'init_cfg.prefix': 'encoder.'})

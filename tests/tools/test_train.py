@@ -96,6 +96,7 @@ def test_resume_from_a_given_checkpoint(config):
     assert (config.parent / 'resumed' / 'epoch_2.pth').is_file()
 
 
+@pytest.mark.slow
 def test_slurm(config):
     """`srun` is stood in for by a script that starts a single task."""
     srun = config.parent / 'bin' / 'srun'
