@@ -92,13 +92,26 @@ def read_model_config(path: str, cfg_options: dict = dict()) -> Config:
             no ``model.backbone``.
     """
     cfg = read_config(path, cfg_options)
+    complete_model(cfg, path)
+    return cfg
+
+
+def complete_model(cfg: Config, path: str) -> None:
+    """Put the data preprocessor into the model, as a runner does.
+
+    Args:
+        cfg (Config): Changed in place.
+        path (str): Where it is from, for the error.
+
+    Raises:
+        ValueError: If it has no ``model.backbone``.
+    """
     model = cfg.get('model')
     if not isinstance(model, dict) or not isinstance(
             model.get('backbone'), dict):
         raise ValueError(f'The config {path} has no model.backbone.')
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return cfg
 
 
 def build(cfg: dict, what: str, scope: str = 'mmpretrain') -> nn.Module:

@@ -14,7 +14,7 @@ from mmpretrain.apis.model import ModelHub
 
 from dmae_mm.datasets import LoadImageOrSkip
 from dmae_mm.datasets.pipelines import loader_of_config
-from dmae_mm.host import build, read_config
+from dmae_mm.host import build, complete_model, read_config
 from dmae_mm.models.checks import check_preprocessor
 from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
 from dmae_mm.weights import (TensorFile, backbone_state_dict,
@@ -39,13 +39,8 @@ def read_model(config: str, cfg_options: dict = dict()) -> dict:
         ValueError: If it cannot be read or has no model.
     """
     cfg = _read(config, cfg_options)
-    section = cfg.get('model')
-    if not isinstance(section, dict) or not isinstance(
-            section.get('backbone'), dict):
-        raise ValueError(f'The config {config} has no model.backbone.')
-    if cfg.get('data_preprocessor') is not None:
-        section.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return section.to_dict()
+    complete_model(cfg, config)
+    return cfg.model.to_dict()
 
 
 def read_loader(config: str,
