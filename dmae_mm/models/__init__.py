@@ -5,6 +5,7 @@ from .dmae import DMAE
 from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
                      MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
 from .necks import FeatureProjectionNeck, SimpleFeaturePyramid
+from .targets import PHIStandardize, Standardize
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
 from .windowed_vit import WindowedViT
@@ -13,6 +14,7 @@ __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureAlignmentLoss',
     'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
-    'MaskedFeatureLoss', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Teacher',
-    'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
+    'MaskedFeatureLoss', 'PHIStandardize', 'QKVRelationLoss',
+    'SimpleFeaturePyramid', 'Standardize', 'Teacher', 'TimmTeacher',
+    'TokenRelationLoss', 'WindowedViT'
 ]
