@@ -4,7 +4,8 @@ from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
 from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
                      MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
-from .necks import FeatureProjectionNeck, SimpleFeaturePyramid
+from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
+                    SimpleFeaturePyramid)
 from .targets import PHIStandardize, Standardize
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
@@ -13,8 +14,8 @@ from .windowed_vit import WindowedViT
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureAlignmentLoss',
-    'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
-    'MaskedFeatureLoss', 'PHIStandardize', 'QKVRelationLoss',
-    'SimpleFeaturePyramid', 'Standardize', 'Teacher', 'TimmTeacher',
-    'TokenRelationLoss', 'WindowedViT'
+    'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
+    'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
+    'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize', 'Teacher',
+    'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
 ]

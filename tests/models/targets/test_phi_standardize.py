@@ -37,7 +37,8 @@ def test_equals_the_reference():
     rotation = hadamard(16) / 4
     same = (rotation.T @ target.matrix.double()) @ (
         rotation.T @ golden['matrix']).T
-    assert_golden(same.abs(), golden['scale'].square() * torch.eye(16).double())
+    assert_golden(same.abs(), golden['scale'].square() *
+                  torch.eye(16, dtype=torch.float64))
 
 
 def test_by_hand():
