@@ -91,12 +91,14 @@ class PHIStandardize(nn.Module):
     def finish(self) -> None:
         """Take over the statistics of all tokens of all processes.
 
-        To be called in all of them, each having counted in some.
+        To be called in all of them, also where no image was left for one.
 
         Raises:
             ValueError: If there are too few tokens, or their statistics are
                 of no use.
         """
+        if self._sums is None:
+            self.accumulate(self.mean.new_empty(0, len(self.mean)))
         sums, self._sums = self._sums, None
         distributed = dist.is_available() and dist.is_initialized()
         if distributed:

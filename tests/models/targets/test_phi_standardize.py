@@ -148,12 +148,18 @@ def test_compiles_to_one_graph():
 
 @pytest.mark.parametrize('tokens, message', [
     (features(12), 'num_images=3 gave 12 tokens.*12 channels.*larger'),
+    (torch.empty(0, 12), 'gave 0 tokens'),
     (torch.full((50, 12), 7.3), '50 tokens of num_images=3 are all the same'),
     (torch.full((50, 12), torch.nan), 'all the same, or not finite'),
 ])
 def test_too_little_to_measure(tokens, message):
     with pytest.raises(ValueError, match=message):
         fitted(tokens, num_images=3)
+
+
+def test_nothing_to_measure():
+    with pytest.raises(ValueError, match='num_images=1000 gave 0 tokens'):
+        PHIStandardize(12).finish()
 
 
 @pytest.mark.parametrize('options, message', [
