@@ -1,7 +1,6 @@
 """docs/own-parts.md: its classes and its config work as they stand there."""
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
