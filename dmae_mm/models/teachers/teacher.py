@@ -15,6 +15,7 @@ from dmae_mm.host import use_plain_numbers
 from dmae_mm.messages import first_few
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
+from dmae_mm.weights.formats import translate
 
 from .image_matcher import ImageMatcher
 from .normalisation import settle_normalisation
@@ -167,6 +168,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         try:
             file = read_tensor_file(self.locate_checkpoint())
             _check_sha256(file, self.sha256)
+            file = translate(file)
         except (OSError, ValueError) as error:
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):

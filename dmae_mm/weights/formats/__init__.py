@@ -1,0 +1,5 @@
+"""Files of other libraries, under the names of timm."""
+from .format import Format, TranslatedFile
+from .translate import translate
+
+__all__ = ['Format', 'TranslatedFile', 'translate']
