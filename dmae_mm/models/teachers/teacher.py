@@ -17,6 +17,7 @@ from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
 from dmae_mm.weights.formats import translate
 
+from .foreign_details import settle_details
 from .image_matcher import ImageMatcher
 from .normalisation import settle_normalisation
 
@@ -173,6 +174,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):
             self.load_weights(file)
+            settle_details(self.network, file)
         settle_normalisation(self.image_matcher, file, self.described_by)
         self.image_matcher.to(next(self.parameters()).device)
         self.requires_grad_(False)

@@ -13,6 +13,7 @@ from timm.models import deit, eva, vision_transformer
 
 from dmae_mm.models.tokens import VisiblePatches
 from dmae_mm.weights import TensorFile, backbone_state_dict
+from dmae_mm.weights.formats import TranslatedFile
 from dmae_mm.weights.names import backbone_to_timm, layout_of
 
 # Exactly these: a subclass with a forward of its own would run, but not as
@@ -180,6 +181,9 @@ def convert_weights(
             layout = 'timm'
             weights = vision_transformer.checkpoint_filter_fn(
                 dict(file.tensors), model, adapt_layer_scale=True)
+        if isinstance(file, TranslatedFile):
+            layout = file.format.name
+            weights = _without_zero_biases(weights, model)
     except Exception as error:  # a filter meets tensors of any shape
         raise ValueError(
             f'The teacher checkpoint {file.source} cannot be used: its names '
@@ -200,6 +204,18 @@ def convert_weights(
             if name in weights and given.dim() == weights[name].dim():
                 weights[name] = given
     return weights, layout
+
+
+def _without_zero_biases(weights: Dict[str, torch.Tensor],
+                         model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Without biases that the model lacks and that are all zero: of DINOv3,
+    timm has models without the biases that its larger ones do not use."""
+    known = model.state_dict().keys()
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in known or not name.endswith('bias') or tensor.any()
+    }
 
 
 def _check_registers(file: TensorFile, model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from ..tensor_file import Tensors
 def table(text: str) -> Dict[str, str]:
     """Old and new names in lines; * stands for weight and bias, # for the
     number of a block."""
-    lines = (line.split() for line in text.strip().splitlines())
+    lines = (line.split() for line in text.splitlines() if line.strip())
     return {
         old.replace('*', kind): new.replace('*', kind)
         for old, new in lines for kind in ('weight', 'bias')

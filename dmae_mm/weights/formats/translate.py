@@ -2,14 +2,16 @@
 from dataclasses import fields
 from typing import Callable, Optional, Tuple
 
-from ..origin import NOT_OF_MAE
+from ..origin import NOT_OF_MAE, normalisation_of
 from ..tensor_file import TensorFile
+from . import hugging_face
 from .format import Format, TranslatedFile
 
 # Each gets a file and returns its format, or None if it is of another
 # library. It raises ValueError for a file of its library that cannot be
 # converted: "it is a Hugging Face CLIP text model".
-_LIBRARIES: Tuple[Callable[[TensorFile], Optional[Format]], ...] = ()
+_LIBRARIES: Tuple[Callable[[TensorFile], Optional[Format]], ...] = (
+    hugging_face.recognise, )
 
 
 def translate(file: TensorFile) -> TensorFile:
@@ -40,11 +42,11 @@ def translate(file: TensorFile) -> TensorFile:
 
 def _translated(file: TensorFile, found: Format) -> TranslatedFile:
     values = {entry.name: getattr(file, entry.name) for entry in fields(file)}
-    meta = found.origin.as_meta(with_speaker=True)
-    if found.origin.mean is None:
-        meta[NOT_OF_MAE] = f'the names of {found.name}'
     values.update(
         tensors=found.tensors,
-        meta=meta,
+        meta=found.origin.as_meta(with_speaker=True),
         ignored=[*file.ignored, *found.ignored])
-    return TranslatedFile(**values, format=found)
+    translated = TranslatedFile(**values, format=found)
+    if normalisation_of(translated).mean is None:
+        translated.meta[NOT_OF_MAE] = f'the names of {found.name}'
+    return translated
