@@ -60,6 +60,13 @@ def sets_of_weights(folder: str) -> List[str]:
     return [osp.join(folder, name) for name in found]
 
 
+def check_folder(folder: str) -> None:
+    """Raise what reading a folder would, as far as names tell it."""
+    for path in sets_of_weights(folder):
+        if path.endswith(INDEX):
+            shards_of(path)
+
+
 def shards_of(index: str) -> Dict[str, List[str]]:
     """The files that an index lists, all in its own folder.
 

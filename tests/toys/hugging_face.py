@@ -94,6 +94,13 @@ def make(name):
     return model
 
 
+def load(name):
+    """A golden model."""
+    import transformers
+    return getattr(transformers,
+                   MODELS[name][0]).from_pretrained(GOLDEN / name).eval()
+
+
 @torch.no_grad()
 def features(model):
     """The output of each block, (2, B, N, C)."""

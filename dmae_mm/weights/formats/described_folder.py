@@ -4,7 +4,8 @@ from ..model_folder import folder_of
 from .hugging_face import CONFIG, described, images_of
 
 
-def described_folder(checkpoint: str) -> Dict[str, Any]:
+def described_folder(checkpoint: str,
+                     knows_images: bool = False) -> Dict[str, Any]:
     """Options of a teacher that a checkpoint's folder describes.
 
     Only its descriptions are read, not the weights.
@@ -12,17 +13,19 @@ def described_folder(checkpoint: str) -> Dict[str, Any]:
     Args:
         checkpoint (str): A folder of Hugging Face transformers, or a file in
             one.
+        knows_images (bool): Whether the caller knows mean and std. Defaults
+            to False.
 
     Returns:
         dict[str, Any]: ``model_name`` and ``model_kwargs`` of timm by its
-        ``config.json`` and, where its ``preprocessor_config.json`` says
-        them, ``mean`` and ``std`` for pixel values from 0 to 255; all plain
-        data.
+        ``config.json`` and, unless they are known, ``mean`` and ``std`` for
+        pixel values from 0 to 255 by its ``preprocessor_config.json``; all
+        plain data.
 
     Raises:
         FileNotFoundError: If it is not there.
         ValueError: If it does not describe an architecture, or one that
-            cannot be converted.
+            cannot be converted, or not the images.
     """
     folder = folder_of(checkpoint)
     if folder is None:
@@ -39,7 +42,13 @@ def described_folder(checkpoint: str) -> Dict[str, Any]:
             'what it is. Give model_name')
     options: Dict[str, Any] = dict(
         model_name=built.model_name, model_kwargs=dict(built.model_kwargs))
+    if knows_images:
+        return options
     mean, std, _ = images_of(folder)
-    if mean is not None:
-        options.update(mean=list(mean), std=list(std))
-    return options
+    if mean is None:
+        raise ValueError(
+            f'checkpoint={checkpoint!r}: no preprocessor_config.json in that '
+            'folder says how its images were normalised. Put it there, or '
+            "give the teacher's own, mean=[...] and std=[...] for pixel "
+            'values from 0 to 255')
+    return dict(options, mean=list(mean), std=list(std))

@@ -137,7 +137,7 @@ def _check_shapes(tensors: Tensors, built: Architecture, path: str) -> None:
         ('num_hidden_layers', kwargs['depth'], len(blocks)),
         ('patch_size', built.origin.patch_size, tuple(patches.shape[2:])),
         ('num_channels', kwargs.get('in_chans', 3), patches.shape[1]),
-        ('intermediate_size or mlp_ratio', wanted, fc2.shape[-1]),
+        ('intermediate_size (or mlp_ratio)', wanted, fc2.shape[-1]),
         ('num_register_tokens',
          kwargs.get('num_reg_tokens', kwargs.get('reg_tokens', 0)),
          0 if registers is None else registers.shape[1]),

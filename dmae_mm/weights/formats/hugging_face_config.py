@@ -223,21 +223,21 @@ def article_and_name(family: str) -> str:
 
 def _family(config: Dict[str, Any], path: str) -> Tuple[str, Dict[str, Any]]:
     """The family, and the part of the config that describes its encoder."""
-    kind = config.get('model_type')
+    said = config.get('model_type')
+    kind = _PARTS.get(said, said) if isinstance(said, str) else None
     if kind in _TEXT:
         raise ValueError(f'it is a Hugging Face {_TEXT[kind]} text model (by '
                          f'{path}), which sees no images')
-    kind = _PARTS.get(kind, kind) if isinstance(kind, str) else kind
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if kind not in FAMILIES:
         classes = config.get('architectures')
         named = (f' ({classes[0]})' if isinstance(classes, list) and classes
                  and isinstance(classes[0], str) else '')
         raise ValueError(
-            f'it is a Hugging Face model of type {kind!r}{named[:80]}, by '
+            f'it is a Hugging Face model of type {said!r:.80}{named[:80]}, by '
             f'{path}, which cannot be converted. Those of these types can: '
             f'{", ".join([*FAMILIES, *_PARTS])}')
     tower = config.get('vision_config')
-    if config.get('model_type') in ('clip', 'siglip'):
+    if said in ('clip', 'siglip'):
         if tower is not None and not isinstance(tower, dict):
             raise ValueError(f'{path} says vision_config={tower!r}, which is '
                              'no description of a vision tower')
