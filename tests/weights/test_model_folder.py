@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from dmae_mm.weights import read_tensor_file
 from dmae_mm.weights.model_folder import read_json
+from dmae_mm.weights.pretrained_option import read_for_host
 from tests.toys.hostile import PAYLOADS
 
 ONE = {'a.weight': torch.arange(6.).reshape(2, 3)}
@@ -170,6 +171,15 @@ def test_different_weights(tmp_path, other):
 
 def test_pickles_are_not_executed(tmp_path):
     canary = tmp_path / 'canary'
-    write(tmp_path / 'pytorch_model.bin', dict(ALL, x=PAYLOADS['system'](canary)))
+    write(tmp_path / 'pytorch_model.bin',
+          dict(ALL, x=PAYLOADS['system'](canary)))
     refused(tmp_path, 'is refused: it asks for')
     assert not canary.exists()
+
+
+def test_mmengine_reads_no_folders(tmp_path):
+    write(tmp_path / 'model.pth', ALL)
+    with pytest.raises(FileNotFoundError, match='is a folder. Give the path '
+                       f'of a file in it: {tmp_path}/model.pth'):
+        read_for_host(str(tmp_path))
+    assert_all(read_for_host(str(tmp_path / 'model.pth')))
