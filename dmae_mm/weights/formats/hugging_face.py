@@ -1,7 +1,7 @@
 """Models of Hugging Face transformers: a folder, or a file of it."""
 import os.path as osp
 from dataclasses import replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from dmae_mm.messages import first_few
 
@@ -149,13 +149,15 @@ def _check_shapes(tensors: Tensors, built: Architecture, path: str) -> None:
                 'into their folder')
 
 
-def _grouped(names) -> list:
+def _grouped(names: Sequence[str]) -> List[str]:
     """'text_model.* (12)' for the many names of a part."""
-    groups: Dict[str, int] = {}
+    groups: Dict[str, List[str]] = {}
     for name in names:
-        part = name.split('.')[0]
-        groups[part] = groups.get(part, 0) + 1
-    return [f'{part}.* ({number})' for part, number in groups.items()]
+        groups.setdefault(name.split('.')[0], []).append(name)
+    return [
+        f'{part}.* ({len(group)})' if len(group) > 1 else group[0]
+        for part, group in groups.items()
+    ]
 
 
 def _path(folder: Optional[str], name: str) -> str:

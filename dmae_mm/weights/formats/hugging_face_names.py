@@ -190,13 +190,12 @@ def to_timm(tensors: Tensors, prefix: str,
             found[name] = found[name].reshape(1, -1, found[name].shape[-1])
     if 'reg_token' in found:
         # timm's has positions of patches alone.
-        positions = found['pos_embed']
-        if positions.dim() != 3 or positions.shape[1] < 2:
-            raise ValueError('its position_embeddings have the shape '
-                             f'{tuple(positions.shape)}')
-        cls_token = found['cls_token']
-        found['cls_token'] = (cls_token.float() +
-                              positions[:, :1].float())
+        cls_token, positions = found['cls_token'], found['pos_embed']
+        if cls_token.shape != positions[:, :1].shape:
+            raise ValueError(
+                f'its cls_token has the shape {tuple(cls_token.shape)}, its '
+                f'position_embeddings have {tuple(positions.shape)}')
+        found['cls_token'] = cls_token.float() + positions[:, :1].float()
         found['pos_embed'] = positions[:, 1:]
     return fuse_qkv(found), left
 

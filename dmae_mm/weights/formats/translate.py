@@ -2,6 +2,8 @@
 from dataclasses import fields
 from typing import Callable, Optional, Tuple
 
+from dmae_mm.messages import one_line
+
 from ..origin import NOT_OF_MAE, normalisation_of
 from ..tensor_file import TensorFile
 from . import hugging_face
@@ -35,6 +37,11 @@ def translate(file: TensorFile) -> TensorFile:
         except ValueError as error:
             raise ValueError(f'{file.source} cannot be used: '
                              f'{error}') from None
+        except (IndexError, KeyError, RuntimeError, TypeError) as error:
+            # Tensors of any shape meet operations for those of a library.
+            raise ValueError(
+                f'{file.source} cannot be used: its tensors cannot be '
+                f'converted ({one_line(error)})') from error
         if found is not None:
             return _translated(file, found)
     return file
