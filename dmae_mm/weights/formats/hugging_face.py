@@ -67,10 +67,11 @@ def recognise(file: TensorFile) -> Optional[Format]:
                        f'{osp.basename(said_by)})')
         origin = replace(origin, mean=mean, std=std, said_by=said_by)
     ignored = _grouped(left)
+    name = article_and_name(family)
+    if any(part.startswith('text_model.') for part in ignored):
+        name = f'the vision tower of {name}'
     return Format(
-        article_and_name(family) +
-        (', its vision tower without the text tower'
-         if any(name.startswith('text_model.') for name in ignored) else ''),
+        name,
         tensors,
         model_name=built and built.model_name,
         model_kwargs=built.model_kwargs if built else {},

@@ -103,19 +103,38 @@ def test_the_config_goes_before_the_epsilon_of_timm():
     assert_features(teacher, 'vit')
 
 
-@pytest.mark.parametrize('name', ['vit', 'vit_mae', 'vit_mae_whole'])
-def test_teachers_of_mmpretrain(name):
+QUICK = dict(act_cfg=dict(type='mmpretrain.QuickGELU'))
+
+
+def build_mmpretrain(name, **backbone):
     arch = dict(
-        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
+        embed_dims=16, num_layers=2, num_heads=2,
+        feedforward_channels=32 if name == 'dinov2' else 24)
     teacher = REGISTRY.build(
         dict(
             type='MMPretrainTeacher',
-            backbone=dict(
-                type='MAEViT', arch=arch, img_size=16, patch_size=4),
+            backbone=dict(dict(type='VisionTransformer', arch=arch,
+                               img_size=16, patch_size=4), **backbone),
             checkpoint=str(GOLDEN / name),
             aligned_blocks=(0, 1)))
     teacher.init_weights()
-    assert_features(teacher, name)
+    return teacher
+
+
+@pytest.mark.parametrize('name, backbone', [
+    ('vit', dict()), ('vit_mae', dict(type='MAEViT')),
+    ('vit_mae_whole', dict(type='MAEViT')),
+    ('dinov2', dict(layer_scale_init_value=1e-5)),
+    ('clip', dict(pre_norm=True, layer_cfgs=QUICK))])
+def test_teachers_of_mmpretrain(name, backbone):
+    assert_features(build_mmpretrain(name, **backbone), name)
+
+
+def test_other_teachers_of_mmpretrain():
+    with pytest.raises(ValueError, match="activation 'quick_gelu'"):
+        build_mmpretrain('clip', pre_norm=True)
+    with pytest.raises(ValueError, match='register tokens.*TimmTeacher'):
+        build_mmpretrain('dinov2_registers', layer_scale_init_value=1e-5)
 
 
 def test_the_file_says_how_its_images_were_normalised():
@@ -175,8 +194,7 @@ def test_senseless_means(copy, said):
 
 def test_the_text_tower_is_named():
     file = translate(read_tensor_file(str(GOLDEN / 'clip')))
-    assert file.format.name == (
-        'a Hugging Face CLIP, its vision tower without the text tower')
+    assert file.format.name == 'the vision tower of a Hugging Face CLIP'
     assert any(name.startswith('text_model.* (') for name in file.ignored)
     assert 'visual_projection.weight' in file.ignored
 
