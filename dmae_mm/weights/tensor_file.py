@@ -22,7 +22,10 @@ Tensors = Dict[str, torch.Tensor]
 # ones, they come first, as in timm. With mmengine's EMAHook, 'state_dict'
 # itself holds them, and 'ema_state_dict' the others.
 _AVERAGED_KEYS = ('state_dict_ema', 'model_ema')
-_WEIGHT_KEYS = _AVERAGED_KEYS + ('state_dict', 'model', 'module')
+# Self-distillation (DINO, iBOT, DINOv2) keeps two networks, of which the
+# teacher is the average of the student.
+_WEIGHT_KEYS = _AVERAGED_KEYS + ('state_dict', 'model', 'module', 'teacher',
+                                 'student')
 
 # How much of a file's description of itself is kept: characters of text plus
 # number of values, and levels of lists and dicts in each other.
@@ -152,7 +155,7 @@ def _read_file(path: str, shown: str) -> TensorFile:
         tensors,
         ignored,
         weights_key=key,
-        is_averaged=key in _AVERAGED_KEYS
+        is_averaged=key in (*_AVERAGED_KEYS, 'teacher')
         or (key == 'state_dict' and 'ema_state_dict' in content),
         meta=_meta(content),
         folder=folder_of(path))
@@ -275,6 +278,11 @@ def _select_weights(content: dict, key: Optional[str],
                 f'{value.numel()} values, of which it holds only some (an '
                 'expanded view). Save it contiguous: tensor.contiguous().')
         tensors[name] = value.data  # without gradient, hooks, attributes
+    if not tensors and {'state', 'param_groups'} <= content.keys():
+        raise ValueError(
+            f'The checkpoint {shown} is the state of an optimizer, without '
+            'the weights of a model. Give the file that the same training '
+            'wrote for the model.')
     if not tensors:
         raise ValueError(
             f'The checkpoint {shown} holds no named tensors, but '

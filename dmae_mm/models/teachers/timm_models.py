@@ -221,6 +221,12 @@ def convert_weights(
         if not name.startswith(_PRETRAINING) and (
             name in known or not name.startswith(_BEHIND_THE_BLOCKS))
     }
+    resample = isinstance(file, TranslatedFile) and file.format.resample
+    if resample and 'pos_embed' in known:
+        weights['pos_embed'] = resample(
+            file.tensors['pos_embed'], model.patch_embed.grid_size,
+            model.pretrained_cfg.get('architecture', ''))
+        return weights, layout
     # A filter resamples these to the model's sizes, whatever the file has.
     # Files with timm's own names shall have the model's sizes: the teacher
     # fits the images to them.

@@ -10,6 +10,7 @@ from dmae_mm.models.student_input import StudentInput
 from dmae_mm.models.tokens import VisiblePatches, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
+from dmae_mm.weights.formats import TranslatedFile
 from dmae_mm.weights.origin import origin_of
 from dmae_mm.weights.positions import other_grid, other_heads
 
@@ -47,8 +48,10 @@ class TimmTeacher(Teacher):
         checkpoint (str, optional): Path or http(s) URL of the weights: a file
             of timm, one that timm converts (the original files of many
             models), a plain ViT of mmpretrain, such as a student of this
-            package, or a model of Hugging Face transformers, as a folder or
-            a file; ``.pth``, ``.bin`` or ``.safetensors``. Defaults to None.
+            package, a model of Hugging Face transformers, as a folder or a
+            file, or one of torchvision, open_clip, FAIR or NVIDIA, as
+            ``docs/teachers.md`` lists them; ``.pth``, ``.bin`` or
+            ``.safetensors``. Defaults to None.
         pretrained (bool): Take the weights that timm names for this model,
             from the Hugging Face hub (its cache works offline) or from their
             URL. Defaults to False.
@@ -167,8 +170,11 @@ class TimmTeacher(Teacher):
                 of blocks or tensors that this model does not have. Nothing
                 is loaded then.
         """
+        kwargs = self._model_kwargs
+        if isinstance(file, TranslatedFile) and file.format.resample:
+            kwargs = dict(kwargs, img_size=self.img_size)  # no detour
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
-            whole = create_model(self.model_name, self._model_kwargs)
+            whole = create_model(self.model_name, kwargs)
         shapes = {name: t.shape for name, t in whole.state_dict().items()}
         weights, layout = convert_weights(file, whole)
         needed = {name: shapes[name] for name in self.network.state_dict()}

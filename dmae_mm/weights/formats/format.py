@@ -1,8 +1,14 @@
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..origin import Origin
 from ..tensor_file import TensorFile, Tensors
+
+
+class Normalisation(NamedTuple):
+    """Per channel, for pixel values from 0 to 255."""
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,14 @@ class Format:
             blocks, where the file says so.
         origin (Origin): Normalisation (for pixel values from 0 to 255),
             image size, heads, as far as the file says them.
+        other_normalisations (tuple[Normalisation]): With which files of the
+            same names were trained as well as with that of ``origin``; where
+            timm describes the teacher's ``model_name`` with one of them, it
+            counts.
+        resample (Callable, optional): How the library fits positions to a
+            grid of patches, where it is not as timm does and they are of no
+            model's own grid: from positions (1, L, C), the grid and timm's
+            name of the model.
         ignored (list[str]): What of the file is left aside, for the log.
     """
     name: str
@@ -33,6 +47,8 @@ class Format:
     norm_eps: Optional[float] = None
     act_layer: Optional[str] = None
     origin: Origin = Origin()
+    other_normalisations: Tuple[Normalisation, ...] = ()
+    resample: Optional[Callable] = None
     ignored: List[str] = field(default_factory=list)
 
 

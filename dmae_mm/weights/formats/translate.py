@@ -6,14 +6,15 @@ from dmae_mm.messages import one_line
 
 from ..origin import NOT_OF_MAE, normalisation_of
 from ..tensor_file import TensorFile
-from . import hugging_face
+from . import clip, hugging_face, radio, self_supervised, torchvision_vit
 from .format import Format, TranslatedFile
 
 # Each gets a file and returns its format, or None if it is of another
 # library. It raises ValueError for a file of its library that cannot be
 # converted: "it is a Hugging Face CLIP text model".
 _LIBRARIES: Tuple[Callable[[TensorFile], Optional[Format]], ...] = (
-    hugging_face.recognise, )
+    hugging_face.recognise, torchvision_vit.recognise, clip.recognise,
+    radio.recognise, self_supervised.recognise)
 
 
 def translate(file: TensorFile) -> TensorFile:
