@@ -78,6 +78,10 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
             'embeddings of MAE are made for squares. Give a square img_size.')
     if not isinstance(neck, MAEPretrainDecoder):
         return
+    if len({*patch_size(backbone)}) > 1:
+        raise ValueError(
+            f'backbone: its patches are {patch_size(backbone)} px, but a '
+            'decoder and its head predict square ones. Give one patch_size.')
     for option, value, wanted, origin in (
         ('neck: embed_dim', neck.decoder_embed.in_features,
          backbone.embed_dims, 'the embed_dims of its arch'),

@@ -5,6 +5,7 @@ import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 
+from .mmpretrain_vits import prefix_tokens
 from .student_input import StudentInput
 from .teachers import Teacher
 from .tokens import BlockRecorder, resolve_block
@@ -70,7 +71,7 @@ class Distillation:
         ]
         _check_no_duplicates(aligned_layers, self.loss_names)
         _check_not_frozen(student_blocks, ours)
-        self.student_prefix = getattr(student, 'num_extra_tokens', 0)
+        self.student_prefix, self.student_has_cls = prefix_tokens(student)
         self.neck: Optional[nn.Module] = None
         self.loss: Optional[nn.Module] = None
         if not aligned_layers:
@@ -139,7 +140,7 @@ class Distillation:
                 'The student features carry no gradient. With '
                 'activation_checkpointing, name single blocks '
                 "('backbone.layers.0', ...), not the backbone.")
-        both_cls = self.student_prefix > 0 and self.teacher.has_cls_token
+        both_cls = self.student_has_cls and self.teacher.has_cls_token
         projected = self.neck([
             _alignable_tokens(feature, self.student_prefix, both_cls)
             for feature in student_features

@@ -2,7 +2,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
@@ -17,6 +17,7 @@ from .distillation import Block, Distillation
 from .mmpretrain_vits import blocks, check_arch
 from .necks import CrossAttentionDecoder
 from .student_input import StudentInput
+from .students import MASKED_STUDENTS
 from .teachers import Teacher
 from .tokens import first_ids
 
@@ -40,7 +41,7 @@ class DMAE(BaseSelfSupervisor):
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture.
+            architecture, or a :class:`MaskedTimmViT`.
         neck (dict): The decoder, as in mmpretrain's MAE, or a
             :class:`CrossAttentionDecoder`, which predicts fewer patches.
         head (dict): The pixel reconstruction head, as in mmpretrain's MAE.
@@ -84,7 +85,7 @@ class DMAE(BaseSelfSupervisor):
             data_preprocessor=with_any_channels(data_preprocessor),
             init_cfg=init_cfg)
         use_plain_numbers(self)  # or torch.compile would stop at NumPy's
-        check_backbone(self.backbone, (MAEViT, MAEHiViT))
+        check_backbone(self.backbone, MASKED_STUDENTS)
         check_sizes(self.backbone, self.neck, self.head)
         check_preprocessor(self.data_preprocessor, self.backbone)
         check_mask_ratio(self.backbone, teacher is not None)
