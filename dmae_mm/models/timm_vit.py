@@ -107,9 +107,12 @@ class TimmViT(BaseModule):
         size = {} if img_size is None else dict(
             img_size=img_size if isinstance(img_size, int) else
             tuple(img_size))
+        kwargs = dict(model_kwargs, **size)
+        # Another kind of model may not have the options that are set below.
+        with torch.device('meta'), torch.random.fork_rng(devices=[]):
+            create_model(model_name, kwargs, 'backbone')
         network = create_model(
-            model_name,
-            dict(model_kwargs, **size, num_classes=0, dynamic_img_size=False),
+            model_name, dict(kwargs, num_classes=0, dynamic_img_size=False),
             'backbone')
         network.reset_classifier(0, '')  # as TIMMBackbone does
         self.timm_model = network

@@ -260,8 +260,8 @@ def _add_classifier(model: TrainedModel, cfg: dict, path: str,
             f'{leave_out}.')
     if out_type not in ('cls_token', 'avg_featmap'):
         raise ValueError(
-            f'In {path}, the classifier gets out_type={out_type!r}; timm has "cls_token" and '
-            f'"avg_featmap". {leave_out}.')
+            f'In {path}, the classifier gets out_type={out_type!r}; timm has '
+            f'"cls_token" and "avg_featmap". {leave_out}.')
     head = build(cfg.get('head') or {}, f'model.head of {path}')
     if type(head) not in (LinearClsHead, VisionTransformerClsHead) or len(
             head.state_dict()) != 2:
