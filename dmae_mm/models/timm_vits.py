@@ -189,6 +189,11 @@ def convert_weights(
     _check_registers(file, model, owner)
     layout = layout_of(file.tensors)
     in_mmpretrain = timm_model_state_dict(file.tensors)
+    known = model.state_dict().keys()
+    embedding = file.tensors.get('patch_embed.proj.weight')
+    are_its_own = embedding is not None and embedding.dim() == 4 and all(
+        name in known or name.startswith(_BEHIND_THE_BLOCKS)
+        for name in file.tensors)
     of_mmpretrain = not in_mmpretrain and layout in ('mmpretrain',
                                                      'mmpretrain backbone')
     if of_mmpretrain and model.no_embed_class and model.cls_token is not None:
@@ -205,6 +210,9 @@ def convert_weights(
             weights = backbone_to_timm(backbone)
         elif in_mmpretrain:
             weights = in_mmpretrain
+        elif are_its_own:  # nothing is to be converted
+            layout = 'timm'
+            weights = dict(file.tensors)
         elif isinstance(model, eva.Eva):
             layout = 'timm'
             weights = eva.checkpoint_filter_fn(dict(file.tensors), model)
@@ -216,7 +224,6 @@ def convert_weights(
         raise ValueError(
             f'The {owner} checkpoint {file.source} cannot be used: its names '
             f'cannot be converted to those of timm ({error}).') from error
-    known = model.state_dict().keys()
     weights = {
         name: tensor
         for name, tensor in weights.items()
