@@ -114,6 +114,28 @@ def complete_model(cfg: Config, path: str) -> None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
 
 
+def without_teachers(model: dict) -> dict:
+    """The config of a model that teaches itself: no teacher's file is read.
+
+    Args:
+        model (dict): Config of a model, perhaps a distilled one.
+
+    Returns:
+        dict: A copy.
+    """
+    given = [name for name in ('teacher', 'teachers') if model.get(name)]
+    if not given:
+        return model
+    none = dict(
+        teacher=None,
+        teachers=None,
+        teacher_dropping=None,
+        aligned_layers=[],
+        logit_loss=None)
+    return dict(
+        model, **{name: none[name] for name in none if name in model})
+
+
 def build(cfg: dict, what: str, scope: str = 'mmpretrain') -> nn.Module:
     """Build a module of mmpretrain or of another package of OpenMMLab.
 

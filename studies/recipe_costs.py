@@ -42,8 +42,8 @@ def build(cfg: Config) -> nn.Module:
     hierarchical = 'HiViT' in cfg.model.backbone.type
     with torch.device('cpu' if hierarchical else 'meta'):
         model = MODELS.build(cfg.model)
-    if getattr(model, 'teacher', None) is not None:
-        model.teacher.is_loaded = True
+    for teacher in getattr(model, 'teachers', {}).values():
+        teacher.is_loaded = True
     return model.to('meta').train()
 
 
@@ -73,12 +73,15 @@ def count_gflop(cfg: Config) -> Dict[str, float]:
         images = torch.empty(batch_size, 3, size, size)
         with FlopCounterMode(display=False) as step:
             losses = model.loss(images, labels(model, batch_size))
-            # The teacher has no backward pass, and is no submodule: it is
-            # counted under the name of its class.
+            # Teachers have no backward pass, and are no submodules: they are
+            # counted under the names of their classes.
+            kinds = {
+                type(teacher).__name__
+                for teacher in getattr(model, 'teachers', {}).values()
+            }
+            counts = step.get_flop_counts()
             teacher = sum(
-                step.get_flop_counts().get(
-                    type(getattr(model, 'teacher', None)).__name__,
-                    {}).values())
+                sum(counts.get(kind, {}).values()) for kind in kinds)
             sum(losses.values()).backward()
         decoder = count_decoder(model, images) if isinstance(
             model, DMAE) else 0

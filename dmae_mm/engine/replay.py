@@ -51,10 +51,9 @@ class Replay:
         with DefaultScope.overwrite_default_scope(
                 cfg.get('default_scope', 'mmpretrain')):
             model = MODELS.build(cfg.model)
-        teacher = getattr(model, 'teacher', None)
-        if teacher is not None:
+        for name, teacher in getattr(model, 'teachers', {}).items():
             teacher.init_weights()
-            if teacher.fingerprint() != dump['teacher']:
+            if teacher.fingerprint() != dump['teachers'].get(name):
                 self.say('WARNING: this teacher is not the one of the run: '
                          f'{teacher.checkpoint!r} has changed.')
         weights, path = dump['weights'], dump['checkpoint']
@@ -152,9 +151,11 @@ class Replay:
         is the innermost.
         """
         modules = dict(self.model.named_modules())
-        teacher = getattr(self.model, 'teacher', None)
-        if teacher is not None:  # not among the modules
-            modules.update(teacher.named_modules(prefix='teacher'))
+        # Teachers are not among the modules.
+        for name, teacher in getattr(self.model, 'teachers', {}).items():
+            modules.update(
+                teacher.named_modules(
+                    prefix=f'teachers.{name}' if name else 'teacher'))
         for name, module in modules.items():
             module.register_forward_hook(
                 functools.partial(self._look, name or 'the model'))

@@ -24,7 +24,7 @@ from dmae_mm.messages import first_few, one_line
 from dmae_mm.weights.safe_load import load_without_executing
 
 MAX_NAMES = 8  # of images in a message
-FORMAT = 'dmae_mm step 1'
+FORMAT = 'dmae_mm step 2'
 # Keys of the dicts that stand for what is no plain value.
 _ARRAY, _ELEMENT = '__ndarray__', '__data_element__'
 _PACKAGES = ('mmengine', 'mmpretrain', 'mmseg', 'mmdet', 'dmae_mm')
@@ -100,7 +100,6 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
         note += f' It is without the batch, because {error}.'
     if len(step.images()) > MAX_NAMES:
         note += ' It names all images.'
-    teacher = getattr(model, 'teacher', None)
     try:
         write_dump(
             path,
@@ -111,7 +110,11 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
                 seed=runner.seed,
                 images=step.images(),
                 batch=batch,
-                teacher=None if teacher is None else teacher.fingerprint(),
+                teachers={
+                    name: teacher.fingerprint()
+                    for name, teacher in getattr(model, 'teachers',
+                                                 {}).items()
+                },
                 checkpoint=find_latest_checkpoint(runner.work_dir),
                 weights=weights))
     except (OSError, RuntimeError) as error:

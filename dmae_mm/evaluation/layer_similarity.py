@@ -15,7 +15,7 @@ from dmae_mm.models.checks import check_pairs, check_sees_patches
 from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
 from dmae_mm.models.mmpretrain_vits import prefix_tokens
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import BlockRecorder, resolve_block, first_ids
+from dmae_mm.models.tokens import OutputRecorder, first_ids, resolve_block
 from dmae_mm.weights import read_tensor_file
 
 from .cka import MIN_EXAMPLES, BlockOutputs, minibatch_cka
@@ -191,7 +191,7 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
     model.eval()
     backbone = model.backbone
     blocks = blocks_of(backbone)
-    student_blocks = BlockRecorder(blocks, range(len(blocks)))
+    student_blocks = OutputRecorder(blocks)
 
     def by_place(tokens: BlockOutputs, num_prefix: int) -> BlockOutputs:
         # The k-th visible patch of each image: its place is random.

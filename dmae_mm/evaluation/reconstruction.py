@@ -97,7 +97,8 @@ def reconstruct_with_checkpoint(
     file = read_tensor_file(checkpoint)
     load_whole(model, file, config)
     if similarity:
-        model.teacher.init_weights()
+        for teacher in model.teachers.values():
+            teacher.init_weights()
     move(model, device)
     columns = []
     for ratio in ratios:
@@ -215,17 +216,17 @@ def _recorded(model: nn.Module) -> Iterator[Dict[str, Any]]:
         teacher's tokens as the loss gets them, (B, N, C).
     """
     seen: Dict[str, Any] = dict(pairs={})
-    distillation = getattr(model, 'distillation', None)
-    names = iter(distillation.loss_names if distillation else ())
+    distillations = getattr(model, 'distillations', ())
     handles = [
         getattr(model, part).register_forward_hook(
             lambda module, args, output, part=part: seen.update({part: output})
         ) for part in ('backbone', 'neck')
     ]
-    if getattr(model, 'distill_loss', None) is not None:
+    for part in distillations:
+        names = iter(part.loss_names)
         handles.append(
-            model.distill_loss.register_forward_pre_hook(
-                lambda module, args: seen['pairs'].update({
+            part.loss.register_forward_pre_hook(
+                lambda module, args, names=names: seen['pairs'].update({
                     next(names).removeprefix('loss_align_'): args
                 })))
     try:

@@ -14,7 +14,8 @@ from mmpretrain.apis.model import ModelHub
 
 from dmae_mm.datasets import LoadImageOrSkip
 from dmae_mm.datasets.pipelines import loader_of_config
-from dmae_mm.host import build, complete_model, read_config
+from dmae_mm.host import (build, complete_model, read_config,
+                          without_teachers)
 from dmae_mm.models.checks import check_preprocessor
 from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
 from dmae_mm.weights import (TensorFile, backbone_state_dict,
@@ -158,11 +159,12 @@ def build_pretraining_model(section: dict,
     Raises:
         ValueError: If it cannot be built, or has no teacher that is wanted.
     """
-    if with_teacher and not section.get('teacher'):
+    if with_teacher and not (section.get('teacher')
+                             or section.get('teachers')):
         raise ValueError(f'The config {config} has no model.teacher, so there '
                          'is none to compare the student with.')
-    if not with_teacher and 'teacher' in section:
-        section = dict(section, teacher=None, aligned_layers=[])
+    if not with_teacher:
+        section = without_teachers(section)
     return build(section, f'The model of {config}')
 
 
@@ -191,11 +193,11 @@ def load_whole(model: nn.Module, file: TensorFile, config: str) -> None:
             'an exported or fine-tuned model, and cannot reconstruct '
             'anything. Give a checkpoint that pre-training has written '
             '(epoch_*.pth or iter_*.pth in its work dir).')
-    if getattr(model, 'distill_neck', None) is None:
+    if not getattr(model, 'teachers', None):
         tensors = {
             name: tensor
             for name, tensor in tensors.items()
-            if not name.startswith('distill_neck.')
+            if not name.startswith('distill_')
         }
     _load(model, tensors, file, f'the model of {config}')
 

@@ -98,10 +98,11 @@ class FewStepsHook(Hook):
 def memory(runner: Runner, gradients: int) -> List[str]:
     """Lines on what the parts of a run hold."""
     model = unwrapped_model(runner)
-    teacher = getattr(model, 'teacher', None)
     sizes = dict(
         weights=_bytes(model.state_dict()),
-        teacher=_bytes(teacher.state_dict()) if teacher is not None else 0)
+        teacher=sum(
+            _bytes(teacher.state_dict())
+            for teacher in getattr(model, 'teachers', {}).values()))
     trained = dict(
         gradients=gradients,
         optimizer=_bytes(runner.optim_wrapper.optimizer.state_dict()))

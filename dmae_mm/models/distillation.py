@@ -1,14 +1,15 @@
 from collections import Counter
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 
-from .mmpretrain_vits import prefix_tokens
-from .student_input import StudentInput
+from dmae_mm.options import is_finite_number
+
+from .student import Student, num_seen
 from .teachers import Teacher
-from .tokens import BlockRecorder, resolve_block
+from .tokens import first_ids, resolve_block, without_registers
 
 Block = Union[int, float]
 
@@ -16,102 +17,124 @@ Block = Union[int, float]
 class Distillation:
     """A frozen teacher, the blocks that are aligned with its own, and how.
 
-    A model owns one and calls it with what its student computed::
-
-        output, features = self.distillation.student_recorder.record(
-            self.backbone, images)
-        losses.update(self.distillation.losses(images, ids_keep, features))
-
     It is no ``nn.Module``, so that the teacher is absent from the model's
-    parameters, state dict, DDP buckets and optimizers. The model registers
-    what learns, ``neck``, as its own submodule ``distill_neck``, and ``loss``
-    as ``distill_loss``. A deep copy, such as an EMA's, shares the teacher.
+    parameters, state dict, DDP buckets and optimizers: see
+    :class:`Distillations`, which a model calls and which registers what
+    learns. A deep copy, such as an EMA's, shares the teacher.
 
     Args:
-        student (nn.Module): The student's backbone.
-        student_blocks (Sequence[nn.Module]): Its blocks, each of which
-            returns (B, P + K, C_student). Not used without aligned pairs.
-        student_input (StudentInput): Its images.
+        student (Student): Who learns.
         teacher (dict): Config of the teacher.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
             block): 0-based ints, negative from the end, or depth fractions;
             perhaps none.
-        distill_neck (dict): Config of the projectors.
-        distill_loss (dict): Config of the loss of features.
+        distill_neck (dict, optional): Config of the projectors. Defaults to
+            None: linear ones, if the loss compares projected features.
+        distill_loss (dict, optional): Config of the loss of features.
+            Defaults to None: L1 on normalised features.
+        mask_ratio (float, optional): Part of the patches that is hidden from
+            the teacher, at most the student's; 0: none. It sees the student's
+            visible ones and further ones at random. Defaults to None: the
+            same as the student.
+        target (dict, optional): Config of what standardises the teacher's
+            tokens before they are compared. Defaults to None.
+        name (str): Of the teacher, where there are several. Defaults to ''.
 
     Attributes:
         teacher (Teacher): The teacher.
-        student_recorder (BlockRecorder): The student's aligned blocks.
+        student_modules (list[nn.Module]): Whose outputs are a pair's student
+            features.
         loss_names (list[str]): Name of each aligned pair's loss.
-        neck (nn.Module, optional): The projectors; None without pairs.
-        loss (nn.Module, optional): Compares features; likewise.
+        neck (nn.Module, optional): The projectors; None without pairs, or
+            where the loss compares relations.
+        loss (nn.Module, optional): Compares features; None without pairs.
+        targets (nn.ModuleList, optional): What standardises each pair's
+            teacher tokens; None without ``target``.
 
     Raises:
         ValueError: If the parts do not fit together; the message names the
             option, its value and the legal values.
     """
 
-    def __init__(self, student: nn.Module, student_blocks: Sequence[nn.Module],
-                 student_input: StudentInput, teacher: dict,
+    def __init__(self,
+                 student: Student,
+                 teacher: dict,
                  aligned_layers: Sequence[Tuple[Block, Block]],
-                 distill_neck: dict, distill_loss: dict) -> None:
+                 distill_neck: Optional[dict] = None,
+                 distill_loss: Optional[dict] = None,
+                 mask_ratio: Optional[float] = None,
+                 target: Optional[dict] = None,
+                 name: str = '') -> None:
+        self.student = student
+        self.num_seen = _num_seen(student, mask_ratio)
+        self.loss: Optional[nn.Module] = None
+        self.neck: Optional[nn.Module] = None
+        self.targets: Optional[nn.ModuleList] = None
+        if aligned_layers:
+            self.loss = build_part(
+                'distill_loss',
+                distill_loss or dict(type='FeatureAlignmentLoss'))
+        tap = getattr(self.loss, 'tap', 'block')
+        modules = student.modules.get(tap, ())
         ours = [
-            resolve_block(block, len(student_blocks), 'student')
+            resolve_block(block, len(modules), 'student')
             for block, _ in aligned_layers
         ]
-        self.student_recorder = BlockRecorder(student_blocks, ours)
+        self.student_modules = [modules[index] for index in ours]
         self.teacher: Teacher = build_part(
             'teacher',
             teacher,
             aligned_blocks=[block for _, block in aligned_layers],
-            student_input=student_input)
+            student_input=student.images,
+            **({} if tap == 'block' else dict(tap=tap)))
         self.loss_names = [
-            f'loss_align_s{s}_t{t}'
+            f'loss_align_{name}{"_" * bool(name)}s{s}_t{t}'
             for s, t in zip(ours, self.teacher.aligned_blocks)
         ]
         _check_no_duplicates(aligned_layers, self.loss_names)
-        _check_not_frozen(student_blocks, ours)
-        self.student_prefix, self.student_has_cls = prefix_tokens(student)
-        self.neck: Optional[nn.Module] = None
-        self.loss: Optional[nn.Module] = None
+        _check_not_frozen(modules, ours)
         if not aligned_layers:
             return
         # Leaves the random state as it was, so that the student starts from
         # the same weights as in the control without projectors.
         with torch.random.fork_rng(devices=[]):
-            self.neck = build_part(
-                'distill_neck',
-                distill_neck,
-                student_dims=student.embed_dims,
-                teacher_dims=self.teacher.embed_dims,
-                num_pairs=len(aligned_layers))
-        self.loss = build_part('distill_loss', distill_loss)
-
-    def init_weights(self, device: torch.device) -> None:
-        """Read the teacher's checkpoint, and move the teacher to the student.
-
-        It would follow its images, but inside a compiled step that is slow.
-        """
-        self.teacher.init_weights()
-        self.teacher.to(device)
+            if getattr(self.loss, 'projects', True):
+                self.neck = build_part(
+                    'distill_neck',
+                    distill_neck or dict(type='FeatureProjectionNeck'),
+                    student_dims=student.embed_dims[tap],
+                    teacher_dims=self.teacher.embed_dims,
+                    num_pairs=len(aligned_layers))
+        if self.neck is None and distill_neck is not None:
+            raise ValueError(
+                f'distill_neck={distill_neck!r}, but a '
+                f'{type(self.loss).__name__} compares relations between '
+                'tokens, which need no projector. Set distill_neck=None.')
 
     def losses(
-            self, images: torch.Tensor, ids_keep: Optional[torch.Tensor],
-            student_features: Sequence[torch.Tensor]
+        self,
+        images: torch.Tensor,
+        student_features: Sequence[torch.Tensor],
+        ids_restore: Optional[torch.Tensor] = None,
+        num_visible: Optional[int] = None
     ) -> Dict[str, torch.Tensor]:
         """Run the teacher and compare the student's features with its own.
 
         Args:
             images (torch.Tensor): Normalised images, (B, C, H, W).
-            ids_keep (torch.Tensor, optional): Indices of the visible patches,
-                (B, K). None: all.
             student_features (Sequence[torch.Tensor]): A pair's student
                 tokens, (B, P_student + K, C_student).
+            ids_restore (torch.Tensor, optional): MAE's permutation, (B, L).
+                None: all patches are visible, in their own order.
+            num_visible (int, optional): K.
 
         Returns:
             dict[str, torch.Tensor]: One loss a pair.
         """
-        return self.align(student_features, self.teacher(images, ids_keep))
+        ids_seen = None
+        if ids_restore is not None:
+            ids_seen = first_ids(ids_restore, self.num_seen or num_visible)
+        return self.align(student_features, self.teacher(images, ids_seen))
 
     def align(
         self, student_features: Sequence[torch.Tensor],
@@ -123,7 +146,8 @@ class Distillation:
             student_features (Sequence[torch.Tensor]): A pair's student
                 tokens, (B, P_student + K, C_student).
             teacher_features (Sequence[torch.Tensor]): A pair's teacher
-                tokens, (B, P_teacher + K, C_teacher).
+                tokens, (B, P_teacher + N, C_teacher), of which the first K
+                patches are the student's.
 
         Returns:
             dict[str, torch.Tensor]: One loss a pair.
@@ -134,44 +158,52 @@ class Distillation:
         """
         if not self.loss_names:
             return {}
-        if self.neck.training and torch.is_grad_enabled() and not all(
+        if self.loss.training and torch.is_grad_enabled() and not all(
                 feature.requires_grad for feature in student_features):
             raise RuntimeError(
                 'The student features carry no gradient. With '
                 'activation_checkpointing, name single blocks '
                 "('backbone.layers.0', ...), not the backbone.")
-        both_cls = self.student_has_cls and self.teacher.has_cls_token
-        projected = self.neck([
-            _alignable_tokens(feature, self.student_prefix, both_cls)
+        num_prefix = self.student.num_prefix_tokens
+        both_cls = (
+            self.student.has_cls_token and self.teacher.has_cls_token
+            and getattr(self.loss, 'tokens', 'shared') == 'shared')
+        ours = [
+            alignable_tokens(feature, num_prefix, both_cls)
             for feature in student_features
-        ])
+        ]
+        if self.neck is not None:
+            ours = self.neck(ours)
+        theirs = [
+            alignable_tokens(feature, self.teacher.num_prefix_tokens, both_cls,
+                             student.shape[1])
+            for student, feature in zip(ours, teacher_features)
+        ]
         return {
-            name: self.loss(
-                student,
-                _alignable_tokens(teacher, self.teacher.num_prefix_tokens,
-                                  both_cls))
-            for name, student, teacher in zip(self.loss_names, projected,
-                                              teacher_features)
+            name: self.loss(*pair)
+            for name, *pair in zip(self.loss_names, ours, theirs)
         }
 
 
-def _alignable_tokens(feature: torch.Tensor, num_prefix: int,
-                      keep_cls: bool) -> torch.Tensor:
+def alignable_tokens(feature: torch.Tensor,
+                     num_prefix: int,
+                     keep_cls: bool,
+                     number: Optional[int] = None) -> torch.Tensor:
     """Patch tokens, with CLS in front if both sides have one.
 
     Args:
-        feature (torch.Tensor): Tokens of one side, (B, P + K, C).
+        feature (torch.Tensor): Tokens of one side, (B, P + N, C).
         num_prefix (int): P, of which the first is CLS if there is one.
         keep_cls (bool): Whether both sides have CLS.
+        number (int, optional): How many tokens are wanted, where the teacher
+            sees more. Defaults to None: all.
 
     Returns:
-        torch.Tensor: (B, 1 + K, C) or (B, K, C); a view unless registers
-        have to be cut out.
+        torch.Tensor: (B, [1 +] N, C); a view unless registers have to be cut
+        out.
     """
-    if num_prefix == int(keep_cls):
-        return feature
-    patches = feature[:, num_prefix:]
-    return torch.cat([feature[:, :1], patches], 1) if keep_cls else patches
+    tokens = without_registers(feature, num_prefix, keep_cls)
+    return tokens if number in (None, tokens.shape[1]) else tokens[:, :number]
 
 
 def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
@@ -199,6 +231,26 @@ def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
     return MODELS.build(dict(cfg, **filled_in))
 
 
+def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
+    """How many patches the teacher sees; None for as many as the student."""
+    if mask_ratio is None:
+        return None
+    if student.num_visible is None:
+        raise ValueError(
+            f'teacher_mask_ratio={mask_ratio!r}, but the student sees whole '
+            'images, and so does its teacher. Remove it.')
+    number = is_finite_number(mask_ratio) and 0 <= mask_ratio < 1 and num_seen(
+        student.num_patches, mask_ratio)
+    if not number or number < student.num_visible:
+        masked = 1 - student.num_visible / student.num_patches
+        raise ValueError(
+            f'teacher_mask_ratio={mask_ratio!r} is not a number from 0 (the '
+            f"teacher sees all patches) to the student's {masked:.4g} (it "
+            'sees the same). Features are compared where the student sees, '
+            'so the teacher must see at least as much.')
+    return number
+
+
 def _check_no_duplicates(aligned_layers: Sequence,
                          loss_names: Sequence[str]) -> None:
     """Refuse a pair of blocks that is named twice."""
@@ -210,12 +262,12 @@ def _check_no_duplicates(aligned_layers: Sequence,
             'distill_loss.loss_weight weighs it.')
 
 
-def _check_not_frozen(blocks: Sequence[nn.Module],
-                      aligned: Sequence[int]) -> None:
+def _check_not_frozen(modules: Sequence[nn.Module],
+                      aligned: List[int]) -> None:
     """Refuse to align blocks of the student that do not learn."""
     frozen = [
         index for index in aligned
-        if not any(p.requires_grad for p in blocks[index].parameters())
+        if not any(p.requires_grad for p in modules[index].parameters())
     ]
     if frozen:
         raise ValueError(

@@ -9,12 +9,14 @@ from mmpretrain.structures import DataSample
 from dmae_mm.options import reject_unknown_options
 
 from .checks import check_backbone, check_pairs, check_preprocessor
-from .distillation import Block, Distillation, build_part
-from .mmpretrain_vits import TOKEN_BACKBONES, blocks, check_arch
+from .distillation import Block, build_part
+from .distillations import Distillations
+from .mmpretrain_vits import TOKEN_BACKBONES, check_arch
+from .student import Student
 from .student_input import StudentInput
 from .teachers import ClassifierTeacher, Teacher
 from .teachers.classifier_teacher import has_single_logits
-from .tokens import BlockRecorder
+from .tokens import OutputRecorder
 
 
 @MODELS.register_module()
@@ -48,8 +50,9 @@ class DistilledImageClassifier(ImageClassifier):
         logit_loss (dict, optional): A :class:`LogitDistillationLoss`.
             Defaults to None.
         aligned_layers (Sequence[tuple]): As in :class:`DMAE`. Defaults to ().
-        distill_neck (dict): As in :class:`DMAE`.
-        distill_loss (dict): As in :class:`DMAE`.
+        distill_neck (dict, optional): As in :class:`DMAE`.
+        distill_loss (dict, optional): As in :class:`DMAE`.
+        target (dict, optional): As in :class:`DMAE`.
         pretrained (str, optional): As in mmpretrain.
         train_cfg (dict, optional): As in mmpretrain.
         data_preprocessor (dict, optional): As in mmpretrain.
@@ -68,8 +71,9 @@ class DistilledImageClassifier(ImageClassifier):
                  teacher: Optional[dict] = None,
                  logit_loss: Optional[dict] = None,
                  aligned_layers: Sequence[Tuple[Block, Block]] = (),
-                 distill_neck: dict = dict(type='FeatureProjectionNeck'),
-                 distill_loss: dict = dict(type='FeatureAlignmentLoss'),
+                 distill_neck: Optional[dict] = None,
+                 distill_loss: Optional[dict] = None,
+                 target: Optional[dict] = None,
                  pretrained: Optional[str] = None,
                  train_cfg: Optional[dict] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
@@ -89,44 +93,47 @@ class DistilledImageClassifier(ImageClassifier):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
         check_preprocessor(self.data_preprocessor, self.backbone)
-        self.distillation: Optional[Distillation] = None
         self.logit_loss = None
-        if teacher is None:
-            return
-
-        if self.head is None:
+        if teacher is not None and self.head is None:
             raise ValueError(
                 'head=None, but a DistilledImageClassifier learns from labels '
                 "as well. Give a head, for example type='LinearClsHead'.")
         if aligned_layers:
             check_backbone(self.backbone, TOKEN_BACKBONES, exactly=True)
-            student_blocks = blocks(self.backbone)
-            images = StudentInput.of_vit(self.backbone,
-                                         self.data_preprocessor)
+            student = Student.of_vit(self.backbone, self.data_preprocessor)
         else:
-            student_blocks = ()
-            images = StudentInput.of(self.backbone, self.data_preprocessor)
-        self.distillation = Distillation(self.backbone, student_blocks, images,
-                                         teacher, aligned_layers, distill_neck,
-                                         distill_loss)
-        if aligned_layers:
-            self.distill_neck = self.distillation.neck
-            self.distill_loss = self.distillation.loss
+            student = Student(
+                StudentInput.of(self.backbone, self.data_preprocessor))
+        self.distillations = Distillations(
+            student, {} if teacher is None else {
+                '':
+                dict(
+                    teacher=teacher,
+                    aligned_layers=aligned_layers,
+                    distill_neck=distill_neck,
+                    distill_loss=distill_loss,
+                    target=target)
+            })
+        self.distillations.register_in(self)
         if logit_loss is not None:
             _check_student_head(self.head)
             _check_num_classes(self.head, self.teacher)
-            self.head_output = BlockRecorder([self.head], [0])
+            self.head_output = OutputRecorder([self.head])
             self.logit_loss = build_part('logit_loss', logit_loss)
 
     @property
     def teacher(self) -> Optional[Teacher]:
         """The teacher, if there is one."""
-        return self.distillation and self.distillation.teacher
+        return self.teachers.get('')
+
+    @property
+    def teachers(self) -> Dict[str, Teacher]:
+        """The same, by the name ''."""
+        return self.distillations.teachers
 
     def init_weights(self) -> None:
         """Initialise the student and read the teacher's checkpoint."""
-        if self.distillation is not None:
-            self.distillation.init_weights(next(self.parameters()).device)
+        self.distillations.init_weights(next(self.parameters()).device)
         super().init_weights()
 
     def loss(self, inputs: torch.Tensor,
@@ -142,24 +149,23 @@ class DistilledImageClassifier(ImageClassifier):
             as ``loss_cls``; ``loss_logits`` and ``loss_align_*``, as far as
             they are wanted.
         """
-        if self.distillation is None:
+        if self.teacher is None:
             return super().loss(inputs, data_samples)
 
-        features, student_features = (
-            self.distillation.student_recorder.record(self.extract_feat,
-                                                      inputs))
-        if self.logit_loss is not None:
-            losses, (logits, ) = self.head_output.record(
-                self.head_loss, features, data_samples)
-            teacher_logits, teacher_features = self.teacher(inputs)
-            losses['loss_logits'] = self.logit_loss(logits, teacher_logits)
-            losses.update(
-                self.distillation.align(student_features, teacher_features))
-        else:
+        features, student_features = self.distillations.record(
+            self.extract_feat, inputs)
+        if self.logit_loss is None:
             losses = self.head_loss(features, data_samples)
-            losses.update(
-                self.distillation.losses(
-                    inputs, ids_keep=None, student_features=student_features))
+            losses.update(self.distillations.losses(inputs, student_features))
+            return losses
+
+        losses, (logits, ) = self.head_output.record(
+            self.head_loss, features, data_samples)
+        teacher_logits, teacher_features = self.teacher(inputs)
+        losses['loss_logits'] = self.logit_loss(logits, teacher_logits)
+        distillation, = self.distillations
+        losses.update(
+            distillation.align(student_features[0], teacher_features))
         return losses
 
     def head_loss(self, features: Tuple[torch.Tensor, ...],

@@ -10,16 +10,15 @@ from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
 from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_preprocessor, check_sees_patches, check_sizes,
-                     check_teacher)
+                     check_preprocessor, check_sees_patches, check_sizes)
 from .data_preprocessor import with_any_channels
-from .distillation import Block, Distillation
-from .mmpretrain_vits import blocks, check_arch
+from .distillation import Block
+from .distillations import Distillations, distillation_options
+from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
-from .student_input import StudentInput
+from .student import Student
 from .students import MASKED_STUDENTS
 from .teachers import Teacher
-from .tokens import first_ids
 
 
 @MODELS.register_module()
@@ -38,6 +37,8 @@ class DMAE(BaseSelfSupervisor):
 
     With ``teacher=None`` and no aligned layers this is plain MAE, the control
     of an experiment; ``distill_neck`` and ``distill_loss`` are then not built.
+    ``teachers`` takes the place of ``teacher`` and the options that follow it
+    and gives them for each of several teachers.
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
@@ -52,11 +53,24 @@ class DMAE(BaseSelfSupervisor):
             in (0, 1]: (0.75, 0.75) is block ``round(0.75 * depth) - 1`` of
             each. Blocks of a ``HiViT`` are those of its main stage. Defaults
             to ().
-        distill_neck (dict): Defaults to a linear
-            :class:`FeatureProjectionNeck`. Gets the widths and the number of
-            pairs from here.
-        distill_loss (dict): Defaults to a :class:`FeatureAlignmentLoss` with
-            L1 on normalised features.
+        distill_neck (dict, optional): Gets the widths and the number of pairs
+            from here. Defaults to None: a linear
+            :class:`FeatureProjectionNeck`, unless the loss compares
+            relations, which need none.
+        distill_loss (dict, optional): Defaults to None: a
+            :class:`FeatureAlignmentLoss` with L1 on normalised features.
+        teacher_mask_ratio (float, optional): Part of the patches that is
+            hidden from the teacher, from 0 to the student's ``mask_ratio``.
+            The teacher sees the student's visible patches and, at random, as
+            many more as that leaves. Defaults to None: the same as the
+            student, as in the paper.
+        target (dict, optional): What standardises the teacher's features
+            before they are compared: :class:`Standardize` or
+            :class:`PHIStandardize`. Defaults to None.
+        teachers (dict, optional): Several teachers: by a name of letters,
+            digits and '_', a dict of ``teacher``, ``aligned_layers``,
+            ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
+            ``teacher_mask_ratio``) and ``target``. Defaults to None.
         data_preprocessor (dict, optional): As in mmpretrain.
         init_cfg (dict | list[dict], optional): As in mmpretrain. It reaches
             neither the projectors nor the teacher.
@@ -72,11 +86,21 @@ class DMAE(BaseSelfSupervisor):
                  head: dict,
                  teacher: Optional[dict] = None,
                  aligned_layers: Sequence[Tuple[Block, Block]] = (),
-                 distill_neck: dict = dict(type='FeatureProjectionNeck'),
-                 distill_loss: dict = dict(type='FeatureAlignmentLoss'),
+                 distill_neck: Optional[dict] = None,
+                 distill_loss: Optional[dict] = None,
+                 teacher_mask_ratio: Optional[float] = None,
+                 target: Optional[dict] = None,
+                 teachers: Optional[Dict[str, dict]] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
-        check_teacher(aligned_layers, teacher)
+        options = distillation_options(
+            teachers,
+            teacher=teacher,
+            aligned_layers=aligned_layers,
+            distill_neck=distill_neck,
+            distill_loss=distill_loss,
+            mask_ratio=teacher_mask_ratio,
+            target=target)
         check_arch('backbone', backbone)
         super().__init__(
             backbone=backbone,
@@ -88,27 +112,27 @@ class DMAE(BaseSelfSupervisor):
         check_backbone(self.backbone, MASKED_STUDENTS)
         check_sizes(self.backbone, self.neck, self.head)
         check_preprocessor(self.data_preprocessor, self.backbone)
-        check_mask_ratio(self.backbone, teacher is not None)
+        check_mask_ratio(self.backbone, bool(options))
         check_predict_ratio(self.neck, self.backbone)
-        self.distillation: Optional[Distillation] = None
-        if teacher is not None:
-            self.distillation = Distillation(
-                self.backbone, blocks(self.backbone),
-                StudentInput.of_vit(self.backbone, self.data_preprocessor),
-                teacher, aligned_layers, distill_neck, distill_loss)
-            check_sees_patches(self.teacher)
-            self.distill_neck = self.distillation.neck
-            self.distill_loss = self.distillation.loss
+        self.distillations = Distillations(
+            Student.of_vit(self.backbone, self.data_preprocessor), options)
+        for each in self.teachers.values():
+            check_sees_patches(each)
+        self.distillations.register_in(self)
 
     @property
     def teacher(self) -> Optional[Teacher]:
-        """The teacher, if there is one."""
-        return self.distillation and self.distillation.teacher
+        """The teacher, if there is a single one."""
+        return self.teachers.get('')
+
+    @property
+    def teachers(self) -> Dict[str, Teacher]:
+        """Each teacher by its name; that of a single one is ''."""
+        return self.distillations.teachers
 
     def init_weights(self) -> None:
-        """Initialise the student and read the teacher's checkpoint."""
-        if self.distillation is not None:
-            self.distillation.init_weights(next(self.parameters()).device)
+        """Initialise the student and read the teachers' checkpoints."""
+        self.distillations.init_weights(next(self.parameters()).device)
         super().init_weights()
 
     def loss(self, inputs: torch.Tensor,
@@ -121,20 +145,17 @@ class DMAE(BaseSelfSupervisor):
 
         Returns:
             dict[str, torch.Tensor]: ``loss_recon`` and for each aligned pair
-            ``loss_align_s{student block}_t{teacher block}``.
+            ``loss_align_s{student block}_t{teacher block}``; with several
+            teachers ``loss_align_{name}_s..._t...``.
         """
-        if self.distillation is None:
-            latent, mask, ids_restore = self.backbone(inputs)
-            return self.reconstruction_loss(inputs, latent, mask, ids_restore)
-
         # Each of the student's features is (B, P + K, C_student).
         (latent, mask, ids_restore), student_features = (
-            self.distillation.student_recorder.record(self.backbone, inputs))
+            self.distillations.record(self.backbone, inputs))
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
         num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
-        ids_keep = first_ids(ids_restore, num_visible)  # (B, K)
         losses.update(
-            self.distillation.losses(inputs, ids_keep, student_features))
+            self.distillations.losses(inputs, student_features, ids_restore,
+                                      num_visible))
         return losses
 
     def reconstruction_loss(

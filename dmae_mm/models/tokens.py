@@ -38,53 +38,52 @@ def resolve_block(index: Union[int, float], num_layers: int,
         'the depth (0.75: three quarters).')
 
 
-class BlockRecorder:
-    """Records the outputs of whole blocks during a forward pass.
+class OutputRecorder:
+    """Records the outputs of modules during a forward pass.
 
     ::
 
-        features = BlockRecorder(vit.layers, [2, 5])
-        output, (second, fifth) = features.record(vit, images)
+        recorder = OutputRecorder([vit.layers[2], vit.layers[5]])
+        output, (second, fifth) = recorder.record(vit, images)
 
-    Hooks sit on whole blocks, never inside: within a block that is
-    checkpointed, a hook would see activations without gradient. Outside
+    Within a block that is checkpointed a hook would see activations without
+    gradient, so where one can choose, the modules are whole blocks. Outside
     :meth:`record` nothing is recorded or kept alive.
 
     Args:
-        blocks (Sequence[nn.Module]): The blocks of the backbone.
-        indices (Sequence[int]): 0-based, in the order in which the outputs
-            are wanted; a block may be named more than once.
+        modules (Sequence[nn.Module]): Whose outputs are wanted, in this
+            order; a module may be named more than once.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module],
-                 indices: Sequence[int]) -> None:
-        self.indices = tuple(indices)
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        distinct = list({id(module): module for module in modules}.values())
+        places = {id(module): place for place, module in enumerate(distinct)}
+        self._places = [places[id(module)] for module in modules]
         self._outputs: Optional[Dict[int, torch.Tensor]] = None
-        for index in set(self.indices):
-            blocks[index].register_forward_hook(
-                functools.partial(self._keep, index))
+        for place, module in enumerate(distinct):
+            module.register_forward_hook(functools.partial(self._keep, place))
 
-    def _keep(self, index: int, block: nn.Module, args: tuple,
+    def _keep(self, place: int, module: nn.Module, args: tuple,
               output: torch.Tensor) -> None:
         if self._outputs is not None:
-            self._outputs[index] = output
+            self._outputs[place] = output
 
     def record(self, module: nn.Module,
                *args: Any) -> Tuple[Any, Tuple[torch.Tensor, ...]]:
-        """Call a module that runs the blocks.
+        """Call a module that runs the others.
 
         Args:
             module (nn.Module): The backbone, or what contains it.
             *args: Its arguments.
 
         Returns:
-            tuple: What the module returned, and a tuple with one block
-            output for each of ``indices``.
+            tuple: What the module returned, and a tuple with the output of
+            each of ``modules``.
         """
         self._outputs = {}
         try:
             result = module(*args)
-            return result, tuple(self._outputs[i] for i in self.indices)
+            return result, tuple(self._outputs[i] for i in self._places)
         finally:
             self._outputs = None
 

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 
-from dmae_mm.host import build, quietly, read_model_config
+from dmae_mm.host import (build, quietly, read_model_config,
+                          without_teachers)
 from dmae_mm.messages import first_few, one_line
 
 from .download import local_path
@@ -27,7 +28,6 @@ SCOPES = dict(
     mmdet='it needs onedl-mmdetection and an mmcv with compiled ops '
     '(tools/install_mmcv_ops.py); in a clone of dmae_mm, `make venv '
     'WITH_OPS=1` installs both')
-_WITHOUT_TEACHER = dict(teacher=None, logit_loss=None, aligned_layers=[])
 _WRITE_ANEW = (f'Write it anew: python {EXPORT} MODEL SRC DST --to mmpretrain '
                '(or mmseg).')
 
@@ -59,10 +59,7 @@ def check_transfer(config: str,
     cfg = read_toolbox_config(config, cfg_options)
     path = local_path(checkpoint)
     name = name_checkpoint(cfg, path)
-    if cfg.model.get('teacher'):  # its file is another matter
-        for option, none in _WITHOUT_TEACHER.items():
-            if option in cfg.model:
-                cfg.model[option] = none
+    cfg.model = without_teachers(cfg.model)  # their files are another matter
     with quietly():
         model = build(cfg.model, f'The model of {config}', cfg.default_scope)
     backbone = model.backbone

@@ -23,7 +23,7 @@ _SCALE = re.compile(r'.*\.(gamma_?[12])(\.weight)?')
 _DROPPED = re.compile(r'cls_token|ln[12]\.(weight|bias)|' + COMPUTED.pattern)
 # What only pre-training or another task has; at the front of a name.
 _BESIDE = re.compile(
-    r'(backbone|neck|head|distill_neck|data_preprocessor|mask_token|teacher|'
+    r'(backbone|neck|head|distill_\w+|data_preprocessor|mask_token|teacher|'
     r'target_generator|decode_head|auxiliary_head|roi_head|rpn_head|'
     r'bbox_head|mask_head|decoder_\w+)(\.|$)')
 

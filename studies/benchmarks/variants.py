@@ -20,6 +20,7 @@ from mmpretrain.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmae_mm.models import DMAE, MMPretrainTeacher
+from dmae_mm.models.distillations import Distillations
 
 from .measuring import CONFIG, add_device, command_line, config_file
 
@@ -190,12 +191,14 @@ def build_all(config: str, names: Sequence[str],
         model = copy.copy(base)
         model._modules = dict(base._modules)
         if variant.teacher == 'none':
-            model.distillation = None
+            model.distillations = Distillations(None, {})
             del model._modules['distill_neck']
         elif variant.teacher == 'whole' or variant.teacher_dtype != 'float32':
             other = build(config, replace(variant, light_decoder=False))
-            model.distillation = copy.copy(base.distillation)
-            model.distillation.teacher = other.teacher.to(device)
+            part = copy.copy(base.distillations.by_name[''])
+            part.teacher = other.teacher.to(device)
+            model.distillations = copy.copy(base.distillations)
+            model.distillations.by_name = {'': part}
         if variant.light_decoder:
             model.neck = build(config, Variant(light_decoder=True)).neck.to(
                 device)

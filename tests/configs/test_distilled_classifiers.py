@@ -47,7 +47,7 @@ def test_recipe(kind, size):
         assert type(teacher).__name__ == 'MMPretrainTeacher'
         assert (teacher.embed_dims, teacher.num_layers) == SIZES[arch][:2]
         assert len(teacher.network.layers) == its + 1
-        assert model.distillation.loss_names == [f'loss_align_s{ours}_t{its}']
+        assert model.distillations.loss_names == [f'loss_align_s{ours}_t{its}']
         projector, = model.distill_neck.projectors
         assert projector.weight.shape == (SIZES[arch][0], width)
         assert model.logit_loss is None
@@ -57,7 +57,7 @@ def test_recipe(kind, size):
         assert shape_of(teacher.network.backbone) == SIZES[arch]
         assert teacher.network.head.fc.weight.shape == (1000, SIZES[arch][0])
         assert teacher.num_classes == 1000
-        assert model.distillation.loss_names == []
+        assert model.distillations.loss_names == []
         assert model.logit_loss.mode == dict(hard='hard').get(kind, 'soft')
         assert model.logit_loss.temperature == 1
         assert model.logit_loss.loss_weight == 0.5

@@ -38,7 +38,7 @@ def test_dmae_model(name):
     assert kept == (width, teacher_block + 1, heads)
     assert model.teacher.num_layers == depth
     assert model.teacher.aligned_blocks == (teacher_block, )
-    assert model.distillation.loss_names == [
+    assert model.distillations.loss_names == [
         f'loss_align_s{student_block}_t{teacher_block}'
     ]
     projector, = model.distill_neck.projectors
@@ -57,7 +57,7 @@ def test_teacher_of_14_pixel_patches():
     assert len(teacher.network.layers) == 24
     assert teacher.network.patch_embed.projection.kernel_size == (14, 14)
     assert (teacher.img_size, teacher.patch_grid) == ((196, 196), (14, 14))
-    assert model.distillation.loss_names == ['loss_align_s8_t23']
+    assert model.distillations.loss_names == ['loss_align_s8_t23']
 
 
 @pytest.mark.parametrize('name', BASELINES)

@@ -50,7 +50,7 @@ def describe(name: str) -> dict:
         found.update(
             teacher=shape_of(getattr(network, 'backbone', network))[:3],
             teacher_images=model.teacher.img_size,
-            losses=model.distillation.loss_names)
+            losses=model.distillations.loss_names)
     if getattr(model, 'distill_neck', None) is not None:
         loss = model.distill_loss
         found.update(

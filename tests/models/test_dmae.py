@@ -112,9 +112,9 @@ def test_registers_are_never_aligned(toy_model, images):
                    torch.randn(3, 2, 32), plain[0][:, 1:]], 1)
     ]
     model.eval()
-    wanted = model.distillation.align(student, plain)
+    wanted = model.distillations.by_name[''].align(student, plain)
     model.teacher.num_prefix_tokens = 3
-    losses = model.distillation.align(student, with_registers)
+    losses = model.distillations.by_name[''].align(student, with_registers)
     torch.testing.assert_close(losses, wanted)
 
 

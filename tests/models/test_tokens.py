@@ -6,7 +6,7 @@ import torch.nn as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmae_mm.models.tokens import BlockRecorder, resolve_block
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 
 
 @pytest.mark.parametrize('index, num_layers, expected', [
@@ -55,7 +55,7 @@ class Net(nn.Module):
 
 def test_records_in_the_order_asked_and_only_when_asked():
     net = Net()
-    features = BlockRecorder(net.layers, [2, 0, 2])
+    features = OutputRecorder([net.layers[i] for i in (2, 0, 2)])
     outputs, recorded = features.record(net, torch.ones(1, 2))
     assert [t is outputs[i] for t, i in zip(recorded, (2, 0, 2))] == [True] * 3
     net(torch.ones(1, 2))
@@ -64,7 +64,7 @@ def test_records_in_the_order_asked_and_only_when_asked():
 
 def test_nothing_is_kept_after_an_error():
     net = Net()
-    features = BlockRecorder(net.layers, [0])
+    features = OutputRecorder(net.layers[:1])
     with pytest.raises(RuntimeError):
         features.record(net, torch.ones(1, 3))
     assert features._outputs is None
@@ -72,7 +72,7 @@ def test_nothing_is_kept_after_an_error():
 
 def test_a_deep_copy_records_its_own_blocks():
     net = Net()
-    net.features = BlockRecorder(net.layers, [1])
+    net.features = OutputRecorder([net.layers[1]])
     twin = copy.deepcopy(net)
     outputs, (second, ) = twin.features.record(
         lambda x: (net(2 * x), twin(x))[1], torch.ones(1, 2))

@@ -15,6 +15,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.evaluation.images import EvaluationPipeline
 from dmae_mm.evaluation.pictures import draw_reconstructions
 from dmae_mm.evaluation.reconstruction import reconstruct
+from dmae_mm.models.distillations import Distillations
 from dmae_mm.weights import mae_to_mmpretrain
 from tests.toys.checkpoints import encoder_only, golden_weights
 from tests.toys.models import ROOT
@@ -84,7 +85,7 @@ def test_no_teacher_is_needed(model):
     cfg.model.teacher.update(checkpoint='gone.pth', allow_random=False)
     cfg.dump('no_teacher.py')
     main(['no_teacher.py', 'run.pth', *IMAGES])
-    model.distillation = None  # plain MAE
+    model.distillations = Distillations(None, {})  # plain MAE
     columns = reconstruct(model, inputs(IMAGES))
     assert columns[0].num_visible == 4
     wanted = draw_reconstructions([[one] for one in columns],

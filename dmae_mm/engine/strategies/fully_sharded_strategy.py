@@ -95,9 +95,9 @@ class FullyShardedStrategy(DDPStrategy):
         """Replace the model's parameters by their shards, in place."""
         device = get_device()
         self.mesh = init_device_mesh(device, (get_world_size(), ))
-        teacher = getattr(model, 'teacher', None)
-        if teacher is not None and self.shard_teacher:
-            self._shard(teacher, block_dtype='float32')
+        if self.shard_teacher:
+            for teacher in getattr(model, 'teachers', {}).values():
+                self._shard(teacher, block_dtype='float32')
         self._shard(model, self.block_dtype)
         return model.to(device)
 

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.host import quietly
 from dmae_mm.models import mmpretrain_vits as vits
-from dmae_mm.models.tokens import BlockRecorder, resolve_block
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.models.student_input import StudentInput, input_channels
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, mae_to_mmpretrain
@@ -129,8 +129,8 @@ class ClassifierTeacher(Teacher):
             allow_random=allow_random,
             **features)
         self.num_classes = getattr(network.head, 'num_classes', None)
-        self.recorder = BlockRecorder(
-            vits.blocks(backbone) if aligned else (), aligned)
+        self.recorder = OutputRecorder(
+            [vits.blocks(backbone)[index] for index in aligned])
 
     def load_weights(self, file: TensorFile) -> None:
         """Fill the classifier from a checkpoint, strictly.
@@ -157,7 +157,7 @@ class ClassifierTeacher(Teacher):
         tensors = {
             name: tensor
             for name, tensor in tensors.items()
-            if not name.startswith('distill_neck.')
+            if not name.startswith('distill_')
         }
         own = self.network.state_dict()
         needed = {

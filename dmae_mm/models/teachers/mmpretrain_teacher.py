@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 from timm.layers import resize_rel_pos_bias_table
 
 from dmae_mm.host import quietly
-from dmae_mm.models.tokens import BlockRecorder, resolve_block
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
                                             projection)
 from dmae_mm.models.student_input import StudentInput
@@ -150,7 +150,8 @@ class MMPretrainTeacher(Teacher):
         self._needed, self._known = needed, known
         self._own_grid = own_grid
         self.visible = visible
-        self.recorder = BlockRecorder(blocks(network), aligned)
+        self.recorder = OutputRecorder(
+            [blocks(network)[index] for index in aligned])
 
     def load_weights(self, file: TensorFile) -> None:
         """Fill the backbone from a checkpoint, strictly.
