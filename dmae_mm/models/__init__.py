@@ -2,9 +2,12 @@ from .data_preprocessor import ChannelsDataPreprocessor
 from .distillation import Distillation
 from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
-from .losses import FeatureAlignmentLoss, LogitDistillationLoss
-from .necks import FeatureProjectionNeck, SimpleFeaturePyramid
+from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
+                     MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
+from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
+                    SimpleFeaturePyramid)
 from .students import MaskedTimmViT
+from .targets import PHIStandardize, Standardize
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
 from .timm_vit import TimmViT
@@ -13,7 +16,8 @@ from .windowed_vit import WindowedViT
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureAlignmentLoss',
-    'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
-    'MaskedTimmViT', 'SimpleFeaturePyramid', 'Teacher', 'TimmTeacher',
-    'TimmViT', 'WindowedViT'
+    'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
+    'MMPretrainTeacher', 'MaskedFeatureLoss', 'MaskedTimmViT',
+    'PHIStandardize', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize',
+    'Teacher', 'TimmTeacher', 'TimmViT', 'TokenRelationLoss', 'WindowedViT'
 ]

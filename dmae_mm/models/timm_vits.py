@@ -2,7 +2,7 @@
 come from."""
 import difflib
 import re
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import timm
 import torch
@@ -14,6 +14,7 @@ from timm.models import deit, eva, vision_transformer
 
 from dmae_mm.models.tokens import VisiblePatches
 from dmae_mm.weights import TensorFile, backbone_state_dict
+from dmae_mm.weights.formats import TranslatedFile, described_folder
 from dmae_mm.weights.names import (backbone_to_timm, layout_of,
                                    timm_model_state_dict)
 
@@ -101,6 +102,32 @@ def default_img_size(model_name: str) -> Optional[Tuple[int, int]]:
     cfg = timm.get_pretrained_cfg(model_name)
     known = cfg is not None and cfg.fixed_input_size
     return tuple(cfg.input_size[-2:]) if known else None
+
+
+def read_description(checkpoint: Optional[str],
+                     knows_images: bool) -> Dict[str, Any]:
+    """Options that a TimmTeacher without ``model_name`` takes from a folder.
+
+    Args:
+        checkpoint (str, optional): As the config gives it.
+        knows_images (bool): Whether the config gives mean and std.
+
+    Returns:
+        dict[str, Any]: As of :func:`described_folder`.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it does not say enough.
+    """
+    if checkpoint is None:
+        raise ValueError(
+            'teacher: neither model_name nor checkpoint is given. Give '
+            'model_name, as in timm.create_model, or the folder of a model '
+            'of Hugging Face transformers as checkpoint.')
+    try:
+        return described_folder(checkpoint, knows_images)
+    except (OSError, ValueError) as error:
+        raise type(error)(f'teacher: {error}.') from None
 
 
 def pretrained_source(model_name: str, pretrained_cfg: dict) -> str:
@@ -220,6 +247,9 @@ def convert_weights(
             layout = 'timm'
             weights = vision_transformer.checkpoint_filter_fn(
                 dict(file.tensors), model, adapt_layer_scale=True)
+        if isinstance(file, TranslatedFile):
+            layout = file.format.name
+            weights = _without_zero_biases(weights, model)
     except Exception as error:  # a filter meets tensors of any shape
         raise ValueError(
             f'The {owner} checkpoint {file.source} cannot be used: its names '
@@ -239,6 +269,18 @@ def convert_weights(
             if name in weights and given.dim() == weights[name].dim():
                 weights[name] = given
     return weights, layout
+
+
+def _without_zero_biases(weights: Dict[str, torch.Tensor],
+                         model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Without biases that the model lacks and that are all zero: of DINOv3,
+    timm has models without the biases that its larger ones do not use."""
+    known = model.state_dict().keys()
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in known or not name.endswith('bias') or tensor.any()
+    }
 
 
 def _check_registers(file: TensorFile, model: nn.Module, owner: str) -> None:

@@ -15,7 +15,9 @@ from dmae_mm.host import use_plain_numbers
 from dmae_mm.messages import first_few
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
+from dmae_mm.weights.formats import translate
 
+from .foreign_details import settle_details
 from .image_matcher import ImageMatcher
 from .normalisation import settle_normalisation
 
@@ -167,10 +169,12 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         try:
             file = read_tensor_file(self.locate_checkpoint())
             _check_sha256(file, self.sha256)
+            file = translate(file)
         except (OSError, ValueError) as error:
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):
             self.load_weights(file)
+            settle_details(self.network, file)
         settle_normalisation(self.image_matcher, file, self.described_by)
         self.image_matcher.to(next(self.parameters()).device)
         self.requires_grad_(False)
