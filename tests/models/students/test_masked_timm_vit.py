@@ -318,3 +318,53 @@ def test_parts_of_other_sizes_are_refused(toy_model, changes, said):
     toy_model['backbone'] = timm_student(**changes)
     with pytest.raises(ValueError, match=said):
         MODELS.build(toy_model)
+
+
+def test_without_decoder_only_the_teacher_teaches(toy_model, images):
+    """The last block and the norm, too, take part, as DDP wants it."""
+    losses, state = [], {}
+    for parts in (dict(), dict(neck=None, head=None)):
+        model = MODELS.build(
+            copy.deepcopy(dict(toy_model, backbone=REGISTERS) | parts))
+        model.load_state_dict(state, strict=False)
+        state = model.state_dict()
+        torch.manual_seed(1)
+        losses.append(model.loss(images, None))
+    assert losses[1]['loss_recon'] == 0
+    assert torch.equal(*(loss['loss_align_s2_t3'] for loss in losses))
+    sum(losses[1].values()).backward()
+    blocks = model.backbone.layers
+    assert blocks[2].mlp.fc1.weight.grad.any()
+    assert not blocks[3].mlp.fc1.weight.grad.any()
+    assert all(parameter.grad is not None
+               for parameter in model.backbone.parameters())
+
+
+def test_without_decoder_images_may_be_oblong(toy_model):
+    toy_model.update(
+        backbone=timm_student(img_size=(32, 64)), neck=None, head=None)
+    toy_model['teacher'] = dict(
+        type='TimmTeacher', model_name='vit_tiny_patch16_224',
+        model_kwargs=dict(
+            img_size=64, patch_size=16, embed_dim=32, depth=6, num_heads=2),
+        allow_random=True)
+    model = MODELS.build(toy_model)
+    assert model.teacher.patch_grid == (4, 8)
+    assert model.loss(torch.randn(2, 3, 32, 64), None)['loss_align_s2_t3'] > 0
+
+
+@pytest.mark.parametrize('parts, said', [
+    (dict(head=None), 'head=None, but there is a neck'),
+    (dict(neck=None), 'neck=None, but there is a head'),
+])
+def test_decoder_and_head_go_together(toy_model, parts, said):
+    with pytest.raises(ValueError, match=said):
+        MODELS.build(toy_model | parts)
+
+
+def test_without_decoder_and_teacher(toy_model, images):
+    toy_model.update(neck=None, head=None, teacher=None, aligned_layers=[])
+    model = MODELS.build(toy_model)
+    assert len(model.extract_feat(images)) == 1
+    with pytest.raises(ValueError, match='nothing to learn. Give one'):
+        model.loss(images, None)
