@@ -157,9 +157,9 @@ def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:
             'teacher, so there is nothing to learn. Mask at least one patch.')
 
 
-def check_learns(teacher: Optional[nn.Module]) -> None:
+def check_learns(has_teacher: bool) -> None:
     """Refuse to train a student without decoder that has no teacher."""
-    if teacher is None:
+    if not has_teacher:
         raise ValueError(
             'neck=None and teacher=None: the student neither reconstructs '
             'nor is taught, so there is nothing to learn. Give one of them.')
