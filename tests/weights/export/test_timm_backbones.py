@@ -202,7 +202,9 @@ def test_a_student_teaches(tmp_path):
     cfg = family_cfg('DINOv3')
     _, checkpoint, model = write(tmp_path, cfg)
     teacher = TimmTeacher(
-        cfg['model_name'], [0, 1], checkpoint=checkpoint,
+        model_name=cfg['model_name'],
+        aligned_blocks=[0, 1],
+        checkpoint=checkpoint,
         model_kwargs=dict(cfg['model_kwargs'], img_size=cfg['img_size']))
     with quietly():
         teacher.init_weights()
