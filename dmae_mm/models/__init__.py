@@ -2,7 +2,8 @@ from .data_preprocessor import ChannelsDataPreprocessor
 from .distillation import Distillation
 from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
-from .losses import FeatureAlignmentLoss, LogitDistillationLoss
+from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
+                     MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
 from .necks import FeatureProjectionNeck, SimpleFeaturePyramid
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
@@ -12,5 +13,6 @@ __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureAlignmentLoss',
     'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
-    'SimpleFeaturePyramid', 'Teacher', 'TimmTeacher', 'WindowedViT'
+    'MaskedFeatureLoss', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Teacher',
+    'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
 ]
