@@ -66,7 +66,9 @@ class Distillation:
                  target: Optional[dict] = None,
                  name: str = '') -> None:
         self.student = student
-        self.num_seen = _num_seen(student, mask_ratio)
+        self.num_seen = _num_seen(
+            student, mask_ratio,
+            'mask_ratio' if name else 'teacher_mask_ratio')
         self.loss: Optional[nn.Module] = None
         self.neck: Optional[nn.Module] = None
         self.targets: Optional[nn.ModuleList] = None
@@ -116,7 +118,8 @@ class Distillation:
         images: torch.Tensor,
         student_features: Sequence[torch.Tensor],
         ids_restore: Optional[torch.Tensor] = None,
-        num_visible: Optional[int] = None
+        num_visible: Optional[int] = None,
+        per_image: bool = False
     ) -> Dict[str, torch.Tensor]:
         """Run the teacher and compare the student's features with its own.
 
@@ -127,6 +130,7 @@ class Distillation:
             ids_restore (torch.Tensor, optional): MAE's permutation, (B, L).
                 None: all patches are visible, in their own order.
             num_visible (int, optional): K.
+            per_image (bool): As of :meth:`align`.
 
         Returns:
             dict[str, torch.Tensor]: One loss a pair.
@@ -134,11 +138,13 @@ class Distillation:
         ids_seen = None
         if ids_restore is not None:
             ids_seen = first_ids(ids_restore, self.num_seen or num_visible)
-        return self.align(student_features, self.teacher(images, ids_seen))
+        return self.align(student_features, self.teacher(images, ids_seen),
+                          per_image)
 
     def align(
         self, student_features: Sequence[torch.Tensor],
-        teacher_features: Sequence[torch.Tensor]
+        teacher_features: Sequence[torch.Tensor],
+        per_image: bool = False
     ) -> Dict[str, torch.Tensor]:
         """Distance of each aligned pair on the tokens that both sides have.
 
@@ -148,6 +154,8 @@ class Distillation:
             teacher_features (Sequence[torch.Tensor]): A pair's teacher
                 tokens, (B, P_teacher + N, C_teacher), of which the first K
                 patches are the student's.
+            per_image (bool): Whether each loss is that of each image, (B,).
+                Defaults to False: their mean, a scalar.
 
         Returns:
             dict[str, torch.Tensor]: One loss a pair.
@@ -179,8 +187,9 @@ class Distillation:
                              student.shape[1])
             for student, feature in zip(ours, teacher_features)
         ]
+        compare = self.loss.per_image if per_image else self.loss
         return {
-            name: self.loss(*pair)
+            name: compare(*pair)
             for name, *pair in zip(self.loss_names, ours, theirs)
         }
 
@@ -236,20 +245,21 @@ def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
     return MODELS.build(dict(cfg, **filled_in))
 
 
-def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
+def _num_seen(student: Student, mask_ratio: Optional[float],
+              option: str) -> Optional[int]:
     """How many patches the teacher sees; None for as many as the student."""
     if mask_ratio is None:
         return None
     if student.num_visible is None:
         raise ValueError(
-            f'teacher_mask_ratio={mask_ratio!r}, but the student sees whole '
+            f'{option}={mask_ratio!r}, but the student sees whole '
             'images, and so does its teacher. Remove it.')
     number = is_finite_number(mask_ratio) and 0 <= mask_ratio < 1 and num_seen(
         student.num_patches, mask_ratio)
     if not number or number < student.num_visible:
         masked = 1 - student.num_visible / student.num_patches
         raise ValueError(
-            f'teacher_mask_ratio={mask_ratio!r} is not a number from 0 (the '
+            f'{option}={mask_ratio!r} is not a number from 0 (the '
             f"teacher sees all patches) to the student's {masked:.4g} (it "
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
