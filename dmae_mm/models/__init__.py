@@ -4,7 +4,9 @@ from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
 from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
                      MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
-from .necks import FeatureProjectionNeck, SimpleFeaturePyramid
+from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
+                    SimpleFeaturePyramid)
+from .targets import PHIStandardize, Standardize
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
 from .windowed_vit import WindowedViT
@@ -12,7 +14,8 @@ from .windowed_vit import WindowedViT
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureAlignmentLoss',
-    'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
-    'MaskedFeatureLoss', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Teacher',
+    'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
+    'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
+    'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize', 'Teacher',
     'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
 ]

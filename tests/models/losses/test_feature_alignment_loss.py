@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmae_mm.models import FeatureAlignmentLoss
+from tests.toys.golden import assert_golden, read_golden
 
 # One image, two tokens, two channels.
 STUDENT = torch.tensor([[[3., 4.], [0., 2.]]])
@@ -40,6 +41,24 @@ def test_by_hand(criterion, normalize, expected):
 def test_beta_by_hand(beta, expected):
     loss = FeatureAlignmentLoss('smooth_L1', beta=beta)(STUDENT, TEACHER)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('term', ['dir', 'gen'])
+def test_equals_amds_reference(term):
+    """Averaged over its two pairs, of tokens as they are."""
+    golden, meta = read_golden('amd_feat_a')
+    assert meta['align_loss'] == 'l2'
+    loss = FeatureAlignmentLoss(
+        'L2', normalize=False, loss_weight=1 / meta['n_layers'])
+    students = [golden[f'student_{term}.{pair}'].requires_grad_()
+                for pair in range(meta['n_layers'])]
+    total = sum(
+        loss(student, golden[f'teacher_{term}.{pair}'])
+        for pair, student in enumerate(students))
+    total.backward()
+    assert_golden(total, golden[f'loss_{term}'].float())
+    for pair, student in enumerate(students):
+        assert_golden(student.grad, golden[f'grad_student_{term}.{pair}'])
 
 
 def test_sum_of_criteria_by_hand():
