@@ -95,8 +95,15 @@ class Distillation:
         ]
         _check_no_duplicates(aligned_layers, self.loss_names)
         _check_not_frozen(modules, ours)
+        _check_target(target, self.loss)
         if not aligned_layers:
             return
+        if target is not None:
+            self.targets = nn.ModuleList([
+                build_part(
+                    'target', target, embed_dims=self.teacher.embed_dims)
+                for _ in aligned_layers
+            ])
         # Leaves the random state as it was, so that the student starts from
         # the same weights as in the control without projectors.
         with torch.random.fork_rng(devices=[]):
@@ -112,6 +119,50 @@ class Distillation:
                 f'distill_neck={distill_neck!r}, but a '
                 f'{type(self.loss).__name__} compares relations between '
                 'tokens, which need no projector. Set distill_neck=None.')
+
+    @property
+    def both_cls(self) -> bool:
+        """Whether CLS is aligned, in front of the patches."""
+        return (self.student.has_cls_token and self.teacher.has_cls_token
+                and getattr(self.loss, 'tokens', 'shared') == 'shared')
+
+    def unmeasured_targets(self) -> List[nn.Module]:
+        """Targets whose statistics are to be measured before a training.
+
+        These have an ``is_fitted``, an ``accumulate`` and a ``finish``, as
+        :class:`PHIStandardize`.
+        """
+        return [
+            target for target in self.targets or ()
+            if not getattr(target, 'is_fitted', True)
+        ]
+
+    def num_aligned(self) -> Optional[int]:
+        """How many tokens of an image are aligned; None if not known."""
+        patches = self.student.num_visible or self.student.num_patches
+        return patches and patches + self.both_cls
+
+    def measure_targets(self, images: torch.Tensor) -> None:
+        """Count in what the teacher shows of images.
+
+        It sees patches at random, as many as in a training step, and those
+        tokens count that are aligned then.
+
+        Args:
+            images (torch.Tensor): Normalised images, (B, C, H, W).
+        """
+        ids_seen = None
+        if self.student.num_visible is not None:
+            noise = torch.rand(
+                len(images), self.student.num_patches, device=images.device)
+            ids_seen = first_ids(noise.argsort(dim=1), self.num_seen
+                                 or self.student.num_visible)
+        for target, tokens in zip(self.targets, self.teacher(images,
+                                                             ids_seen)):
+            if not target.is_fitted:
+                target.accumulate(
+                    alignable_tokens(tokens, self.teacher.num_prefix_tokens,
+                                     self.both_cls, self.num_aligned()))
 
     def losses(
         self,
@@ -173,9 +224,7 @@ class Distillation:
                 'activation_checkpointing, name single blocks '
                 "('backbone.layers.0', ...), not the backbone.")
         num_prefix = self.student.num_prefix_tokens
-        both_cls = (
-            self.student.has_cls_token and self.teacher.has_cls_token
-            and getattr(self.loss, 'tokens', 'shared') == 'shared')
+        both_cls = self.both_cls
         ours = [
             alignable_tokens(feature, num_prefix, both_cls)
             for feature in student_features
@@ -187,6 +236,11 @@ class Distillation:
                              student.shape[1])
             for student, feature in zip(ours, teacher_features)
         ]
+        if self.targets is not None:
+            theirs = [
+                target(tokens, both_cls)
+                for target, tokens in zip(self.targets, theirs)
+            ]
         compare = self.loss.per_image if per_image else self.loss
         return {
             name: compare(*pair)
@@ -264,6 +318,21 @@ def _num_seen(student: Student, mask_ratio: Optional[float],
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
     return number
+
+
+def _check_target(target: Optional[dict], loss: Optional[nn.Module]) -> None:
+    """Refuse what would standardise nothing, or what are no tokens."""
+    if target is None:
+        return
+    if loss is None:
+        raise ValueError(
+            f'target={target!r}, but aligned_layers is empty, so there are '
+            'no features to standardise. Set target=None.')
+    if getattr(loss, 'tap', 'block') == 'qkv':
+        raise ValueError(
+            f'target={target!r}, but a {type(loss).__name__} compares '
+            'relations of queries, keys and values, which are not '
+            'standardised. Set target=None.')
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

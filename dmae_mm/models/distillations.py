@@ -34,8 +34,8 @@ class Distillations:
         options (dict[str, dict]): Options of each :class:`Distillation`, by
             the name of its teacher; the name of a single one is ''.
         teacher_dropping (float, optional): With which probability a teacher
-            that is not an image's worst is dropped for it: see
-            :func:`teacher_dropping`. Defaults to None: the losses of all
+            that is not an image's worst is dropped for it, in training
+            mode: see :func:`teacher_dropping`. Defaults to None: the losses of all
             teachers are summed.
 
     Raises:
@@ -147,9 +147,11 @@ class Distillations:
 
         Returns:
             dict[str, torch.Tensor]: One loss a pair. With
-            ``teacher_dropping``, its share of the mean over what is kept.
+            ``teacher_dropping``, in training mode, its share of the mean
+            over what is kept.
         """
-        dropping = self.teacher_dropping is not None
+        dropping = self.teacher_dropping is not None and all(
+            part.loss.training for part in self)
         by_teacher = [
             part.losses(images, features, ids_restore, num_visible, dropping)
             for part, features in zip(self, student_features)
