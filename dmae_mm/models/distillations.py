@@ -34,8 +34,8 @@ class Distillations:
         options (dict[str, dict]): Options of each :class:`Distillation`, by
             the name of its teacher; the name of a single one is ''.
         teacher_dropping (float, optional): With which probability a teacher
-            that is not an image's worst is dropped for it, in training
-            mode: see :func:`teacher_dropping`. Defaults to None: the losses of all
+            that is not an image's worst is dropped for it, in training mode:
+            see :func:`teacher_dropping`. Defaults to None: the losses of all
             teachers are summed.
 
     Raises:
