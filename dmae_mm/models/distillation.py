@@ -1,3 +1,4 @@
+import inspect
 from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -12,6 +13,23 @@ from .teachers import Teacher
 from .tokens import first_ids, resolve_block
 
 Block = Union[int, float]
+
+# What a loss of each tap compares; what a student lacks that has none of it,
+# and which teachers have it, for errors.
+_TAPS = dict(
+    block='the outputs of blocks',
+    qkv='the outputs of qkv layers',
+    decoder="the outputs of a decoder's blocks")
+_REMEDIES = dict(
+    block='Align a backbone with blocks.',
+    qkv='Choose a backbone whose blocks make q, k and v in one layer: '
+    'MAEViT, MAEHiViT, VisionTransformer, ...; BEiTViT only without '
+    'qv_bias.',
+    decoder="Give neck=dict(type='MAEPretrainDecoder', ...).")
+_TEACHERS = dict(
+    block='Choose an MMPretrainTeacher or a TimmTeacher.',
+    qkv='Choose an MMPretrainTeacher or a TimmTeacher.',
+    decoder='Choose an MAETeacher.')
 
 
 class Distillation:
@@ -38,18 +56,26 @@ class Distillation:
             same as the student.
         target (dict, optional): Config of what standardises the teacher's
             tokens before they are compared. Defaults to None.
+        generator (dict, optional): Config of a
+            :class:`FeatureGenerationNeck`, which predicts the teacher's
+            tokens of patches that only the teacher sees. Defaults to None.
         name (str): Of the teacher, where there are several. Defaults to ''.
 
     Attributes:
         teacher (Teacher): The teacher.
+        tap (str): Which features are compared: 'block', 'qkv' or 'decoder',
+            see :class:`FeatureLoss`.
         student_modules (list[nn.Module]): Whose outputs are a pair's student
             features.
         loss_names (list[str]): Name of each aligned pair's loss.
+        has_cls (bool): Whether the tokens that are compared begin with CLS.
         neck (nn.Module, optional): The projectors; None without pairs, or
             where the loss compares relations.
         loss (nn.Module, optional): Compares features; None without pairs.
         targets (nn.ModuleList, optional): What standardises each pair's
             teacher tokens; None without ``target``.
+        generators (nn.ModuleList, optional): What predicts each pair's
+            further teacher tokens; None without ``generator``.
 
     Raises:
         ValueError: If the parts do not fit together; the message names the
@@ -64,6 +90,7 @@ class Distillation:
                  distill_loss: Optional[dict] = None,
                  mask_ratio: Optional[float] = None,
                  target: Optional[dict] = None,
+                 generator: Optional[dict] = None,
                  name: str = '') -> None:
         self.student = student
         self.num_seen = _num_seen(
@@ -72,12 +99,14 @@ class Distillation:
         self.loss: Optional[nn.Module] = None
         self.neck: Optional[nn.Module] = None
         self.targets: Optional[nn.ModuleList] = None
+        self.generators: Optional[nn.ModuleList] = None
         if aligned_layers:
             self.loss = build_part(
                 'distill_loss',
                 distill_loss or dict(type='FeatureAlignmentLoss'))
-        tap = getattr(self.loss, 'tap', 'block')
-        modules = student.modules.get(tap, ())
+        self.tap = getattr(self.loss, 'tap', 'block')
+        _check_taps(self.loss, self.tap, student, teacher, aligned_layers)
+        modules = student.modules.get(self.tap, ())
         ours = [
             resolve_block(block, len(modules), 'student')
             for block, _ in aligned_layers
@@ -88,22 +117,27 @@ class Distillation:
             teacher,
             aligned_blocks=[block for _, block in aligned_layers],
             student_input=student.images,
-            **({} if tap == 'block' else dict(tap=tap)))
+            **({} if self.tap != 'qkv' else dict(tap=self.tap)))
         self.loss_names = [
             f'loss_align_{name}{"_" * bool(name)}s{s}_t{t}'
             for s, t in zip(ours, self.teacher.aligned_blocks)
         ]
         _check_no_duplicates(aligned_layers, self.loss_names)
         _check_not_frozen(modules, ours)
-        _check_target(target, self.loss)
         if not aligned_layers:
+            if target is not None:
+                raise ValueError(
+                    f'target={target!r}, but aligned_layers is empty, so '
+                    'there are no features to standardise. Set target=None.')
             return
-        if target is not None:
-            self.targets = nn.ModuleList([
-                build_part(
-                    'target', target, embed_dims=self.teacher.embed_dims)
-                for _ in aligned_layers
-            ])
+        tokens = getattr(self.loss, 'tokens', 'shared')
+        self.has_cls = (
+            tokens == 'shared' and student.has_cls_token
+            and self.teacher.has_cls_token)
+        # What a loss asks for beside the two sides' tokens.
+        self.asked_for = {'has_cls', 'mask'} & set(
+            inspect.signature(self.loss.forward).parameters)
+        _check_loss(self, distill_neck, target)
         # Leaves the random state as it was, so that the student starts from
         # the same weights as in the control without projectors.
         with torch.random.fork_rng(devices=[]):
@@ -111,20 +145,23 @@ class Distillation:
                 self.neck = build_part(
                     'distill_neck',
                     distill_neck or dict(type='FeatureProjectionNeck'),
-                    student_dims=student.embed_dims[tap],
+                    student_dims=student.embed_dims[self.tap],
                     teacher_dims=self.teacher.embed_dims,
                     num_pairs=len(aligned_layers))
-        if self.neck is None and distill_neck is not None:
-            raise ValueError(
-                f'distill_neck={distill_neck!r}, but a '
-                f'{type(self.loss).__name__} compares relations between '
-                'tokens, which need no projector. Set distill_neck=None.')
-
-    @property
-    def both_cls(self) -> bool:
-        """Whether CLS is aligned, in front of the patches."""
-        return (self.student.has_cls_token and self.teacher.has_cls_token
-                and getattr(self.loss, 'tokens', 'shared') == 'shared')
+            if target is not None:
+                self.targets = nn.ModuleList(
+                    build_part(
+                        'target', target, embed_dims=self.teacher.embed_dims)
+                    for _ in aligned_layers)
+            if generator is not None:
+                _check_generator(self, generator)
+                self.generators = nn.ModuleList(
+                    build_part(
+                        'generator',
+                        generator,
+                        embed_dims=self.teacher.embed_dims,
+                        grid=student.images.patch_grid)
+                    for _ in aligned_layers)
 
     def unmeasured_targets(self) -> List[nn.Module]:
         """Targets whose statistics are to be measured before a training.
@@ -137,32 +174,36 @@ class Distillation:
             if not getattr(target, 'is_fitted', True)
         ]
 
-    def num_aligned(self) -> Optional[int]:
-        """How many tokens of an image are aligned; None if not known."""
-        patches = self.student.num_visible or self.student.num_patches
-        return patches and patches + self.both_cls
+    def num_targets(self) -> Optional[int]:
+        """How many tokens of an image are targets; None if not known."""
+        patches = self.student.num_patches
+        if self.generators is not None:
+            patches = self.num_seen
+        elif self.tap != 'decoder':
+            patches = self.student.num_visible or patches
+        return patches and patches + self.has_cls
 
     def measure_targets(self, images: torch.Tensor) -> None:
         """Count in what the teacher shows of images.
 
         It sees patches at random, as many as in a training step, and those
-        tokens count that are aligned then.
+        tokens count that are targets then.
 
         Args:
             images (torch.Tensor): Normalised images, (B, C, H, W).
         """
-        ids_seen = None
+        ids_restore = None
         if self.student.num_visible is not None:
             noise = torch.rand(
                 len(images), self.student.num_patches, device=images.device)
-            ids_seen = first_ids(noise.argsort(dim=1), self.num_seen
-                                 or self.student.num_visible)
-        for target, tokens in zip(self.targets, self.teacher(images,
-                                                             ids_seen)):
+            ids_restore = noise.argsort(dim=1)
+        features = self.teacher_features(images, ids_restore,
+                                         self.student.num_visible)
+        for target, tokens in zip(
+                self.targets,
+                self.teacher_tokens(features, self.num_targets())):
             if not target.is_fitted:
-                target.accumulate(
-                    alignable_tokens(tokens, self.teacher.num_prefix_tokens,
-                                     self.both_cls, self.num_aligned()))
+                target.accumulate(tokens)
 
     def losses(
         self,
@@ -184,17 +225,36 @@ class Distillation:
             per_image (bool): As of :meth:`align`.
 
         Returns:
-            dict[str, torch.Tensor]: One loss a pair.
+            dict[str, torch.Tensor]: As of :meth:`align`.
         """
-        ids_seen = None
+        return self.align(
+            student_features,
+            self.teacher_features(images, ids_restore, num_visible),
+            ids_restore, num_visible, per_image)
+
+    def teacher_features(
+            self, images: torch.Tensor, ids_restore: Optional[torch.Tensor],
+            num_visible: Optional[int]) -> Tuple[torch.Tensor, ...]:
+        """Run the teacher on the patches that it is to see.
+
+        Args: As of :meth:`losses`.
+
+        Returns:
+            tuple[torch.Tensor]: Of each pair (B, P_teacher + N, C_teacher).
+        """
+        seen = ()
         if ids_restore is not None:
-            ids_seen = first_ids(ids_restore, self.num_seen or num_visible)
-        return self.align(student_features, self.teacher(images, ids_seen),
-                          per_image)
+            seen = (first_ids(ids_restore, self.num_seen or num_visible), )
+            if self.tap == 'decoder':
+                seen += (ids_restore, )
+        return self.teacher(images, *seen)
 
     def align(
-        self, student_features: Sequence[torch.Tensor],
+        self,
+        student_features: Sequence[torch.Tensor],
         teacher_features: Sequence[torch.Tensor],
+        ids_restore: Optional[torch.Tensor] = None,
+        num_visible: Optional[int] = None,
         per_image: bool = False
     ) -> Dict[str, torch.Tensor]:
         """Distance of each aligned pair on the tokens that both sides have.
@@ -205,11 +265,15 @@ class Distillation:
             teacher_features (Sequence[torch.Tensor]): A pair's teacher
                 tokens, (B, P_teacher + N, C_teacher), of which the first K
                 patches are the student's.
+            ids_restore (torch.Tensor, optional): As of :meth:`losses`.
+            num_visible (int, optional): Likewise.
             per_image (bool): Whether each loss is that of each image, (B,).
                 Defaults to False: their mean, a scalar.
 
         Returns:
-            dict[str, torch.Tensor]: One loss a pair.
+            dict[str, torch.Tensor]: One loss a pair; with a ``generator``
+            also ``loss_generate_...`` of each, that of the tokens that only
+            the teacher has.
 
         Raises:
             RuntimeError: If the student features carry no gradient, as when
@@ -224,28 +288,62 @@ class Distillation:
                 'activation_checkpointing, name single blocks '
                 "('backbone.layers.0', ...), not the backbone.")
         num_prefix = self.student.num_prefix_tokens
-        both_cls = self.both_cls
+        if self.tap == 'decoder':
+            num_prefix = 1  # CLS, or what stands there for a student without
         ours = [
-            alignable_tokens(feature, num_prefix, both_cls)
+            alignable_tokens(feature, num_prefix, self.has_cls)
             for feature in student_features
         ]
         if self.neck is not None:
             ours = self.neck(ours)
-        theirs = [
-            alignable_tokens(feature, self.teacher.num_prefix_tokens, both_cls,
-                             student.shape[1])
-            for student, feature in zip(ours, teacher_features)
-        ]
+        theirs = self.teacher_tokens(
+            teacher_features,
+            ours[0].shape[1] if self.generators is None else None)
         if self.targets is not None:
             theirs = [
-                target(tokens, both_cls)
+                target(tokens, self.has_cls)
                 for target, tokens in zip(self.targets, theirs)
             ]
-        compare = self.loss.per_image if per_image else self.loss
-        return {
-            name: compare(*pair)
-            for name, *pair in zip(self.loss_names, ours, theirs)
+        asked_for = dict(has_cls=self.has_cls)
+        if 'mask' in self.asked_for and ids_restore is not None:
+            asked_for['mask'] = ids_restore >= num_visible  # (B, L)
+        asked_for = {
+            key: value
+            for key, value in asked_for.items() if key in self.asked_for
         }
+        compare = self.loss.per_image if per_image else self.loss
+        losses = {
+            name: compare(student, teacher[:, :student.shape[1]], **asked_for)
+            for name, student, teacher in zip(self.loss_names, ours, theirs)
+        }
+        if self.generators is not None:
+            ids_keep, ids_extra = first_ids(ids_restore, self.num_seen).split(
+                [num_visible, self.num_seen - num_visible], dim=1)
+            for name, generate, student, teacher in zip(
+                    self.loss_names, self.generators, ours, theirs):
+                losses[name.replace('align', 'generate', 1)] = compare(
+                    generate(student, ids_keep, ids_extra),
+                    teacher[:, student.shape[1]:])
+        return losses
+
+    def teacher_tokens(self,
+                       teacher_features: Sequence[torch.Tensor],
+                       number: Optional[int] = None) -> List[torch.Tensor]:
+        """Of each pair, the teacher's tokens that can be compared.
+
+        Args:
+            teacher_features (Sequence[torch.Tensor]): As of :meth:`align`.
+            number (int, optional): How many tokens the student has. Defaults
+                to None: all that the teacher saw.
+
+        Returns:
+            list[torch.Tensor]: (B, [1 +] N, C_teacher), as ``has_cls`` says.
+        """
+        return [
+            alignable_tokens(feature, self.teacher.num_prefix_tokens,
+                             self.has_cls, number)
+            for feature in teacher_features
+        ]
 
 
 def alignable_tokens(feature: torch.Tensor,
@@ -320,19 +418,83 @@ def _num_seen(student: Student, mask_ratio: Optional[float],
     return number
 
 
-def _check_target(target: Optional[dict], loss: Optional[nn.Module]) -> None:
-    """Refuse what would standardise nothing, or what are no tokens."""
-    if target is None:
-        return
-    if loss is None:
+def _check_taps(loss: Optional[nn.Module], tap: str, student: Student,
+                teacher: dict, aligned_layers: Sequence) -> None:
+    """Refuse a loss of features that one of the sides does not have."""
+    compared = f'distill_loss: a {type(loss).__name__} compares {_TAPS[tap]}'
+    if aligned_layers and tap not in student.modules:
         raise ValueError(
-            f'target={target!r}, but aligned_layers is empty, so there are '
-            'no features to standardise. Set target=None.')
-    if getattr(loss, 'tap', 'block') == 'qkv':
+            f'{compared}, which the student does not have. {_REMEDIES[tap]} '
+            'Or choose another distill_loss.')
+    cls = teacher.get('type') if isinstance(teacher, dict) else None
+    if isinstance(cls, str):
+        cls = MODELS.get(cls)
+    taps = getattr(cls, 'taps', (tap, ))
+    if aligned_layers and tap not in taps:
         raise ValueError(
-            f'target={target!r}, but a {type(loss).__name__} compares '
-            'relations of queries, keys and values, which are not '
-            'standardised. Set target=None.')
+            f'{compared}, but a teacher of type={teacher["type"]!r} gives '
+            f'{" and ".join(_TAPS[its] for its in taps)}. '
+            f'{_TEACHERS[tap]} Or choose another distill_loss.')
+
+
+def _check_loss(part: Distillation, distill_neck: Optional[dict],
+                target: Optional[dict]) -> None:
+    """Refuse a loss that does not fit its pairs, and options it ignores."""
+    loss, student, teacher = part.loss, part.student, part.teacher
+    kind = type(loss).__name__
+    projects = getattr(loss, 'projects', True)
+    if not projects and distill_neck is not None:
+        raise ValueError(
+            f'distill_neck={distill_neck!r}, but a {kind} compares relations '
+            'between tokens, which need no projector. Set distill_neck=None.')
+    if part.tap == 'qkv' and target is not None:
+        raise ValueError(
+            f'target={target!r} standardises features, but a {kind} compares '
+            'queries, keys and values. Set target=None.')
+    cls_weight = getattr(loss, 'cls_weight', None)
+    if cls_weight is not None and not part.has_cls:
+        lacking = ' and '.join(
+            name for name, side in (('the student', student),
+                                    ('the teacher', teacher))
+            if not side.has_cls_token)
+        raise ValueError(
+            f'distill_loss: cls_weight={cls_weight!r} weighs CLS, which '
+            f'{lacking} does not have. Leave it out.')
+    num_visible = student.num_visible or student.num_patches
+    if getattr(loss, 'positions', None) == 'masked' and (
+            num_visible == student.num_patches):
+        raise ValueError(
+            "distill_loss: positions='masked', but the student sees all "
+            "patches. Set mask_ratio in backbone, or positions='all'.")
+    if not projects and num_visible + part.has_cls < 2:
+        raise ValueError(
+            f'distill_loss: a {kind} compares relations between tokens, but '
+            'the student sees a single one of each image. Lower mask_ratio '
+            'in backbone.')
+    if hasattr(loss, 'match_heads'):
+        loss.match_heads(student.embed_dims[part.tap], teacher.embed_dims,
+                         teacher.num_heads)
+
+
+def _check_generator(part: Distillation, generator: dict) -> None:
+    """Refuse to generate where there is nothing to, or not from that."""
+    given = f'generator={generator!r}'
+    if part.tap != 'block' or part.neck is None:
+        raise ValueError(
+            f'{given} predicts outputs of blocks from projected ones, but a '
+            f'{type(part.loss).__name__} does not compare such. Set '
+            'generator=None.')
+    if part.num_seen in (None, part.student.num_visible):
+        raise ValueError(
+            f'{given} predicts features of patches that only the teacher '
+            'sees, but it sees the same as the student. Set '
+            'teacher_mask_ratio below the mask_ratio of backbone, or '
+            'generator=None.')
+    if getattr(part.loss, 'cls_weight', None) is not None:
+        raise ValueError(
+            f'{given} predicts features of patches alone, so distill_loss: '
+            f'cls_weight={part.loss.cls_weight!r} cannot weigh CLS there. '
+            'Leave out one of them.')
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

@@ -18,6 +18,7 @@ from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
 from .teachers import Teacher
+from .unreached import freeze_unreached
 
 
 @MODELS.register_module()
@@ -42,9 +43,13 @@ class DMAE(BaseSelfSupervisor):
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
             architecture.
-        neck (dict): The decoder, as in mmpretrain's MAE, or a
+        neck (dict, optional): The decoder, as in mmpretrain's MAE, or a
             :class:`CrossAttentionDecoder`, which predicts fewer patches.
-        head (dict): The pixel reconstruction head, as in mmpretrain's MAE.
+            Defaults to None: nothing is reconstructed, as in TinyMIM. The
+            student's last block must then be aligned.
+        head (dict, optional): The pixel reconstruction head, as in
+            mmpretrain's MAE. Defaults to None: no pixels are predicted. With
+            a decoder, its last block must then be aligned, as in G2SD.
         teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
@@ -66,10 +71,16 @@ class DMAE(BaseSelfSupervisor):
         target (dict, optional): What standardises the teacher's features
             before they are compared: :class:`Standardize` or
             :class:`PHIStandardize`. Defaults to None.
+        generator (dict, optional): A :class:`FeatureGenerationNeck`, which
+            predicts the teacher's features of those patches that only the
+            teacher sees, as in AMD. Adds ``loss_generate_...`` to each
+            ``loss_align_...``, by the same ``distill_loss``. Defaults to
+            None.
         teachers (dict, optional): Several teachers: by a name of letters,
             digits and '_', a dict of ``teacher``, ``aligned_layers``,
             ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
-            ``teacher_mask_ratio``) and ``target``. Defaults to None.
+            ``teacher_mask_ratio``), ``target`` and ``generator``. Defaults to
+            None.
         teacher_dropping (float, optional): With several teachers: of each
             image, the one with the largest loss stays and each other one is
             dropped with this probability, from 0 to 1. The loss is then the
@@ -86,14 +97,15 @@ class DMAE(BaseSelfSupervisor):
 
     def __init__(self,
                  backbone: dict,
-                 neck: dict,
-                 head: dict,
+                 neck: Optional[dict] = None,
+                 head: Optional[dict] = None,
                  teacher: Optional[dict] = None,
                  aligned_layers: Sequence[Tuple[Block, Block]] = (),
                  distill_neck: Optional[dict] = None,
                  distill_loss: Optional[dict] = None,
                  teacher_mask_ratio: Optional[float] = None,
                  target: Optional[dict] = None,
+                 generator: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
                  teacher_dropping: Optional[float] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
@@ -105,8 +117,13 @@ class DMAE(BaseSelfSupervisor):
             distill_neck=distill_neck,
             distill_loss=distill_loss,
             mask_ratio=teacher_mask_ratio,
-            target=target)
+            target=target,
+            generator=generator)
         check_arch('backbone', backbone)
+        if neck is None and head is not None:
+            raise ValueError(
+                f'head={head!r} predicts pixels from the output of a decoder, '
+                'but neck=None. Give a neck, or set head=None.')
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -119,12 +136,14 @@ class DMAE(BaseSelfSupervisor):
         check_preprocessor(self.data_preprocessor, self.backbone)
         check_mask_ratio(self.backbone, bool(options))
         check_predict_ratio(self.neck, self.backbone)
-        self.distillations = Distillations(
-            Student.of_vit(self.backbone, self.data_preprocessor), options,
-            teacher_dropping)
+        student = Student.of_vit(self.backbone, self.data_preprocessor,
+                                 self.neck)
+        self.distillations = Distillations(student, options, teacher_dropping)
         for each in self.teachers.values():
             check_sees_patches(each)
         self.distillations.register_in(self)
+        if self.head is None:
+            freeze_unreached(self, student)
 
     @property
     def teacher(self) -> Optional[Teacher]:
@@ -150,19 +169,34 @@ class DMAE(BaseSelfSupervisor):
             data_samples (list[DataSample]): Not used: no labels are needed.
 
         Returns:
-            dict[str, torch.Tensor]: ``loss_recon`` and for each aligned pair
+            dict[str, torch.Tensor]: ``loss_recon`` and of each aligned pair
             ``loss_align_s{student block}_t{teacher block}``; with several
             teachers ``loss_align_{name}_s..._t...``.
         """
         # Each of the student's features is (B, P + K, C_student).
-        (latent, mask, ids_restore), student_features = (
-            self.distillations.record(self.backbone, inputs))
-        losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
-        num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
+        (losses, ids_restore, num_visible), student_features = (
+            self.distillations.record(self.student_step, inputs))
         losses.update(
             self.distillations.losses(inputs, student_features, ids_restore,
                                       num_visible))
         return losses
+
+    def student_step(
+        self, inputs: torch.Tensor
+    ) -> Tuple[Dict[str, torch.Tensor], torch.Tensor, int]:
+        """What the student does without a teacher.
+
+        Args:
+            inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+
+        Returns:
+            tuple: Of :meth:`reconstruction_loss`, MAE's permutation (B, L),
+            and K.
+        """
+        latent, mask, ids_restore = self.backbone(inputs)
+        losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
+        num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
+        return losses, ids_restore, num_visible
 
     def reconstruction_loss(
             self, inputs: torch.Tensor, latent: torch.Tensor,
@@ -181,8 +215,11 @@ class DMAE(BaseSelfSupervisor):
 
         Returns:
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
-            ``mask_ratio=0``, where nothing is left to reconstruct.
+            ``mask_ratio=0``, where nothing is left to reconstruct. Nothing
+            without a head.
         """
+        if self.neck is None:
+            return {}
         if self.backbone.num_extra_tokens == 0:
             # MAE's decoder takes the first token for CLS. A token of zeros
             # stands there for a student that has none, such as HiViT.
@@ -194,6 +231,8 @@ class DMAE(BaseSelfSupervisor):
                 1, ids_predict[..., None].expand_as(pred))
             return dict(loss_recon=self.head.loss_module(pred, target))
         pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
+        if self.head is None:
+            return {}
         if latent.shape[1] == pred.shape[1] + 1:
             return dict(loss_recon=pred.sum() * 0.)
         return dict(loss_recon=self.head.loss(pred, inputs, mask))
