@@ -234,7 +234,7 @@ def test_the_checkpoint_is_a_model_of_the_zoo(photos, tmp_path, images):
     ({'model.target.num_images': 17},
      'target: num_images=17, but train_dataloader has 16 images'),
     ({'model.target.num_images': 6},
-     'target: num_images=6 of 5 aligned tokens give 30, but statistics of 32 '
+     'target: num_images=6 of 5 tokens give 30, but statistics of 32 '
      'channels need more .*at least 7'),
 ])
 def test_too_few_images_are_refused(photos, tmp_path, changes, message):

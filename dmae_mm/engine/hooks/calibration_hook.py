@@ -109,10 +109,10 @@ def _check_enough(name: str, part: Distillation, target: nn.Module,
     if images < target.num_images:
         raise ValueError(f'{given}, but train_dataloader has {images} images. '
                          'Give at most as many.')
-    tokens, width = part.num_aligned(), part.teacher.embed_dims
+    tokens, width = part.num_targets(), part.teacher.embed_dims
     if tokens and target.num_images * tokens <= width:
         raise ValueError(
-            f'{given} of {tokens} aligned tokens give '
+            f'{given} of {tokens} tokens give '
             f'{target.num_images * tokens}, but statistics of {width} '
             'channels need more than that many. Give at least '
             f'{width // tokens + 1}.')
