@@ -244,7 +244,9 @@ class Distillation:
         """
         seen = ()
         if ids_restore is not None:
-            seen = (first_ids(ids_restore, self.num_seen or num_visible), )
+            # A model may be looked at with another mask ratio than it has.
+            number = max(self.num_seen or 0, num_visible)
+            seen = (first_ids(ids_restore, number), )
             if self.tap == 'decoder':
                 seen += (ids_restore, )
         return self.teacher(images, *seen)

@@ -191,7 +191,7 @@ def distillation_options(teachers: Optional[dict],
             is None.
 
     Returns:
-        dict[str, dict]: As :class:`Distillations` takes them.
+        dict[str, dict]: As :class:`Distillations` takes them, sorted by name.
 
     Raises:
         ValueError: If both are given, a name is illegal, or a distillation
@@ -237,7 +237,9 @@ def distillation_options(teachers: Optional[dict],
         if options['teacher'] is None:
             raise ValueError(f'teachers.{name}: teacher=None. Remove '
                              f'{name!r}, or give its teacher.')
-    return {name: dict(options) for name, options in teachers.items()}
+    # In an order that a config has kept when MMEngine has written and read it:
+    # optimizers and random draws count by it.
+    return {name: dict(teachers[name]) for name in sorted(teachers)}
 
 
 def _check_dropping(probability: Optional[float],

@@ -13,10 +13,10 @@ from dmae_mm.models.losses import FeatureAlignmentLoss
 from tests.toys.golden import assert_golden, read_golden
 from tests.toys.models import TOY_MODEL, TWO_TEACHERS, two_teachers
 
-LOSSES = [
-    'loss_recon', 'loss_align_mae_s1_t1', 'loss_align_mae_s2_t3',
-    'loss_align_dino_s3_t3'
-]
+# Teachers are sorted by name, whatever the config says.
+MAE_LOSSES = ['loss_align_mae_s1_t1', 'loss_align_mae_s2_t3']
+DINO_LOSSES = ['loss_align_dino_s3_t3']
+LOSSES = ['loss_recon', *DINO_LOSSES, *MAE_LOSSES]
 
 
 def build(**changes):
@@ -45,7 +45,7 @@ def test_names(images):
     assert list(losses) == LOSSES
     total, _ = model.parse_losses(losses)
     torch.testing.assert_close(total, sum(losses.values()))
-    assert model.teacher is None and list(model.teachers) == ['mae', 'dino']
+    assert model.teacher is None and list(model.teachers) == ['dino', 'mae']
     assert model.teachers['dino'].embed_dims == 16
     assert {
         name.rsplit('.projectors', 1)[0]
@@ -269,7 +269,7 @@ class L1NoImages(torch.nn.Module):
 def test_a_loss_of_ones_own_needs_no_images_without_dropping(images):
     cfg = two_teachers()
     cfg['teachers']['mae']['distill_loss'] = dict(type='L1NoImages')
-    assert MODELS.build(cfg).loss(images, None)[LOSSES[1]].isfinite()
+    assert MODELS.build(cfg).loss(images, None)[MAE_LOSSES[0]].isfinite()
 
 
 class TestDropping:
@@ -293,21 +293,21 @@ class TestDropping:
             assert value.shape == (3, )
             torch.testing.assert_close(value.mean(), plain[name])
         # The draws follow the mask's; what stays is counted by hand.
-        mae = of_pairs[LOSSES[1]] + of_pairs[LOSSES[2]]
-        dino = of_pairs[LOSSES[3]]
+        mae = of_pairs[MAE_LOSSES[0]] + of_pairs[MAE_LOSSES[1]]
+        dino = of_pairs[DINO_LOSSES[0]]
         torch.manual_seed(1)
         model.backbone(images)
         draws = torch.rand(2, 3)
         keep = torch.stack([
-            (mae >= dino) | (draws[0] >= .5),
-            (dino > mae) | (draws[1] >= .5)]).float()
+            (dino >= mae) | (draws[0] >= .5),
+            (mae > dino) | (draws[1] >= .5)]).float()
         assert 3 <= keep.sum() < 6
-        wanted = (keep * torch.stack([mae, dino])).sum() / keep.sum()
+        wanted = (keep * torch.stack([dino, mae])).sum() / keep.sum()
         torch.testing.assert_close(
             sum(losses[name] for name in LOSSES[1:]), wanted)
         torch.testing.assert_close(
-            losses[LOSSES[1]],
-            (keep[0] * of_pairs[LOSSES[1]]).sum() / keep.sum())
+            losses[MAE_LOSSES[0]],
+            (keep[1] * of_pairs[MAE_LOSSES[0]]).sum() / keep.sum())
 
     @pytest.mark.parametrize('probability', [0, 1.0])
     def test_extreme_probabilities(self, images, probability):
@@ -319,7 +319,7 @@ class TestDropping:
                 torch.testing.assert_close(losses[name], plain[name] / 2)
         else:  # the mean of each image's worst is at least the worse mean
             mae, dino = (sum(plain[name] for name in names)
-                         for names in (LOSSES[1:3], LOSSES[3:]))
+                         for names in (MAE_LOSSES, DINO_LOSSES))
             total = sum(losses[name] for name in LOSSES[1:])
             assert total >= max(mae, dino) - 1e-6
         assert all(g.isfinite().all() for g in gradients.values())
