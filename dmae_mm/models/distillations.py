@@ -211,7 +211,9 @@ def distillation_options(teachers: Optional[dict],
         raise ValueError(
             f'teachers is given, and so is {", ".join(given)}, which is for a '
             f'single teacher. Move it into each of {list(teachers)}, and set '
-            f'{", ".join(f"{name}=None" for name in given)}.')
+            + ', '.join(
+                f'{name}={[] if name == "aligned_layers" else None}'
+                for name in given) + '.')
     legal = [*single]
     for name, options in teachers.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(

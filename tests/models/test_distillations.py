@@ -210,7 +210,7 @@ MAE = TWO_TEACHERS['mae']
     (dict(teachers=[MAE]), 'is not a dict of distillations'),
     (dict(teacher=MAE['teacher'], aligned_layers=[(2, 3)]),
      r"so is teacher, aligned_layers, .*each of \['mae', 'dino'\], and set "
-     'teacher=None, aligned_layers=None'),
+     r'teacher=None, aligned_layers=\[\]'),
     (dict(teacher_mask_ratio=0.5), 'so is teacher_mask_ratio'),
     (dict(distill_neck=dict(type='FeatureProjectionNeck')),
      'so is distill_neck, .*set distill_neck=None'),
