@@ -83,6 +83,11 @@ class DMAE(BaseSelfSupervisor):
             ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
             ``teacher_mask_ratio``), ``target`` and ``generator``. Defaults to
             None.
+        teacher_dropping (float, optional): With several teachers: of each
+            image, the one with the largest loss stays and each other one is
+            dropped with this probability, from 0 to 1. The loss is then the
+            mean over what is kept, and not the sum over the teachers:
+            see :func:`teacher_dropping`. Defaults to None.
         data_preprocessor (dict, optional): As in mmpretrain.
         init_cfg (dict | list[dict], optional): As in mmpretrain. It reaches
             neither the projectors nor the teacher.
@@ -104,6 +109,7 @@ class DMAE(BaseSelfSupervisor):
                  target: Optional[dict] = None,
                  generator: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
+                 teacher_dropping: Optional[float] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         options = distillation_options(
@@ -134,7 +140,7 @@ class DMAE(BaseSelfSupervisor):
         check_predict_ratio(self.neck, self.backbone)
         student = Student.of_vit(self.backbone, self.data_preprocessor,
                                  self.neck)
-        self.distillations = Distillations(student, options)
+        self.distillations = Distillations(student, options, teacher_dropping)
         for each in self.teachers.values():
             check_sees_patches(each)
         self.distillations.register_in(self)

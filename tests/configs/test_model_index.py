@@ -51,6 +51,10 @@ def test_metadata_agree_with_the_configs(index):
 
 
 def teacher_of(model) -> str:
+    if model.get('teachers'):
+        names = sorted(each.teacher.model_name
+                       for each in model.teachers.values())
+        return f'{" and ".join(names)} of timm'
     teacher = model.get('teacher')
     if teacher is None:
         return None

@@ -15,7 +15,7 @@ from dmae_mm.evaluation.pictures import GAP, TITLE, draw_reconstructions
 from dmae_mm.evaluation.reconstruction import (HIDDEN, NOT_FINITE,
                                                Reconstruction, reconstruct)
 from tests.toys.models import (HIVIT_STUDENT, LIGHT, TOY_MODEL, randomize,
-                               timm_student)
+                               timm_student, two_teachers)
 
 RGB = dict(
     type='SelfSupDataPreprocessor',
@@ -149,6 +149,26 @@ def test_similarity_is_that_of_the_loss(monkeypatch, backbone):
             np.isnan(values).ravel(), hidden(found)), name
         assert 1 - np.nanmean(values) == pytest.approx(
             losses[f'loss_align_{name}'].item(), abs=1e-6)
+
+
+def test_similarity_of_several_teachers():
+    """One of which sees more patches, or fewer than are shown now."""
+    parts = two_teachers(teacher_dropping=0.5)
+    model = build(**parts, teacher=None, aligned_layers=[])
+    for ratio, number in ((0.75, 4), (0.25, 12)):
+        model.backbone.mask_ratio = ratio
+        found, = reconstruct(model, photos(1))
+        assert list(found.similarity) == ['dino_s3_t3', 'mae_s1_t1',
+                                          'mae_s2_t3']
+        for values in found.similarity.values():
+            assert (~np.isnan(values)).sum() == number
+            assert np.array_equal(np.isnan(values).ravel(), hidden(found))
+
+
+@pytest.mark.parametrize('kind', ['TokenRelationLoss', 'QKVRelationLoss'])
+def test_relations_have_no_map(kind):
+    model = build(distill_loss=dict(type=kind))
+    assert reconstruct(model, photos(1))[0].similarity == {}
 
 
 def test_similarity_lies_where_its_patch_lies():
