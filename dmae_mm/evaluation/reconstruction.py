@@ -1,5 +1,6 @@
 """What a masked autoencoder makes of images, as pixels."""
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import (Any, Dict, Iterable, Iterator, List, Optional, Sequence,
                     Tuple)
@@ -121,8 +122,9 @@ def check_reconstructs(model: nn.Module) -> None:
                           ('head', (MAEPretrainHead, ))):
         module = getattr(model, part, None)
         if not isinstance(module, classes):
+            kind = 'None' if module is None else f'a {type(module).__name__}'
             raise ValueError(
-                f'model.{part} is a {type(module).__name__}, but pixels are '
+                f'model.{part} is {kind}, but pixels are '
                 'reconstructed by a masked autoencoder, whose '
                 f'{part} is a {" or ".join(c.__name__ for c in classes)}.')
 
@@ -213,7 +215,9 @@ def _recorded(model: nn.Module) -> Iterator[Dict[str, Any]]:
     Yields:
         dict: What 'backbone' and 'neck' return; and in 'pairs', for each
         aligned pair, such as 's8_t17', the projected student's and the
-        teacher's tokens as the loss gets them, (B, N, C).
+        teacher's tokens as the loss gets them, (B, N, C). Pairs of relations
+        and of decoders are left out: they are not alike or not alone of
+        visible patches.
     """
     seen: Dict[str, Any] = dict(pairs={})
     distillations = getattr(model, 'distillations', ())
@@ -223,11 +227,15 @@ def _recorded(model: nn.Module) -> Iterator[Dict[str, Any]]:
         ) for part in ('backbone', 'neck')
     ]
     for part in distillations:
+        if part.tap != 'block' or part.neck is None:
+            continue
+        # A generator's tokens are compared behind those of all pairs.
         names = iter(part.loss_names)
         handles.append(
             part.loss.register_forward_pre_hook(
                 lambda module, args, names=names: seen['pairs'].update({
-                    next(names).removeprefix('loss_align_'): args
+                    name.removeprefix('loss_align_'): args
+                    for name in itertools.islice(names, 1)
                 })))
     try:
         yield seen
