@@ -42,6 +42,8 @@ class Distillation:
 
     Attributes:
         teacher (Teacher): The teacher.
+        student_blocks (list[int]): 0-based index of each pair's student
+            block.
         student_modules (list[nn.Module]): Whose outputs are a pair's student
             features.
         loss_names (list[str]): Name of each aligned pair's loss.
@@ -76,7 +78,13 @@ class Distillation:
                 distill_loss or dict(type='FeatureAlignmentLoss'))
         tap = getattr(self.loss, 'tap', 'block')
         modules = student.modules.get(tap, ())
-        ours = [
+        if aligned_layers and not modules:
+            raise ValueError(
+                f'distill_loss: a {type(self.loss).__name__} compares '
+                f'features of the tap {tap!r}, and this student has only '
+                f'{", ".join(map(repr, student.modules))}. Choose another '
+                'loss, for example a FeatureAlignmentLoss.')
+        self.student_blocks = ours = [
             resolve_block(block, len(modules), 'student')
             for block, _ in aligned_layers
         ]
@@ -102,7 +110,7 @@ class Distillation:
                 self.neck = build_part(
                     'distill_neck',
                     distill_neck or dict(type='FeatureProjectionNeck'),
-                    student_dims=student.embed_dims[tap],
+                    student_dims=_widths(student.embed_dims[tap], ours),
                     teacher_dims=self.teacher.embed_dims,
                     num_pairs=len(aligned_layers))
         if self.neck is None and distill_neck is not None:
@@ -234,6 +242,12 @@ def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
             f'{section}: {", ".join(typed)} must not be given: it follows '
             'from backbone, teacher and aligned_layers. Remove it.')
     return MODELS.build(dict(cfg, **filled_in))
+
+
+def _widths(dims: Union[int, Sequence[int]],
+            blocks: List[int]) -> Union[int, List[int]]:
+    """Width of each of these blocks; one number if all have the same."""
+    return dims if isinstance(dims, int) else [dims[i] for i in blocks]
 
 
 def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
