@@ -286,8 +286,9 @@ class FeatureDistiller(BaseSelfSupervisor):
                 f'FeatureDistiller: {len(self.maps.unused)} of '
                 f'{len(parameters)} parameters of the backbone have no part '
                 f'in the aligned stages {sorted(self.maps.widths)} and are '
-                f'frozen: {first_few(self.maps.unused, 3)}. Align the last '
-                'stage (-1) to train the whole backbone.',
+                f'frozen: {first_few(self.maps.unused, 3)}.' +
+                ' Align the last stage (-1) to train the whole backbone.' *
+                (self.maps.num_stages - 1 not in self.maps.widths),
                 logger='current')
 
     def _check_teacher(self, part: Distillation) -> None:
