@@ -2,22 +2,25 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
-from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_preprocessor, check_sees_patches, check_sizes)
+from .checks import (check_backbone, check_learns, check_mask_ratio,
+                     check_predict_ratio, check_preprocessor,
+                     check_sees_patches, check_sizes)
 from .data_preprocessor import with_any_channels
 from .distillation import Block
 from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
+from .students import MASKED_STUDENTS
 from .teachers import Teacher
+from .unreached import freeze_unreached
 
 
 @MODELS.register_module()
@@ -41,10 +44,14 @@ class DMAE(BaseSelfSupervisor):
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture.
-        neck (dict): The decoder, as in mmpretrain's MAE, or a
+            architecture, or a :class:`MaskedTimmViT`.
+        neck (dict, optional): The decoder, as in mmpretrain's MAE, or a
             :class:`CrossAttentionDecoder`, which predicts fewer patches.
-        head (dict): The pixel reconstruction head, as in mmpretrain's MAE.
+            Defaults to None: nothing is reconstructed, as in TinyMIM. The
+            student's last block must then be aligned.
+        head (dict, optional): The pixel reconstruction head, as in
+            mmpretrain's MAE. Defaults to None: no pixels are predicted. With
+            a decoder, its last block must then be aligned, as in G2SD.
         teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
@@ -66,10 +73,16 @@ class DMAE(BaseSelfSupervisor):
         target (dict, optional): What standardises the teacher's features
             before they are compared: :class:`Standardize` or
             :class:`PHIStandardize`. Defaults to None.
+        generator (dict, optional): A :class:`FeatureGenerationNeck`, which
+            predicts the teacher's features of those patches that only the
+            teacher sees, as in AMD. Adds ``loss_generate_...`` to each
+            ``loss_align_...``, by the same ``distill_loss``. Defaults to
+            None.
         teachers (dict, optional): Several teachers: by a name of letters,
             digits and '_', a dict of ``teacher``, ``aligned_layers``,
             ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
-            ``teacher_mask_ratio``) and ``target``. Defaults to None.
+            ``teacher_mask_ratio``), ``target`` and ``generator``. Defaults to
+            None.
         data_preprocessor (dict, optional): As in mmpretrain.
         init_cfg (dict | list[dict], optional): As in mmpretrain. It reaches
             neither the projectors nor the teacher.
@@ -81,14 +94,15 @@ class DMAE(BaseSelfSupervisor):
 
     def __init__(self,
                  backbone: dict,
-                 neck: dict,
-                 head: dict,
+                 neck: Optional[dict] = None,
+                 head: Optional[dict] = None,
                  teacher: Optional[dict] = None,
                  aligned_layers: Sequence[Tuple[Block, Block]] = (),
                  distill_neck: Optional[dict] = None,
                  distill_loss: Optional[dict] = None,
                  teacher_mask_ratio: Optional[float] = None,
                  target: Optional[dict] = None,
+                 generator: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
@@ -99,8 +113,13 @@ class DMAE(BaseSelfSupervisor):
             distill_neck=distill_neck,
             distill_loss=distill_loss,
             mask_ratio=teacher_mask_ratio,
-            target=target)
+            target=target,
+            generator=generator)
         check_arch('backbone', backbone)
+        if neck is None and head is not None:
+            raise ValueError(
+                f'head={head!r} predicts pixels from the output of a decoder, '
+                'but neck=None. Give a neck, or set head=None.')
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -108,16 +127,19 @@ class DMAE(BaseSelfSupervisor):
             data_preprocessor=with_any_channels(data_preprocessor),
             init_cfg=init_cfg)
         use_plain_numbers(self)  # or torch.compile would stop at NumPy's
-        check_backbone(self.backbone, (MAEViT, MAEHiViT))
+        check_backbone(self.backbone, MASKED_STUDENTS)
         check_sizes(self.backbone, self.neck, self.head)
         check_preprocessor(self.data_preprocessor, self.backbone)
         check_mask_ratio(self.backbone, bool(options))
         check_predict_ratio(self.neck, self.backbone)
-        self.distillations = Distillations(
-            Student.of_vit(self.backbone, self.data_preprocessor), options)
+        student = Student.of_vit(self.backbone, self.data_preprocessor,
+                                 self.neck)
+        self.distillations = Distillations(student, options)
         for each in self.teachers.values():
             check_sees_patches(each)
         self.distillations.register_in(self)
+        if self.head is None:
+            freeze_unreached(self, student)
 
     @property
     def teacher(self) -> Optional[Teacher]:
@@ -143,19 +165,34 @@ class DMAE(BaseSelfSupervisor):
             data_samples (list[DataSample]): Not used: no labels are needed.
 
         Returns:
-            dict[str, torch.Tensor]: ``loss_recon`` and for each aligned pair
+            dict[str, torch.Tensor]: ``loss_recon`` and of each aligned pair
             ``loss_align_s{student block}_t{teacher block}``; with several
             teachers ``loss_align_{name}_s..._t...``.
         """
         # Each of the student's features is (B, P + K, C_student).
-        (latent, mask, ids_restore), student_features = (
-            self.distillations.record(self.backbone, inputs))
-        losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
-        num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
+        (losses, ids_restore, num_visible), student_features = (
+            self.distillations.record(self.student_step, inputs))
         losses.update(
             self.distillations.losses(inputs, student_features, ids_restore,
                                       num_visible))
         return losses
+
+    def student_step(
+        self, inputs: torch.Tensor
+    ) -> Tuple[Dict[str, torch.Tensor], torch.Tensor, int]:
+        """What the student does without a teacher.
+
+        Args:
+            inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+
+        Returns:
+            tuple: Of :meth:`reconstruction_loss`, MAE's permutation (B, L),
+            and K.
+        """
+        latent, mask, ids_restore = self.backbone(inputs)
+        losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
+        num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
+        return losses, ids_restore, num_visible
 
     def reconstruction_loss(
             self, inputs: torch.Tensor, latent: torch.Tensor,
@@ -174,8 +211,16 @@ class DMAE(BaseSelfSupervisor):
 
         Returns:
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
-            ``mask_ratio=0``, where nothing is left to reconstruct.
+            ``mask_ratio=0``, where nothing is left to reconstruct. Nothing
+            without a head.
+
+        Raises:
+            ValueError: If there is neither a head nor a teacher.
         """
+        if self.head is None:
+            check_learns(len(self.distillations) > 0)
+        if self.neck is None:
+            return {}
         if self.backbone.num_extra_tokens == 0:
             # MAE's decoder takes the first token for CLS. A token of zeros
             # stands there for a student that has none, such as HiViT.
@@ -187,6 +232,8 @@ class DMAE(BaseSelfSupervisor):
                 1, ids_predict[..., None].expand_as(pred))
             return dict(loss_recon=self.head.loss_module(pred, target))
         pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
+        if self.head is None:
+            return {}
         if latent.shape[1] == pred.shape[1] + 1:
             return dict(loss_recon=pred.sum() * 0.)
         return dict(loss_recon=self.head.loss(pred, inputs, mask))

@@ -1,7 +1,7 @@
 """Tokens of a vision transformer: of which blocks, and of which patches."""
 import contextlib
 import functools
-from typing import (Any, Dict, Iterator, Optional, Sequence, Tuple,
+from typing import (Any, Callable, Dict, Iterator, Optional, Sequence, Tuple,
                     Union)
 
 import torch
@@ -71,21 +71,21 @@ class OutputRecorder:
         if self._outputs is not None:
             self._outputs[place] = output
 
-    def record(self, module: nn.Module,
+    def record(self, function: Callable,
                *args: Any) -> Tuple[Any, Tuple[torch.Tensor, ...]]:
-        """Call a module that runs the others.
+        """Call what runs the modules.
 
         Args:
-            module (nn.Module): The backbone, or what contains it.
+            function (Callable): The backbone, or what contains it.
             *args: Its arguments.
 
         Returns:
-            tuple: What the module returned, and a tuple with the output of
+            tuple: What the function returned, and a tuple with the output of
             each of ``modules``.
         """
         self._outputs = {}
         try:
-            result = module(*args)
+            result = function(*args)
             return result, tuple(self._outputs[i] for i in self._places)
         finally:
             self._outputs = None
@@ -175,3 +175,22 @@ def take(patches: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """
     batch = torch.arange(len(ids), device=ids.device).unsqueeze(1)
     return patches[batch, ids]
+
+
+def without_registers(tokens: torch.Tensor, num_prefix: int,
+                      keep_cls: bool) -> torch.Tensor:
+    """Patch tokens, with CLS in front if that is wanted.
+
+    Args:
+        tokens (torch.Tensor): (B, P + K, C).
+        num_prefix (int): P, of which the first is CLS if there is one.
+        keep_cls (bool): Whether CLS stays.
+
+    Returns:
+        torch.Tensor: (B, 1 + K, C) or (B, K, C); a view unless registers
+        have to be cut out.
+    """
+    if num_prefix == int(keep_cls):
+        return tokens
+    patches = tokens[:, num_prefix:]
+    return torch.cat([tokens[:, :1], patches], 1) if keep_cls else patches

@@ -2,22 +2,28 @@ from math import prod
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn as nn
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
-from timm.models.eva import Eva
+from timm.models.eva import EvaBlockPostNorm
+from timm.models.vision_transformer import ResPostBlock
 
+from dmae_mm.models.qkv_layers import (UpToQKV, check_tap, qkv_layers,
+                                       shared_num_heads)
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import VisiblePatches, resolve_block
+from dmae_mm.models.timm_vits import (convert_weights, create_model,
+                                      fetch_from_hub, num_positions,
+                                      pretrained_source, read_description,
+                                      show_only_visible)
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
+from dmae_mm.weights.formats import TranslatedFile
 from dmae_mm.weights.origin import origin_of
 from dmae_mm.weights.positions import other_grid, other_heads
 
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import refuse_other_meaning, take_weights
-from .timm_models import (VisiblePatchesWithIndices, convert_weights,
-                          create_model, fetch_from_hub, num_positions,
-                          pretrained_source)
 
 
 @MODELS.register_module()
@@ -30,27 +36,31 @@ class TimmTeacher(Teacher):
     registers, ...) or an ``Eva`` (EVA, EVA-02, DINOv3, ...). Everything is
     timm's own: a module in the place of ``patch_drop`` keeps the visible
     patches and, where there are any, their rotary embeddings;
-    ``prune_intermediate_layers`` drops what never runs;
-    ``forward_intermediates`` returns the features; ``set_input_size`` and the
-    model's checkpoint filter resample position embeddings.
+    ``prune_intermediate_layers`` drops what never runs; ``set_input_size``
+    and the model's checkpoint filter resample position embeddings.
 
     Args:
-        model_name (str): As in ``timm.create_model``, for example
-            'vit_large_patch16_224.mae'.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
             pair: see :func:`resolve_block`. A :class:`Distillation` fills it
-            in, as the following.
-        student_input (StudentInput, optional): With None the teacher takes
-            images of its own size. Defaults to None.
+            in.
+        model_name (str, optional): As in ``timm.create_model``, for example
+            'vit_large_patch16_224.mae'. Defaults to None: what the
+            ``config.json`` in the folder of ``checkpoint`` describes, as
+            Hugging Face transformers writes it.
+        student_input (StudentInput, optional): Filled in likewise. With None
+            the teacher takes images of its own size. Defaults to None.
         checkpoint (str, optional): Path or http(s) URL of the weights: a file
             of timm, one that timm converts (the original files of many
-            models), or a plain ViT of mmpretrain, such as a student of this
-            package; ``.pth`` or ``.safetensors``. Defaults to None.
+            models), a plain ViT of mmpretrain, such as a student of this
+            package, a model of Hugging Face transformers, as a folder or a
+            file, or one of torchvision, open_clip, FAIR or NVIDIA, as
+            ``docs/teachers.md`` lists them; ``.pth``, ``.bin`` or
+            ``.safetensors``. Defaults to None.
         pretrained (bool): Take the weights that timm names for this model,
             from the Hugging Face hub (its cache works offline) or from their
             URL. Defaults to False.
-        model_kwargs (dict): Further arguments of ``timm.create_model``.
-            Defaults to {}.
+        model_kwargs (dict): Further arguments of ``timm.create_model``; of
+            a folder, beside those that follow from it. Defaults to {}.
         sha256 (str, optional): See :class:`Teacher`, as the following.
         mean (Sequence[float], optional): Defaults to what the checkpoint
             says (those of this package do), or else to that of timm's
@@ -58,18 +68,24 @@ class TimmTeacher(Teacher):
         std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
         channels (Sequence[int], optional): See :class:`Teacher`.
+        tap (str): See :class:`MMPretrainTeacher`. Defaults to 'block'.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
     Raises:
+        FileNotFoundError: If there is no ``model_name`` and no folder.
         ValueError: If timm has no such model, it is not supported, a block
-            does not exist, or both or neither of ``checkpoint`` and
-            ``pretrained`` are given.
+            does not exist, both or neither of ``checkpoint`` and
+            ``pretrained`` are given, blocks have no ``qkv`` layer for
+            ``tap='qkv'``, or the folder does not say what ``model_name`` or
+            ``mean`` leave open.
     """
 
+    taps = ('block', 'qkv')
+
     def __init__(self,
-                 model_name: str,
                  aligned_blocks: Sequence[Union[int, float]],
+                 model_name: Optional[str] = None,
                  student_input: Optional[StudentInput] = None,
                  checkpoint: Optional[str] = None,
                  pretrained: bool = False,
@@ -79,7 +95,14 @@ class TimmTeacher(Teacher):
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
                  channels: Optional[Sequence[int]] = None,
+                 tap: str = 'block',
                  allow_random: bool = False) -> None:
+        check_tap(tap, self.taps)
+        if model_name is None:
+            found = read_description(checkpoint, None not in (mean, std))
+            model_name = found['model_name']
+            model_kwargs = dict(found['model_kwargs'], **model_kwargs)
+            mean, std = found.get('mean', mean), found.get('std', std)
         # As its checkpoint has it: whole, with its own grid of patches.
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
             whole = create_model(model_name, model_kwargs)
@@ -108,16 +131,19 @@ class TimmTeacher(Teacher):
                 model_name, dict(model_kwargs, dynamic_img_size=any_grid))
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
+        tapped = [network.blocks[index] for index in blocks]
+        num_heads = None
+        if tap == 'qkv':
+            tapped = _qkv_layers(model_name, tapped)
+            num_heads = shared_num_heads(network.blocks[i] for i in blocks)
+            network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
         if student_input is not None and student_input.patch_grid not in (
                 None, embed.grid_size):
             rows, columns = student_input.patch_grid
             height, width = embed.patch_size
             network.set_input_size(img_size=(rows * height, columns * width))
-        visible_cls = (
-            VisiblePatchesWithIndices
-            if isinstance(network, Eva) else VisiblePatches)
-        network.patch_drop = visible_cls(network.num_prefix_tokens)
+        show_only_visible(network)
         super().__init__(
             network=network,
             aligned_blocks=blocks,
@@ -139,6 +165,8 @@ class TimmTeacher(Teacher):
             allow_random=allow_random)
         if described:
             self.described_by = f'timm says of {model_name}'
+        self.num_heads = num_heads
+        self.recorder = OutputRecorder(tapped)
         self.model_name = model_name
         self._model_kwargs = dict(model_kwargs)
 
@@ -161,8 +189,11 @@ class TimmTeacher(Teacher):
                 of blocks or tensors that this model does not have. Nothing
                 is loaded then.
         """
+        kwargs = self._model_kwargs
+        if isinstance(file, TranslatedFile) and file.format.resample:
+            kwargs = dict(kwargs, img_size=self.img_size)  # no detour
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
-            whole = create_model(self.model_name, self._model_kwargs)
+            whole = create_model(self.model_name, kwargs)
         shapes = {name: t.shape for name, t in whole.state_dict().items()}
         weights, layout = convert_weights(file, whole)
         needed = {name: shapes[name] for name in self.network.state_dict()}
@@ -197,19 +228,23 @@ class TimmTeacher(Teacher):
             self, images: torch.Tensor,
             ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """See :meth:`Teacher.extract_features`."""
-        indices = sorted(set(self.aligned_blocks))
         with self.network.patch_drop.only(ids_keep):
-            outputs = self.network.forward_intermediates(
-                images,
-                indices=indices,
-                return_prefix_tokens=self.num_prefix_tokens > 0,
-                stop_early=True,
-                output_fmt='NLC',
-                intermediates_only=True)
-        if self.num_prefix_tokens > 0:
-            outputs = [
-                torch.cat([prefix, patches], dim=1)
-                for patches, prefix in outputs
-            ]
-        by_block = dict(zip(indices, outputs))
-        return tuple(by_block[block] for block in self.aligned_blocks)
+            _, features = self.recorder.record(self.network.forward_features,
+                                               images)
+        return features
+
+
+def _qkv_layers(model_name: str,
+                blocks: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    """Those of aligned blocks; refused where there are none."""
+    layers = qkv_layers(blocks)
+    if layers is None or isinstance(blocks[0],
+                                    (ResPostBlock, EvaBlockPostNorm)):
+        raise ValueError(
+            f'teacher: model_name={model_name!r} does not make q, k and v of '
+            'normalised tokens in one layer (its blocks are '
+            f'{type(blocks[0]).__name__}; qkv_fused=False and biases of q and '
+            'v alone, as in EVA, make them apart), so their relations cannot '
+            'be taken. Choose another model, or a distill_loss that compares '
+            'the outputs of blocks.')
+    return layers
