@@ -1,5 +1,6 @@
 import inspect
 from collections import Counter
+from math import prod
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -395,7 +396,9 @@ def _check_loss(part: Distillation, distill_neck: Optional[dict],
         raise ValueError(
             f'distill_loss: cls_weight={cls_weight!r} weighs CLS, which '
             f'{lacking} does not have. Leave it out.')
-    num_visible = student.num_visible or student.num_patches
+    # A student without patches is compared on the teacher's grid.
+    num_visible = student.num_visible or student.num_patches or prod(
+        teacher.patch_grid)
     if getattr(loss, 'positions', None) == 'masked' and (
             num_visible == student.num_patches):
         raise ValueError(

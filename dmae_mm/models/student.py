@@ -30,7 +30,8 @@ class Student:
     """
     images: StudentInput
     modules: Dict[str, Sequence[nn.Module]] = field(default_factory=dict)
-    embed_dims: Dict[str, Union[int, Sequence[int]]] = field(default_factory=dict)
+    embed_dims: Dict[str, Union[int, Sequence[int]]] = field(
+        default_factory=dict)
     num_prefix_tokens: int = 0
     has_cls_token: bool = False
     num_patches: Optional[int] = None

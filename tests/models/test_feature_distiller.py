@@ -192,6 +192,15 @@ def test_relations_of_tokens():
     assert all(p.grad is not None for p in model.backbone.parameters())
 
 
+def test_targets_are_standardised():
+    model = build(target=dict(type='Standardize', momentum=1.), align_cls=True)
+    step(model, pictures())
+    theirs, = model.teacher(pictures())
+    mean = model.distill_target[0].mean  # of CLS and of patches
+    torch.testing.assert_close(mean[1], theirs[:, 1:].mean(dim=(0, 1)))
+    torch.testing.assert_close(mean[0], theirs[:, 0].mean(dim=0))
+
+
 def test_several_teachers_with_grids_of_their_own():
     model = build(
         teachers=dict(
@@ -235,7 +244,7 @@ def test_masked_regions():
     (dict(aligned_layers=[(0, 6)]), 'the teacher has no block 6'),
     (dict(aligned_layers=[3]), 'not a list of pairs'),
     (dict(distill_loss=dict(type='QKVRelationLoss')),
-     "QKVRelationLoss compares features of the tap 'qkv'.*only 'block'"),
+     'QKVRelationLoss compares .*which the student does not have'),
     (dict(distill_loss=dict(type='TokenRelationLoss'), align_cls=True),
      'TokenRelationLoss compares patches alone'),
     (dict(align_cls=True, teacher=dict(VIT, backbone=dict(
