@@ -2,6 +2,7 @@ from .data_preprocessor import ChannelsDataPreprocessor
 from .distillation import Distillation
 from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
+from .feature_distiller import FeatureDistiller
 from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
                      MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
 from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
@@ -15,7 +16,7 @@ from .windowed_vit import WindowedViT
 
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
-    'DistilledImageClassifier', 'FeatureAlignmentLoss',
+    'DistilledImageClassifier', 'FeatureDistiller', 'FeatureAlignmentLoss',
     'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
     'MAETeacher', 'MMPretrainTeacher', 'MaskedFeatureLoss', 'MaskedTimmViT',
     'PHIStandardize', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize',

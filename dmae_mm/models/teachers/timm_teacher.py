@@ -122,10 +122,13 @@ class TimmTeacher(Teacher):
             resolve_block(index, num_layers, 'teacher')
             for index in aligned_blocks)
 
+        # A student without patches has images of any size; else they have
+        # one, whatever timm's recipe expects.
+        any_grid = student_input is not None and (
+            student_input.patch_grid is None)
         with fixed_seed():
-            # Its images have one size, whatever timm's recipe expects.
             network = create_model(
-                model_name, dict(model_kwargs, dynamic_img_size=False))
+                model_name, dict(model_kwargs, dynamic_img_size=any_grid))
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
         tapped = [network.blocks[index] for index in blocks]
@@ -135,8 +138,8 @@ class TimmTeacher(Teacher):
             num_heads = shared_num_heads(network.blocks[i] for i in blocks)
             network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
-        if (student_input is not None
-                and student_input.patch_grid != embed.grid_size):
+        if student_input is not None and student_input.patch_grid not in (
+                None, embed.grid_size):
             rows, columns = student_input.patch_grid
             height, width = embed.patch_size
             network.set_input_size(img_size=(rows * height, columns * width))
@@ -158,6 +161,7 @@ class TimmTeacher(Teacher):
             dtype=dtype,
             channels=channels,
             student_input=student_input,
+            any_grid=any_grid,
             allow_random=allow_random)
         if described:
             self.described_by = f'timm says of {model_name}'
