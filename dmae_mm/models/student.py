@@ -1,5 +1,5 @@
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Sequence
+from typing import Dict, Optional, Sequence, Union
 
 import torch.nn as nn
 
@@ -16,17 +16,20 @@ class Student:
         modules (dict[str, Sequence[nn.Module]]): What can be aligned: for
             each tap ('block', 'qkv', 'decoder') the modules, one for each
             block, whose outputs a loss of that tap compares.
-        embed_dims (dict[str, int]): Width of these outputs, by tap.
+        embed_dims (dict[str, int | Sequence[int]]): Width of these outputs,
+            by tap; one for each block where they differ.
         num_prefix_tokens (int): P, tokens in front of those of the patches.
             Defaults to 0.
         has_cls_token (bool): Whether the first of these is CLS. Defaults to
             False.
-        num_patches (int, optional): L. None if there are none.
+        num_patches (int, optional): L. None if there are none. Where a mask
+            hides larger units (``images.units``), L counts these.
         num_visible (int, optional): K, of the masked ones. None: all.
     """
     images: StudentInput
     modules: Dict[str, Sequence[nn.Module]] = field(default_factory=dict)
-    embed_dims: Dict[str, int] = field(default_factory=dict)
+    embed_dims: Dict[str, Union[int, Sequence[int]]] = field(
+        default_factory=dict)
     num_prefix_tokens: int = 0
     has_cls_token: bool = False
     num_patches: Optional[int] = None

@@ -1,4 +1,4 @@
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -33,8 +33,9 @@ class FeatureProjectionNeck(BaseModule):
     them has, as in the paper's experiments.
 
     Args:
-        student_dims (int): Width of the student. A :class:`Distillation` fills
-            it in, as the following two.
+        student_dims (int | Sequence[int]): Width of the student, or of its
+            features of each pair. A :class:`Distillation` fills it in, as the
+            following two.
         teacher_dims (int): Width of the teacher.
         num_pairs (int): Number of aligned pairs.
         projector (str): What each projector is. 'linear'; 'mlp' (linear to
@@ -47,7 +48,7 @@ class FeatureProjectionNeck(BaseModule):
     """
 
     def __init__(self,
-                 student_dims: int,
+                 student_dims: Union[int, Sequence[int]],
                  teacher_dims: int,
                  num_pairs: int,
                  projector: str = 'linear') -> None:
@@ -56,13 +57,16 @@ class FeatureProjectionNeck(BaseModule):
             raise ValueError(
                 f'distill_neck: projector={projector!r} does not exist. '
                 f'Choose one of {sorted(PROJECTORS)}.')
-        if projector == 'identity' and student_dims != teacher_dims:
+        if isinstance(student_dims, int):
+            student_dims = [student_dims] * num_pairs
+        others = [dims for dims in student_dims if dims != teacher_dims]
+        if projector == 'identity' and others:
             raise ValueError(
                 f"distill_neck: projector='identity' needs equal widths, but "
-                f'the student is {student_dims} and the teacher '
+                f'the student is {others[0]} and the teacher '
                 f"{teacher_dims} wide. Choose 'linear', 'mlp' or 'mlp2'.")
         self.projectors = nn.ModuleList(PROJECTORS[projector](
-            student_dims, teacher_dims) for _ in range(num_pairs))
+            dims, teacher_dims) for dims in student_dims)
 
     def init_weights(self) -> None:
         """Undo what an ``init_cfg`` of the surrounding model did."""
@@ -79,8 +83,8 @@ class FeatureProjectionNeck(BaseModule):
         """Project the features of each pair.
 
         Args:
-            features (Sequence[torch.Tensor]): One (B, N, student_dims)
-                tensor a pair.
+            features (Sequence[torch.Tensor]): One (B, N, width of the
+                student) tensor a pair.
 
         Returns:
             tuple[torch.Tensor]: One (B, N, teacher_dims) tensor a pair.
