@@ -5,6 +5,8 @@ import torch
 from mmpretrain.registry import MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
 
+from dmae_mm.host import quietly
+
 from .models import TEACHER
 
 BN = dict(type='SparseBatchNorm2d')
@@ -80,7 +82,8 @@ def stock(name: str) -> dict:
 def build(cfg: dict, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = MODELS.build(cfg)
-    model.init_weights()
+    with quietly():
+        model.init_weights()
     return model
 
 
