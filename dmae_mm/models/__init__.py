@@ -2,8 +2,11 @@ from .data_preprocessor import ChannelsDataPreprocessor
 from .distillation import Distillation
 from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
-from .losses import FeatureAlignmentLoss, LogitDistillationLoss
-from .necks import FeatureProjectionNeck, SimpleFeaturePyramid
+from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
+                     MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
+from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
+                    SimpleFeaturePyramid)
+from .targets import PHIStandardize, Standardize
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
 from .windowed_vit import WindowedViT
@@ -11,6 +14,8 @@ from .windowed_vit import WindowedViT
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureAlignmentLoss',
-    'FeatureProjectionNeck', 'LogitDistillationLoss', 'MMPretrainTeacher',
-    'SimpleFeaturePyramid', 'Teacher', 'TimmTeacher', 'WindowedViT'
+    'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
+    'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
+    'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize', 'Teacher',
+    'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
 ]

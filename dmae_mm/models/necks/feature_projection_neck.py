@@ -16,6 +16,7 @@ def _mlp(in_dims: int, out_dims: int) -> Tuple[nn.Module, ...]:
 # Each builds a projector from the student's to the teacher's width.
 PROJECTORS = {
     'linear': nn.Linear,
+    'linear_no_bias': lambda s, t: nn.Linear(s, t, bias=False),
     'mlp': lambda s, t: nn.Sequential(*_mlp(s, t)),
     'mlp2': lambda s, t: nn.Sequential(*_mlp(s, t), *_mlp(t, t)),
     'identity': lambda s, t: nn.Identity(),
@@ -38,9 +39,10 @@ class FeatureProjectionNeck(BaseModule):
             following two.
         teacher_dims (int): Width of the teacher.
         num_pairs (int): Number of aligned pairs.
-        projector (str): What each projector is. 'linear'; 'mlp' (linear to
-            the teacher's width, GELU, linear); 'mlp2' (two such MLPs in a
-            row); 'identity' (needs equal widths). Defaults to 'linear'.
+        projector (str): What each projector is. 'linear'; 'linear_no_bias';
+            'mlp' (linear to the teacher's width, GELU, linear); 'mlp2' (two
+            such MLPs in a row); 'identity' (needs equal widths). Defaults to
+            'linear'.
 
     Raises:
         ValueError: If ``projector`` does not exist, or is 'identity' while

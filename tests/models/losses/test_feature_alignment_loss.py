@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dmae_mm.models import FeatureAlignmentLoss
+from tests.toys.golden import assert_golden, read_golden
 
 # One image, two tokens, two channels.
 STUDENT = torch.tensor([[[3., 4.], [0., 2.]]])
@@ -40,6 +43,89 @@ def test_beta_by_hand(beta, expected):
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize('term', ['dir', 'gen'])
+def test_equals_amds_reference(term):
+    """Averaged over its two pairs, of tokens as they are."""
+    golden, meta = read_golden('amd_feat_a')
+    assert meta['align_loss'] == 'l2'
+    loss = FeatureAlignmentLoss(
+        'L2', normalize=False, loss_weight=1 / meta['n_layers'])
+    students = [golden[f'student_{term}.{pair}'].requires_grad_()
+                for pair in range(meta['n_layers'])]
+    total = sum(
+        loss(student, golden[f'teacher_{term}.{pair}'])
+        for pair, student in enumerate(students))
+    total.backward()
+    assert_golden(total, golden[f'loss_{term}'].float())
+    for pair, student in enumerate(students):
+        assert_golden(student.grad, golden[f'grad_student_{term}.{pair}'])
+
+
+def test_sum_of_criteria_by_hand():
+    """The cosine is taken of normalised tokens, the rest as they are."""
+    loss = FeatureAlignmentLoss(
+        dict(cosine=0.5, smooth_L1=0.25), normalize=False, loss_weight=2.0)
+    cosine, smooth = (.04 + 1) / 2, (.5 + .5 + .5 + 1.5) / 4
+    assert loss(STUDENT, TEACHER).item() == pytest.approx(
+        2 * (.5 * cosine + .25 * smooth), rel=1e-6)
+
+
+@pytest.mark.parametrize('options, expected', [
+    # The teacher's tokens become (1, -1) both.
+    (dict(criterion='L1'), (2 + 5 + 1 + 3) / 4),
+    (dict(criterion='L2'), (4 + 25 + 1 + 9) / 4),
+    (dict(criterion='smooth_L1'), (1.5 + 4.5 + .5 + 2.5) / 4),
+    (dict(criterion='smooth_L1', beta=4.0), (.5 + 3 + 1 / 8 + 9 / 8) / 4),
+    # The cosines of (3, 4) and (0, 2) with it.
+    (dict(criterion='cosine'), (1 + .2 / 2**.5 + 1 + 1 / 2**.5) / 2),
+])
+def test_layer_normalised_teacher_by_hand(options, expected):
+    loss = FeatureAlignmentLoss(normalize='layer', **options)
+    assert loss(STUDENT, TEACHER).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('cls_weight, expected', [
+    # The first token is 1 on average, the other two 1.5 and 0.
+    (None, 2.5 / 3), (0, .75), (0.25, .25 + .75 * .75), (1, 1),
+])
+def test_weight_of_cls_by_hand(cls_weight, expected):
+    equal = torch.ones(1, 1, 2)
+    loss = FeatureAlignmentLoss(
+        'L1', normalize=False, loss_weight=3.0, cls_weight=cls_weight)
+    value = loss(
+        torch.cat([STUDENT, equal], 1), torch.cat([TEACHER, equal], 1), True)
+    assert value.item() == pytest.approx(3 * expected, rel=1e-6)
+
+
+def test_cls_must_be_there_to_be_weighed():
+    with pytest.raises(ValueError, match='cls_weight=0.5 needs CLS.*Remove'):
+        FeatureAlignmentLoss(cls_weight=0.5)(STUDENT, TEACHER)
+
+
+@given(
+    criterion=st.sampled_from([
+        'L1', 'L2', 'smooth_L1', 'cosine',
+        dict(cosine=0.9, L2=0.1), dict(cosine=0.5, smooth_L1=2.0, L1=1.0)
+    ]),
+    normalize=st.sampled_from([True, False, 'layer']),
+    cls_weight=st.sampled_from([None, 0.3]),
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 4), st.integers(2, 5)))
+@settings(max_examples=50, deadline=None)
+def test_losses_of_images_average_to_the_loss(criterion, normalize,
+                                              cls_weight, shape):
+    if criterion == 'cosine' and not normalize:
+        normalize = True
+    student, teacher = torch.randn(
+        2, *shape, generator=torch.Generator().manual_seed(0)).unbind()
+    loss = FeatureAlignmentLoss(
+        criterion, normalize, loss_weight=0.7, cls_weight=cls_weight)
+    images = loss.per_image(student, teacher, True)
+    assert images.shape == shape[:1]
+    torch.testing.assert_close(images.mean(), loss(student, teacher, True))
+    torch.testing.assert_close(
+        images[-1], loss(student[-1:], teacher[-1:], True))
+
+
 @pytest.fixture
 def tokens():
     """Two images, three tokens, eight channels, in double precision."""
@@ -57,6 +143,8 @@ def tokens():
     dict(criterion='smooth_L1', normalize=False, beta=2.0),
     dict(criterion='L1', normalize=False),
     dict(criterion='L2', normalize=False),
+    dict(criterion='smooth_L1', normalize='layer', beta=2.0),
+    dict(criterion=dict(cosine=0.5, smooth_L1=0.5), normalize=False),
 ])
 def test_gradient_is_that_of_the_value(options, tokens):
     student, teacher = tokens
@@ -162,11 +250,21 @@ def test_shapes_must_be_equal():
      r"criterion='l1'.*\['L1', 'L2', 'smooth_L1', 'cosine'\]"),
     (dict(criterion='cosine', normalize=False),
      "normalize=False with criterion='cosine' would change nothing"),
+    (dict(criterion=dict(l1=1.0)), r"criterion={'l1': 1.0} does not.*'L1'"),
+    (dict(criterion={}), 'criterion={} does not exist'),
+    (dict(criterion=['L1']), r"criterion=\['L1'\] does not exist"),
+    (dict(criterion=dict(L1=1, L2=0)), "gives 'L2' the weight 0.*above 0"),
+    (dict(criterion=dict(L1='1')), "gives 'L1' the weight '1'"),
+    (dict(criterion=dict(cosine=1.), normalize=False), 'change nothing'),
+    (dict(criterion=dict(L1=1., L2=1.), beta=1.), 'beta=1.*smooth_L1'),
+    (dict(cls_weight=1.5), 'cls_weight=1.5.*from 0 to 1'),
+    (dict(cls_weight=True), 'cls_weight=True'),
     (dict(criterion='L2', beta=1.0), "beta=1.0 .*'smooth_L1'.*'L2'"),
     (dict(criterion='smooth_L1', beta=0.0), 'beta=0.0 .*above 0.*L1'),
     (dict(criterion='smooth_L1', beta=math.inf), 'beta=inf .*finite'),
     (dict(criterion='smooth_L1', beta='1'), "beta='1' .*finite"),
-    (dict(normalize='yes'), "normalize='yes'.*True or False"),
+    (dict(normalize='yes'), "normalize='yes'.*True, False or 'layer'"),
+    (dict(normalize=1), 'normalize=1 '),
     (dict(loss_weight=-1.0), 'loss_weight=-1.0.*at least 0'),
     (dict(loss_weight=math.nan), 'loss_weight=nan.*finite'),
 ])

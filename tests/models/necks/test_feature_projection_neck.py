@@ -14,9 +14,9 @@ def build(projector, student_dims=4, teacher_dims=6, num_pairs=1):
 
 def by_hand(projector, state, x):
     def linear(name, x):
-        return F.linear(x, state[f'{name}weight'], state[f'{name}bias'])
+        return F.linear(x, state[f'{name}weight'], state.get(f'{name}bias'))
 
-    if projector == 'linear':
+    if projector in ('linear', 'linear_no_bias'):
         return linear('projectors.0.', x)
     x = linear('projectors.0.2.', F.gelu(linear('projectors.0.0.', x)))
     if projector == 'mlp2':
@@ -26,6 +26,7 @@ def by_hand(projector, state, x):
 
 @pytest.mark.parametrize('projector, num_parameters', [
     ('linear', 4 * 6 + 6),
+    ('linear_no_bias', 4 * 6),
     ('mlp', (4 * 6 + 6) + (6 * 6 + 6)),
     ('mlp2', (4 * 6 + 6) + 3 * (6 * 6 + 6)),
 ])
@@ -59,7 +60,7 @@ def test_identity_needs_equal_widths():
 
 def test_unknown_projector():
     with pytest.raises(
-            ValueError, match="'conv'.*'identity', 'linear', 'mlp', 'mlp2'"):
+            ValueError, match="'conv'.*'linear', 'linear_no_bias', 'mlp'"):
         build('conv')
 
 

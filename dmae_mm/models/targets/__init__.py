@@ -1,0 +1,4 @@
+from .phi_standardize import PHIStandardize
+from .standardize import Standardize
+
+__all__ = ['PHIStandardize', 'Standardize']
