@@ -2,6 +2,7 @@ from .data_preprocessor import ChannelsDataPreprocessor
 from .distillation import Distillation
 from .distilled_image_classifier import DistilledImageClassifier
 from .dmae import DMAE
+from .feature_distiller import FeatureDistiller
 from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
                      MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
 from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
@@ -13,7 +14,7 @@ from .windowed_vit import WindowedViT
 
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
-    'DistilledImageClassifier', 'FeatureAlignmentLoss',
+    'DistilledImageClassifier', 'FeatureDistiller', 'FeatureAlignmentLoss',
     'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
     'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
     'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize', 'Teacher',

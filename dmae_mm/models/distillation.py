@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import is_finite_number
 
-from .maps import patches_of_units, visible_tokens
+from .region_maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
 from .tokens import first_ids, resolve_block
@@ -43,6 +43,8 @@ class Distillation:
 
     Attributes:
         teacher (Teacher): The teacher.
+        student_blocks (list[int]): 0-based index of each pair's student
+            block.
         student_modules (list[nn.Module]): Whose outputs are a pair's student
             features.
         loss_names (list[str]): Name of each aligned pair's loss.
@@ -77,7 +79,13 @@ class Distillation:
                 distill_loss or dict(type='FeatureAlignmentLoss'))
         tap = getattr(self.loss, 'tap', 'block')
         modules = student.modules.get(tap, ())
-        ours = [
+        if aligned_layers and not modules:
+            raise ValueError(
+                f'distill_loss: a {type(self.loss).__name__} compares '
+                f'features of the tap {tap!r}, and this student has only '
+                f'{", ".join(map(repr, student.modules))}. Choose another '
+                'loss, for example a FeatureAlignmentLoss.')
+        self.student_blocks = ours = [
             resolve_block(block, len(modules), 'student')
             for block, _ in aligned_layers
         ]
@@ -245,6 +253,12 @@ def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
     return MODELS.build(dict(cfg, **filled_in))
 
 
+def _widths(dims: Union[int, Sequence[int]],
+            blocks: List[int]) -> Union[int, List[int]]:
+    """Width of each of these blocks; one number if all have the same."""
+    return dims if isinstance(dims, int) else [dims[i] for i in blocks]
+
+
 def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
     """How many patches the teacher sees; None for as many as the student."""
     if mask_ratio is None:
@@ -270,12 +284,6 @@ def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
     return number
-
-
-def _widths(dims: Union[int, Sequence[int]],
-            indices: Sequence[int]) -> Union[int, List[int]]:
-    """Width of the student, or of its features of each pair."""
-    return dims if isinstance(dims, int) else [dims[i] for i in indices]
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

@@ -112,10 +112,13 @@ class TimmTeacher(Teacher):
             resolve_block(index, num_layers, 'teacher')
             for index in aligned_blocks)
 
+        # A student without patches may have images of any size; else they
+        # have one, whatever timm's recipe expects.
+        any_grid = student_input is not None and (
+            student_input.img_size is None)
         with fixed_seed():
-            # Its images have one size, whatever timm's recipe expects.
             network = create_model(
-                model_name, dict(model_kwargs, dynamic_img_size=False))
+                model_name, dict(model_kwargs, dynamic_img_size=any_grid))
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
         embed = network.patch_embed
@@ -147,6 +150,7 @@ class TimmTeacher(Teacher):
             dtype=dtype,
             channels=channels,
             student_input=student_input,
+            any_grid=any_grid,
             allow_random=allow_random)
         if described:
             self.described_by = f'timm says of {model_name}'

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models.utils import SparseHelper
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models.maps import patches_of_units
+from dmae_mm.models.region_maps import patches_of_units
 from tests.toys.masked_students import (STUDENTS, batch, build,
                                         masked_student, stock)
 from tests.toys.models import HIVIT_TEACHER
