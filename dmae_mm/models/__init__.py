@@ -8,15 +8,15 @@ from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
 from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
                     SimpleFeaturePyramid)
 from .targets import PHIStandardize, Standardize
-from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
-                       TimmTeacher)
+from .teachers import (ClassifierTeacher, MAETeacher, MMPretrainTeacher,
+                       Teacher, TimmTeacher)
 from .windowed_vit import WindowedViT
 
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureDistiller', 'FeatureAlignmentLoss',
     'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
-    'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
+    'MAETeacher', 'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
     'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize', 'Teacher',
     'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
 ]

@@ -372,7 +372,7 @@ def test_parts_that_do_not_fit_are_refused(toy_model, change, message):
     ('', 'techer', 'aligned_layers'),
     ('teacher', 'checkpont', 'checkpoint, .*sha256, .*allow_random'),
     ('distill_neck', 'projektor', 'projector'),
-    ('distill_loss', 'weight', 'loss_weight, criterion, normalize'),
+    ('distill_loss', 'weight', 'loss_weight, cls_weight, criterion'),
 ])
 def test_unknown_options_are_refused(toy_model, section, option, legal):
     toy_model.setdefault('distill_neck', dict(type='FeatureProjectionNeck'))

@@ -34,6 +34,12 @@ def stock_student(backbone: dict, neck: dict, head: dict,
     if isinstance(cls, str):
         cls = MODELS.get(cls)
     given = {name: spark[name] for name in spark if spark[name] is not None}
+    if cls in (*SparKStudent.backbones, *SimMIMStudent.backbones) and (
+            neck is None or head is None):
+        raise ValueError(
+            f'neck={neck!r}, head={head!r}: a {cls.__name__} needs both, for '
+            'the loss of its own algorithm. To train it by a teacher alone, '
+            'take a FeatureDistiller.')
     if cls in SparKStudent.backbones:
         return SparKStudent(backbone, neck, head, **given)
     if given:
