@@ -17,7 +17,8 @@ from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
-from .students import outputs_of_whole_images, stock_student
+from .students import (STOCK_BACKBONES, outputs_of_whole_images,
+                       stock_student)
 from .teachers import Teacher
 from .unreached import freeze_unreached
 
@@ -158,7 +159,7 @@ class DMAE(BaseSelfSupervisor):
         check_preprocessor(self.data_preprocessor, self.backbone)
         self.stock = stock  # of SimMIM or SparK; None: of MAE
         if stock is None:
-            check_backbone(self.backbone, (MAEViT, MAEHiViT))
+            check_backbone(self.backbone, (MAEViT, MAEHiViT, *STOCK_BACKBONES))
             check_sizes(self.backbone, self.neck, self.head)
             check_mask_ratio(self.backbone, bool(options))
             check_predict_ratio(self.neck, self.backbone)

@@ -8,9 +8,12 @@ from .stock_student import StockStudent
 from .whole_images import outputs_of_whole_images
 
 __all__ = [
-    'SimMIMStudent', 'SparKStudent', 'StockStudent', 'outputs_of_whole_images',
-    'stock_student'
+    'STOCK_BACKBONES', 'SimMIMStudent', 'SparKStudent', 'StockStudent',
+    'outputs_of_whole_images', 'stock_student'
 ]
+
+# Those that learn by the loss of another algorithm than MAE.
+STOCK_BACKBONES = (*SimMIMStudent.backbones, *SparKStudent.backbones)
 
 
 def stock_student(backbone: dict, neck: dict, head: dict,
@@ -34,13 +37,13 @@ def stock_student(backbone: dict, neck: dict, head: dict,
     if isinstance(cls, str):
         cls = MODELS.get(cls)
     given = {name: spark[name] for name in spark if spark[name] is not None}
-    if cls in (*SparKStudent.backbones, *SimMIMStudent.backbones) and (
-            neck is None or head is None):
+    cls = cls if isinstance(cls, type) else type(None)
+    if issubclass(cls, STOCK_BACKBONES) and None in (neck, head):
         raise ValueError(
             f'neck={neck!r}, head={head!r}: a {cls.__name__} needs both, for '
             'the loss of its own algorithm. To train it by a teacher alone, '
             'take a FeatureDistiller.')
-    if cls in SparKStudent.backbones:
+    if issubclass(cls, SparKStudent.backbones):
         return SparKStudent(backbone, neck, head, **given)
     if given:
         raise ValueError(
@@ -49,6 +52,6 @@ def stock_student(backbone: dict, neck: dict, head: dict,
             'SparseConvNeXt. Remove them. (The mask_ratio of MAE is an option '
             'of its backbone, that of SimMIM one of the SimMIMMaskGenerator '
             'in the pipeline.)')
-    if cls in SimMIMStudent.backbones:
+    if issubclass(cls, SimMIMStudent.backbones):
         return SimMIMStudent(backbone, neck, head)
     return None
