@@ -83,6 +83,17 @@ def test_all_learn_and_the_teacher_does_not(name):
     assert not any('teacher' in key for key in model.state_dict())
 
 
+def test_what_a_stage_is():
+    swin, resnet, convnext = (
+        build(masked_student(name)) for name in STUDENTS)
+    assert all(
+        ours is stage.blocks[-1]
+        for ours, stage in zip(swin.stock.stages, swin.backbone.stages))
+    assert len(swin.backbone.stages[0].blocks) == 2
+    assert resnet.stock.stages[3] is resnet.backbone.layer4
+    assert convnext.stock.stages[3] is convnext.backbone.stages[3]
+
+
 @each_student
 @pytest.mark.parametrize('stage, cells', [(0, 16), (1, 8), (2, 4)])
 def test_alignment_against_the_rule(name, stage, cells):
