@@ -11,7 +11,7 @@ from dmae_mm.options import is_finite_number
 from .region_maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
-from .tokens import first_ids, resolve_block
+from .tokens import first_ids, resolve_block, without_registers
 
 Block = Union[int, float]
 
@@ -308,12 +308,7 @@ def alignable_tokens(feature: torch.Tensor,
         torch.Tensor: (B, [1 +] N, C); a view unless registers have to be cut
         out.
     """
-    if num_prefix == int(keep_cls):
-        tokens = feature
-    else:
-        tokens = feature[:, num_prefix:]
-        if keep_cls:
-            tokens = torch.cat([feature[:, :1], tokens], 1)
+    tokens = without_registers(feature, num_prefix, keep_cls)
     return tokens if number in (None, tokens.shape[1]) else tokens[:, :number]
 
 

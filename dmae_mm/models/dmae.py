@@ -2,23 +2,24 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
-from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_preprocessor, check_sees_patches, check_sizes)
+from .checks import (check_backbone, check_learns, check_mask_ratio,
+                     check_predict_ratio, check_preprocessor,
+                     check_sees_patches, check_sizes)
 from .data_preprocessor import with_any_channels
 from .distillation import Block
 from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
-from .students import (STOCK_BACKBONES, outputs_of_whole_images,
-                       stock_student)
+from .students import (MASKED_STUDENTS, STOCK_BACKBONES,
+                       outputs_of_whole_images, stock_student)
 from .teachers import Teacher
 from .unreached import freeze_unreached
 
@@ -50,8 +51,8 @@ class DMAE(BaseSelfSupervisor):
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture, a ``SimMIMSwinTransformer``, ``SparseResNet`` or
-            ``SparseConvNeXt``.
+            architecture, a :class:`MaskedTimmViT`, or a
+            ``SimMIMSwinTransformer``, ``SparseResNet`` or ``SparseConvNeXt``.
         neck (dict, optional): The decoder, as in mmpretrain's MAE (SimMIM,
             SparK), or a :class:`CrossAttentionDecoder`, which predicts fewer
             patches. Defaults to None: nothing is reconstructed, as in
@@ -159,7 +160,7 @@ class DMAE(BaseSelfSupervisor):
         check_preprocessor(self.data_preprocessor, self.backbone)
         self.stock = stock  # of SimMIM or SparK; None: of MAE
         if stock is None:
-            check_backbone(self.backbone, (MAEViT, MAEHiViT, *STOCK_BACKBONES))
+            check_backbone(self.backbone, (*MASKED_STUDENTS, *STOCK_BACKBONES))
             check_sizes(self.backbone, self.neck, self.head)
             check_mask_ratio(self.backbone, bool(options))
             check_predict_ratio(self.neck, self.backbone)
@@ -252,7 +253,12 @@ class DMAE(BaseSelfSupervisor):
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
             ``mask_ratio=0``, where nothing is left to reconstruct. Nothing
             without a head.
+
+        Raises:
+            ValueError: If there is neither a head nor a teacher.
         """
+        if self.head is None:
+            check_learns(len(self.distillations) > 0)
         if self.neck is None:
             return {}
         if self.backbone.num_extra_tokens == 0:

@@ -4,7 +4,7 @@ from typing import Dict, Optional, Sequence, Union
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
 
-from .mmpretrain_vits import blocks
+from .mmpretrain_vits import blocks, prefix_tokens
 from .qkv_layers import qkv_layers
 from .student_input import StudentInput
 
@@ -64,13 +64,13 @@ class Student:
             taps['decoder'] = decoder.decoder_blocks
             widths['decoder'] = decoder.decoder_embed.out_features
         ratio = getattr(backbone, 'mask_ratio', None)
-        num_prefix = getattr(backbone, 'num_extra_tokens', 0)
+        num_prefix, has_cls = prefix_tokens(backbone)
         return cls(
             images,
             {tap: found for tap, found in taps.items() if found},
             embed_dims=widths,
             num_prefix_tokens=num_prefix,
-            has_cls_token=num_prefix > 0,
+            has_cls_token=has_cls,
             num_patches=rows * columns,
             num_visible=ratio if ratio is None else num_seen(
                 rows * columns, ratio))

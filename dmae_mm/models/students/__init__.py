@@ -1,17 +1,22 @@
 from typing import Any, Optional
 
+from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from mmpretrain.registry import MODELS
 
+from .masked_timm_vit import MaskedTimmViT
 from .simmim_student import SimMIMStudent
 from .spark_student import SparKStudent
 from .stock_student import StockStudent
 from .whole_images import outputs_of_whole_images
 
 __all__ = [
-    'STOCK_BACKBONES', 'SimMIMStudent', 'SparKStudent', 'StockStudent',
-    'outputs_of_whole_images', 'stock_student'
+    'MASKED_STUDENTS', 'STOCK_BACKBONES', 'MaskedTimmViT', 'SimMIMStudent',
+    'SparKStudent', 'StockStudent', 'outputs_of_whole_images', 'stock_student'
 ]
 
+# The students of a masked autoencoder: each draws its mask as MAE does and
+# returns (latent, mask, ids_restore).
+MASKED_STUDENTS = (MAEViT, MAEHiViT, MaskedTimmViT)
 # Those that learn by the loss of another algorithm than MAE.
 STOCK_BACKBONES = (*SimMIMStudent.backbones, *SparKStudent.backbones)
 

@@ -5,14 +5,17 @@ import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
-from timm.models.eva import Eva, EvaBlockPostNorm
+from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import ResPostBlock
 
 from dmae_mm.models.qkv_layers import (UpToQKV, check_tap, qkv_layers,
                                        shared_num_heads)
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import (OutputRecorder, VisiblePatches,
-                                   resolve_block)
+from dmae_mm.models.timm_vits import (convert_weights, create_model,
+                                      fetch_from_hub, num_positions,
+                                      pretrained_source, read_description,
+                                      show_only_visible)
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
 from dmae_mm.weights.formats import TranslatedFile
@@ -21,9 +24,6 @@ from dmae_mm.weights.positions import other_grid, other_heads
 
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import refuse_other_meaning, take_weights
-from .timm_models import (VisiblePatchesWithIndices, convert_weights,
-                          create_model, fetch_from_hub, num_positions,
-                          pretrained_source, read_description)
 
 
 @MODELS.register_module()
@@ -76,9 +76,9 @@ class TimmTeacher(Teacher):
         FileNotFoundError: If there is no ``model_name`` and no folder.
         ValueError: If timm has no such model, it is not supported, a block
             does not exist, both or neither of ``checkpoint`` and
-            ``pretrained`` are given, or the folder does not say what
-            ``model_name`` or ``mean`` leave open, or blocks have no ``qkv``
-            layer for ``tap='qkv'``.
+            ``pretrained`` are given, blocks have no ``qkv`` layer for
+            ``tap='qkv'``, or the folder does not say what ``model_name`` or
+            ``mean`` leave open.
     """
 
     taps = ('block', 'qkv')
@@ -145,10 +145,7 @@ class TimmTeacher(Teacher):
             if (rows, columns) != embed.grid_size:
                 network.set_input_size(
                     img_size=(rows * height, columns * width))
-        visible_cls = (
-            VisiblePatchesWithIndices
-            if isinstance(network, Eva) else VisiblePatches)
-        network.patch_drop = visible_cls(network.num_prefix_tokens)
+        show_only_visible(network)
         super().__init__(
             network=network,
             aligned_blocks=blocks,
