@@ -9,6 +9,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import is_finite_number
 
+from .region_maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
 from .tokens import first_ids, resolve_block, without_registers
@@ -221,7 +222,8 @@ class Distillation:
         Args:
             images (torch.Tensor): Normalised images, (B, C, H, W).
             student_features (Sequence[torch.Tensor]): A pair's student
-                tokens, (B, P_student + K, C_student).
+                tokens, (B, P_student + K, C_student); with units, those of
+                a whole map.
             ids_restore (torch.Tensor, optional): MAE's permutation, (B, L).
                 None: all patches are visible, in their own order.
             num_visible (int, optional): K.
@@ -230,6 +232,14 @@ class Distillation:
         Returns:
             dict[str, torch.Tensor]: As of :meth:`align`.
         """
+        units = self.student.images.units
+        if units is not None:
+            ids_keep = first_ids(ids_restore, num_visible)
+            student_features = [
+                visible_tokens(feature, ids_keep, units,
+                               self.teacher.patch_grid)
+                for feature in student_features
+            ]
         return self.align(
             student_features,
             self.teacher_features(images, ids_restore, num_visible),
@@ -252,6 +262,10 @@ class Distillation:
             seen = (first_ids(ids_restore, number), )
             if self.tap == 'decoder':
                 seen += (ids_restore, )
+        units = self.student.images.units
+        if units is not None and seen:
+            grid = self.teacher.patch_grid
+            seen = (patches_of_units(seen[0], units, grid), )
         return self.teacher(images, *seen)
 
     def align(
@@ -410,6 +424,13 @@ def _num_seen(student: Student, mask_ratio: Optional[float],
     """How many patches the teacher sees; None for as many as the student."""
     if mask_ratio is None:
         return None
+    if student.images.units is not None:
+        if mask_ratio != 0 or isinstance(mask_ratio, bool):
+            raise ValueError(
+                f'teacher_mask_ratio={mask_ratio!r}: of a student that is '
+                'masked in regions, the teacher sees what is visible (None) '
+                'or all patches (0).')
+        return student.num_patches
     if student.num_visible is None:
         raise ValueError(
             f'{option}={mask_ratio!r}, but the student sees whole '
@@ -489,6 +510,10 @@ def _check_loss(part: Distillation, distill_neck: Optional[dict],
 def _check_generator(part: Distillation, generator: dict) -> None:
     """Refuse to generate where there is nothing to, or not from that."""
     given = f'generator={generator!r}'
+    if part.student.images.units is not None:
+        raise ValueError(f'{given} predicts features of patches, which a '
+                         'student that is masked in regions does not have. '
+                         'Set generator=None.')
     if part.tap != 'block' or part.neck is None:
         raise ValueError(
             f'{given} predicts outputs of blocks from projected ones, but a '
