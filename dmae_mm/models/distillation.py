@@ -7,6 +7,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import is_finite_number
 
+from .maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
 from .tokens import first_ids, resolve_block
@@ -131,7 +132,8 @@ class Distillation:
         Args:
             images (torch.Tensor): Normalised images, (B, C, H, W).
             student_features (Sequence[torch.Tensor]): A pair's student
-                tokens, (B, P_student + K, C_student).
+                tokens, (B, P_student + K, C_student); with units, those of
+                a whole map.
             ids_restore (torch.Tensor, optional): MAE's permutation, (B, L).
                 None: all patches are visible, in their own order.
             num_visible (int, optional): K.
@@ -142,6 +144,13 @@ class Distillation:
         ids_seen = None
         if ids_restore is not None:
             ids_seen = first_ids(ids_restore, self.num_seen or num_visible)
+        units, grid = self.student.images.units, self.teacher.patch_grid
+        if units is not None:
+            student_features = [
+                visible_tokens(feature, ids_seen[:, :num_visible], units, grid)
+                for feature in student_features
+            ]
+            ids_seen = patches_of_units(ids_seen, units, grid)
         return self.align(student_features, self.teacher(images, ids_seen))
 
     def align(
@@ -254,6 +263,13 @@ def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
     """How many patches the teacher sees; None for as many as the student."""
     if mask_ratio is None:
         return None
+    if student.images.units is not None:
+        if mask_ratio != 0 or isinstance(mask_ratio, bool):
+            raise ValueError(
+                f'teacher_mask_ratio={mask_ratio!r}: of a student that is '
+                'masked in regions, the teacher sees what is visible (None) '
+                'or all patches (0).')
+        return student.num_patches
     if student.num_visible is None:
         raise ValueError(
             f'teacher_mask_ratio={mask_ratio!r}, but the student sees whole '
@@ -268,6 +284,12 @@ def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
     return number
+
+
+def _widths(dims: Union[int, Sequence[int]],
+            indices: Sequence[int]) -> Union[int, List[int]]:
+    """Width of the student, or of its features of each pair."""
+    return dims if isinstance(dims, int) else [dims[i] for i in indices]
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

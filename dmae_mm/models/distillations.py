@@ -1,6 +1,7 @@
 """What teaches a student: no distillation, one, or several."""
 import re
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import (Any, Callable, Dict, Iterator, List, Optional, Sequence,
+                    Tuple)
 
 import torch
 import torch.nn as nn
@@ -100,11 +101,11 @@ class Distillations:
             part.teacher.init_weights()
             part.teacher.to(device)
 
-    def record(self, module: nn.Module, *args: Any) -> Tuple[Any, Features]:
+    def record(self, module: Callable, *args: Any) -> Tuple[Any, Features]:
         """Call the student and record what is aligned.
 
         Args:
-            module (nn.Module): The backbone, or what contains it.
+            module (Callable): The backbone, or what runs it.
             *args: Its arguments.
 
         Returns:

@@ -22,12 +22,14 @@ class Student:
             Defaults to 0.
         has_cls_token (bool): Whether the first of these is CLS. Defaults to
             False.
-        num_patches (int, optional): L. None if there are none.
+        num_patches (int, optional): L. None if there are none. Where a mask
+            hides larger units (``images.units``), L counts these.
         num_visible (int, optional): K, of the masked ones. None: all.
     """
     images: StudentInput
     modules: Dict[str, Sequence[nn.Module]] = field(default_factory=dict)
-    embed_dims: Dict[str, Union[int, Sequence[int]]] = field(default_factory=dict)
+    embed_dims: Dict[str, Union[int, Sequence[int]]] = field(
+        default_factory=dict)
     num_prefix_tokens: int = 0
     has_cls_token: bool = False
     num_patches: Optional[int] = None

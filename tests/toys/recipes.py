@@ -47,7 +47,7 @@ LINEAR = {f'benchmarks/vit-{size}_linear_in1k.py': size for size in 'tsb'}
 # The files that docs/recipes.md and the model index list.
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for folder in ('dmae', 'baselines', 'benchmarks')
+    for folder in ('dmae', 'students', 'baselines', 'benchmarks')
     for path in CONFIGS.glob(f'{folder}/*.py'))
 
 

@@ -122,11 +122,13 @@ class TimmTeacher(Teacher):
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
         embed = network.patch_embed
-        if student_input is not None and student_input.patch_grid not in (
-                None, embed.grid_size):
-            rows, columns = student_input.patch_grid
+        if student_input is not None:
             height, width = embed.patch_size
-            network.set_input_size(img_size=(rows * height, columns * width))
+            rows, columns = student_input.teacher_grid(embed.grid_size,
+                                                       embed.patch_size)
+            if (rows, columns) != embed.grid_size:
+                network.set_input_size(
+                    img_size=(rows * height, columns * width))
         visible_cls = (
             VisiblePatchesWithIndices
             if isinstance(network, Eva) else VisiblePatches)
