@@ -67,7 +67,10 @@ def _pool(backbone: nn.Module, outputs: Tuple[torch.Tensor, ...],
         raise ValueError(
             f'The backbone, a {type(backbone).__name__}, returns no features: '
             'its out_indices name no block that it has.')
-    output, num_extra = outputs[-1], getattr(backbone, 'num_extra_tokens', 0)
+    output, num_extra = outputs[-1], getattr(
+        backbone, 'num_extra_tokens',
+        # Of mmpretrain's TIMMBackbone, which hands out registers as well.
+        getattr(getattr(backbone, 'timm_model', None), 'num_prefix_tokens', 0))
     if pooling == 'cls' and (output.dim() != 3 or num_extra == 0):
         raise ValueError(
             f'pooling={pooling!r}, but the backbone, a '

@@ -7,16 +7,18 @@ from .losses import (FeatureAlignmentLoss, LogitDistillationLoss,
                      MaskedFeatureLoss, QKVRelationLoss, TokenRelationLoss)
 from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
                     SimpleFeaturePyramid)
+from .students import MaskedTimmViT
 from .targets import PHIStandardize, Standardize
 from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
                        TimmTeacher)
+from .timm_vit import TimmViT
 from .windowed_vit import WindowedViT
 
 __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureDistiller', 'FeatureAlignmentLoss',
     'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
-    'MMPretrainTeacher', 'MaskedFeatureLoss', 'PHIStandardize',
-    'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize', 'Teacher',
-    'TimmTeacher', 'TokenRelationLoss', 'WindowedViT'
+    'MMPretrainTeacher', 'MaskedFeatureLoss', 'MaskedTimmViT',
+    'PHIStandardize', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize',
+    'Teacher', 'TimmTeacher', 'TimmViT', 'TokenRelationLoss', 'WindowedViT'
 ]

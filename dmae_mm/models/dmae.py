@@ -2,22 +2,24 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
-from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_preprocessor, check_sees_patches, check_sizes)
+from .checks import (check_backbone, check_learns, check_mask_ratio,
+                     check_predict_ratio, check_preprocessor,
+                     check_sees_patches, check_sizes)
 from .data_preprocessor import with_any_channels
 from .distillation import Block
 from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
-from .students import outputs_of_whole_images, stock_student
+from .students import (MASKED_STUDENTS, outputs_of_whole_images,
+                       stock_student)
 from .teachers import Teacher
 
 
@@ -48,11 +50,14 @@ class DMAE(BaseSelfSupervisor):
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture, a ``SimMIMSwinTransformer``, ``SparseResNet`` or
-            ``SparseConvNeXt``.
-        neck (dict): The decoder, as in mmpretrain's MAE (SimMIM, SparK), or
-            a :class:`CrossAttentionDecoder`, which predicts fewer patches.
-        head (dict): The pixel reconstruction head, as in mmpretrain's.
+            architecture, a :class:`MaskedTimmViT`, a
+            ``SimMIMSwinTransformer``, ``SparseResNet`` or ``SparseConvNeXt``.
+        neck (dict, optional): The decoder, as in mmpretrain's MAE (SimMIM,
+            SparK), or a :class:`CrossAttentionDecoder`, which predicts fewer
+            patches. Defaults to None: nothing is reconstructed, and the
+            student learns from the teacher alone.
+        head (dict, optional): The pixel reconstruction head, as in
+            mmpretrain's; None together with ``neck``.
         teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
@@ -97,8 +102,8 @@ class DMAE(BaseSelfSupervisor):
 
     def __init__(self,
                  backbone: dict,
-                 neck: dict,
-                 head: dict,
+                 neck: Optional[dict] = None,
+                 head: Optional[dict] = None,
                  teacher: Optional[dict] = None,
                  aligned_layers: Sequence[Tuple[Block, Block]] = (),
                  distill_neck: Optional[dict] = None,
@@ -141,7 +146,7 @@ class DMAE(BaseSelfSupervisor):
         check_preprocessor(self.data_preprocessor, self.backbone)
         self.stock = stock  # of SimMIM or SparK; None: of MAE
         if stock is None:
-            check_backbone(self.backbone, (MAEViT, MAEHiViT))
+            check_backbone(self.backbone, MASKED_STUDENTS)
             check_sizes(self.backbone, self.neck, self.head)
             check_mask_ratio(self.backbone, bool(options))
             check_predict_ratio(self.neck, self.backbone)
@@ -217,8 +222,17 @@ class DMAE(BaseSelfSupervisor):
 
         Returns:
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
-            ``mask_ratio=0``, where nothing is left to reconstruct.
+            ``mask_ratio=0``, where nothing is left to reconstruct, and
+            without decoder.
+
+        Raises:
+            ValueError: If there is neither a decoder nor a teacher.
         """
+        if self.neck is None:
+            check_learns(bool(self.teachers))
+            # All parameters take part, or DDP would wait for those behind
+            # the last aligned block.
+            return dict(loss_recon=latent.sum() * 0.)
         if self.backbone.num_extra_tokens == 0:
             # MAE's decoder takes the first token for CLS. A token of zeros
             # stands there for a student that has none, such as HiViT.

@@ -3,7 +3,7 @@ from typing import Dict, Optional, Sequence, Union
 
 import torch.nn as nn
 
-from .mmpretrain_vits import blocks
+from .mmpretrain_vits import blocks, prefix_tokens
 from .student_input import StudentInput
 
 
@@ -56,13 +56,13 @@ class Student:
                for layer in layers):
             taps['qkv'] = [layer.attn.qkv for layer in layers]
         ratio = getattr(backbone, 'mask_ratio', None)
-        num_prefix = getattr(backbone, 'num_extra_tokens', 0)
+        num_prefix, has_cls_token = prefix_tokens(backbone)
         return cls(
             images,
             taps,
             embed_dims={tap: backbone.embed_dims for tap in taps},
             num_prefix_tokens=num_prefix,
-            has_cls_token=num_prefix > 0,
+            has_cls_token=has_cls_token,
             num_patches=rows * columns,
             num_visible=ratio if ratio is None else num_seen(
                 rows * columns, ratio))

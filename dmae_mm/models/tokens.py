@@ -175,3 +175,22 @@ def take(patches: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """
     batch = torch.arange(len(ids), device=ids.device).unsqueeze(1)
     return patches[batch, ids]
+
+
+def without_registers(tokens: torch.Tensor, num_prefix: int,
+                      keep_cls: bool) -> torch.Tensor:
+    """Patch tokens, with CLS in front if that is wanted.
+
+    Args:
+        tokens (torch.Tensor): (B, P + K, C).
+        num_prefix (int): P, of which the first is CLS if there is one.
+        keep_cls (bool): Whether CLS stays.
+
+    Returns:
+        torch.Tensor: (B, 1 + K, C) or (B, K, C); a view unless registers
+        have to be cut out.
+    """
+    if num_prefix == int(keep_cls):
+        return tokens
+    patches = tokens[:, num_prefix:]
+    return torch.cat([tokens[:, :1], patches], 1) if keep_cls else patches

@@ -1,15 +1,21 @@
 from typing import Any, Optional
 
+from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from mmpretrain.registry import MODELS
 
+from .masked_timm_vit import MaskedTimmViT
 from .simmim_student import SimMIMStudent
 from .spark_student import SparKStudent
 from .stock_student import StockStudent
 from .whole_images import outputs_of_whole_images
 
+# The students of a masked autoencoder: each draws its mask as MAE does and
+# returns (latent, mask, ids_restore).
+MASKED_STUDENTS = (MAEViT, MAEHiViT, MaskedTimmViT)
+
 __all__ = [
-    'SimMIMStudent', 'SparKStudent', 'StockStudent', 'outputs_of_whole_images',
-    'stock_student'
+    'MASKED_STUDENTS', 'MaskedTimmViT', 'SimMIMStudent', 'SparKStudent',
+    'StockStudent', 'outputs_of_whole_images', 'stock_student'
 ]
 
 

@@ -4,10 +4,13 @@ from typing import Dict, Optional, Sequence, Tuple, Union
 import torch
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
-from timm.models.eva import Eva
 
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import VisiblePatches, resolve_block
+from dmae_mm.models.timm_vits import (convert_weights, create_model,
+                                      fetch_from_hub, num_positions,
+                                      pretrained_source, read_description,
+                                      show_only_visible)
+from dmae_mm.models.tokens import resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
 from dmae_mm.weights.formats import TranslatedFile
@@ -16,9 +19,6 @@ from dmae_mm.weights.positions import other_grid, other_heads
 
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import refuse_other_meaning, take_weights
-from .timm_models import (VisiblePatchesWithIndices, convert_weights,
-                          create_model, fetch_from_hub, num_positions,
-                          pretrained_source, read_description)
 
 
 @MODELS.register_module()
@@ -129,10 +129,7 @@ class TimmTeacher(Teacher):
             if (rows, columns) != embed.grid_size:
                 network.set_input_size(
                     img_size=(rows * height, columns * width))
-        visible_cls = (
-            VisiblePatchesWithIndices
-            if isinstance(network, Eva) else VisiblePatches)
-        network.patch_drop = visible_cls(network.num_prefix_tokens)
+        show_only_visible(network)
         super().__init__(
             network=network,
             aligned_blocks=blocks,
