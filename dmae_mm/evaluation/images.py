@@ -37,8 +37,10 @@ def image_size(backbone: nn.Module) -> int:
         ValueError: If they are not square.
     """
     holder = backbone if hasattr(backbone, 'img_size') else getattr(
-        backbone, 'patch_embed', None)  # HiViT keeps it there
-    size = getattr(holder, 'img_size', DEFAULT_IMG_SIZE)
+        backbone, 'patch_embed', None)  # HiViT and Swin keep it there
+    size = getattr(holder, 'img_size',
+                   getattr(holder, 'init_input_size', None))
+    size = size or DEFAULT_IMG_SIZE
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise ValueError(f'The model is made for images of {height} x {width} '

@@ -60,6 +60,11 @@ def compare_layers(config: str,
     if not isinstance(model, DMAE):
         raise ValueError(f'The model of {config} is a '
                          f'{type(model).__name__}, not a DMAE.')
+    if model.stock is not None:
+        raise ValueError(
+            f'model.backbone is a {type(model.backbone).__name__}, which has '
+            'no tokens of patches to compare: choose the aligned stage by a '
+            'run of each.')
     teacher = build_whole_teacher(
         section['teacher'],
         StudentInput.of_vit(model.backbone, model.data_preprocessor))

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import is_finite_number
 
-from .maps import patches_of_units, visible_tokens
+from .region_maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
 from .tokens import first_ids, resolve_block
@@ -284,12 +284,6 @@ def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
     return number
-
-
-def _widths(dims: Union[int, Sequence[int]],
-            indices: Sequence[int]) -> Union[int, List[int]]:
-    """Width of the student, or of its features of each pair."""
-    return dims if isinstance(dims, int) else [dims[i] for i in indices]
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

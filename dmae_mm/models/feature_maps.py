@@ -1,8 +1,9 @@
 """Maps that a backbone of any kind returns: of which stages, how wide."""
+import contextlib
 import copy
 import inspect
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -17,6 +18,7 @@ from dmae_mm.options import legal_options
 
 from .mmpretrain_vits import check_arch
 from .student_input import input_channels
+from .students import outputs_of_whole_images
 from .tokens import resolve_block
 
 # Which stages a backbone returns, by the names that this has.
@@ -95,6 +97,9 @@ def map_backbone(backbone: dict,
         resolve_block(stage, number, 'student', 'stage')
         for stage in aligned
     })
+    if name not in cfg and wanted == [number - 1] and not issubclass(
+            cls, TIMMBackbone):
+        return cfg, number  # as it is by default
     given = cfg.setdefault(name, wanted)
     given = [index % number for index in (
         [given] if isinstance(given, int) else given)]
@@ -106,12 +111,6 @@ def map_backbone(backbone: dict,
             'them, or add them.')
     cfg[name] = sorted({*given})
     return cfg, number
-
-
-def whole_images(backbone: nn.Module) -> Dict[str, Any]:
-    """Arguments with which a backbone masks nothing, as masked ones would."""
-    masked = 'mask' in inspect.signature(backbone.forward).parameters
-    return dict(mask=None) if masked else {}
 
 
 def look_at(backbone: nn.Module, cfg: dict, num_stages: int,
@@ -139,20 +138,23 @@ def look_at(backbone: nn.Module, cfg: dict, num_stages: int,
     size = _image_size(backbone, cfg)
     shape = (2, input_channels(backbone), *size)
     with torch.random.fork_rng(devices=[]), quietly(), torch.enable_grad():
+        # In training mode, as built: a part may have none else.
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
         trial = copy.deepcopy(backbone)
-        trial.train()
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                outputs = _run(trial, torch.empty(shape))
+            with mode:
+                outputs = outputs_of_whole_images(trial, torch.empty(shape))
         except Exception:  # of the many kinds that such tensors raise
+            mode = contextlib.nullcontext()
+            trial = copy.deepcopy(backbone)
             try:
-                outputs = _run(copy.deepcopy(backbone), torch.zeros(shape))
+                outputs = outputs_of_whole_images(trial, torch.randn(shape))
             except Exception as error:  # whatever a backbone raises
                 raise ValueError(
                     f'backbone: a {name} cannot be run on images of '
                     f'{size[0]} x {size[1]} px with {_shown(cfg)}: '
                     f'{one_line(error)}') from None
-        stages = _stages_of(backbone, len(outputs))
+        stages = _stages_of(backbone, cfg, num_stages, len(outputs))
         num_stages = num_stages or len(outputs)
         wanted = {
             resolve_block(stage, num_stages, 'student', 'stage')
@@ -178,7 +180,10 @@ def look_at(backbone: nn.Module, cfg: dict, num_stages: int,
                 f'backbone: its stages {frozen} are frozen (frozen_stages), '
                 'so nothing can be taught to them. Align later stages, or '
                 'freeze fewer.')
-        unused = _unused(maps, parameters)
+        # Some, such as reversible blocks, set gradients in their backward.
+        with mode:
+            sum(output.sum() for output in maps.values()).backward()
+        unused = [key for key, p in parameters.items() if p.grad is None]
     return FeatureMaps(
         stages, {s: output.shape[1] for s, output in maps.items()},
         num_stages, unused)
@@ -217,21 +222,6 @@ def _resampling(size: int, number: int) -> torch.Tensor:
     return F.interpolate(places, size=number, mode='linear')[0].T
 
 
-def _run(backbone: nn.Module, images: torch.Tensor) -> Tuple[Any, ...]:
-    outputs = backbone(images, **whole_images(backbone))
-    return tuple(outputs) if isinstance(outputs, (list, tuple)) else (
-        outputs, )
-
-
-def _unused(maps: Dict[int, torch.Tensor],
-            parameters: Dict[str, nn.Parameter]) -> List[str]:
-    total = sum(output.sum() for output in maps.values())
-    gradients = torch.autograd.grad(
-        total, list(parameters.values()), allow_unused=True)
-    return [name for name, gradient in zip(parameters, gradients)
-            if gradient is None]
-
-
 def _check_map(name: str, cfg: dict, stage: int, output: Any) -> None:
     if isinstance(output, torch.Tensor) and output.dim() == 4:
         return
@@ -251,10 +241,11 @@ def _check_map(name: str, cfg: dict, stage: int, output: Any) -> None:
         f'(B, C, rows, columns), but {found}. {cure}')
 
 
-def _stages_of(backbone: nn.Module, number: int) -> Tuple[int, ...]:
+def _stages_of(backbone: nn.Module, cfg: dict, num_stages: int,
+               number: int) -> Tuple[int, ...]:
     """Index of the stage of each of so many outputs."""
     for name in _STAGES:
-        said = getattr(backbone, name, None)
+        said = getattr(backbone, name, cfg.get(name))
         if isinstance(said, (list, tuple)) and len({*said}) == number:
             return tuple(sorted({*said}))
     if isinstance(backbone, TIMMBackbone):
@@ -262,6 +253,8 @@ def _stages_of(backbone: nn.Module, number: int) -> Tuple[int, ...]:
         said = getattr(info, 'out_indices', ())
         if len(said) == number:
             return tuple(said)
+    if number == 1 and num_stages:
+        return (num_stages - 1, )
     return tuple(range(number))
 
 

@@ -34,8 +34,8 @@ class FeatureProjectionNeck(BaseModule):
     them has, as in the paper's experiments.
 
     Args:
-        student_dims (int | Sequence[int]): Width of the student, or of its
-            features of each pair. A :class:`Distillation` fills it in, as the
+        student_dims (int | Sequence[int]): Width of the student, of each pair
+            where they differ. A :class:`Distillation` fills it in, as the
             following two.
         teacher_dims (int): Width of the teacher.
         num_pairs (int): Number of aligned pairs.
@@ -59,16 +59,15 @@ class FeatureProjectionNeck(BaseModule):
             raise ValueError(
                 f'distill_neck: projector={projector!r} does not exist. '
                 f'Choose one of {sorted(PROJECTORS)}.')
-        if isinstance(student_dims, int):
-            student_dims = [student_dims] * num_pairs
-        others = [dims for dims in student_dims if dims != teacher_dims]
-        if projector == 'identity' and others:
+        widths = [student_dims] * num_pairs if isinstance(
+            student_dims, int) else list(student_dims)
+        if projector == 'identity' and {*widths} != {teacher_dims}:
             raise ValueError(
                 f"distill_neck: projector='identity' needs equal widths, but "
-                f'the student is {others[0]} and the teacher '
+                f'the student is {student_dims} and the teacher '
                 f"{teacher_dims} wide. Choose 'linear', 'mlp' or 'mlp2'.")
-        self.projectors = nn.ModuleList(PROJECTORS[projector](
-            dims, teacher_dims) for dims in student_dims)
+        self.projectors = nn.ModuleList(
+            PROJECTORS[projector](width, teacher_dims) for width in widths)
 
     def init_weights(self) -> None:
         """Undo what an ``init_cfg`` of the surrounding model did."""

@@ -45,6 +45,8 @@ class SimMIMStudent(StockStudent):
         self, images: torch.Tensor, data_samples: List[DataSample]
     ) -> Tuple[Dict[str, torch.Tensor], torch.Tensor, int]:
         """See :meth:`StockStudent.loss`."""
+        self.check_size(images)
+        self._check_masks(data_samples)
         losses = self.algorithm.loss(images, data_samples)
         # (B, H / 4, W / 4), of which one cell stands for each unit
         mask = torch.stack([sample.mask for sample in data_samples]).ne(0)
@@ -69,6 +71,20 @@ class SimMIMStudent(StockStudent):
             f'{self.num_visible} were visible of {rows} x {columns}.')
         return (dict(loss_recon=losses['loss']),
                 visible_first(hidden.flatten(1)), self.num_visible)
+
+
+    def _check_masks(self, data_samples: List[DataSample]) -> None:
+        wanted = tuple(self.backbone.patch_resolution)
+        for sample in data_samples or [None]:
+            mask = getattr(sample, 'mask', None)
+            if mask is None or tuple(mask.shape) != wanted:
+                found = None if mask is None else tuple(mask.shape)
+                raise ValueError(
+                    f'A sample has a mask of shape {found} instead of '
+                    f'{wanted}. Put a SimMIMMaskGenerator(input_size='
+                    f'{self.img_size}, model_patch_size='
+                    f'{self.img_size // wanted[0]}) in front of PackInputs '
+                    'in the pipeline.')
 
 
 def _check(algorithm: SimMIM, size: Tuple[int, int], patch: int, unit: int,

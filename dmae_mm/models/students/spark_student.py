@@ -79,6 +79,7 @@ class SparKStudent(StockStudent):
         self, images: torch.Tensor, data_samples: List[DataSample]
     ) -> Tuple[Dict[str, torch.Tensor], torch.Tensor, int]:
         """See :meth:`StockStudent.loss`."""
+        self.check_size(images)
         losses = self.algorithm.loss(images, data_samples)
         visible = SparseHelper._cur_active.flatten(1)  # as it was drawn
         return (dict(loss_recon=losses['loss']), visible_first(~visible),

@@ -67,6 +67,19 @@ class StockStudent(metaclass=ABCMeta):
             if name not in model._modules:
                 setattr(model, name, part)
 
+    def check_size(self, images: torch.Tensor) -> None:
+        """Refuse images of another size than the model's.
+
+        Args:
+            images (torch.Tensor): (B, 3, H, W).
+        """
+        if tuple(images.shape[-2:]) != (self.img_size, self.img_size):
+            height, width = images.shape[-2:]
+            raise ValueError(
+                f'The images have {height} x {width} px, but the model is '
+                f'made for {self.img_size} x {self.img_size}. Crop them to '
+                'that in the pipeline, or change the size in model.')
+
     @abstractmethod
     def loss(
         self, images: torch.Tensor, data_samples: List[DataSample]

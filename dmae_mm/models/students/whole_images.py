@@ -17,11 +17,14 @@ def outputs_of_whole_images(backbone: nn.Module, images: torch.Tensor
             the sparse ones of SparK.
 
     Returns:
-        tuple[torch.Tensor]: The backbone's outputs.
+        tuple[torch.Tensor]: The backbone's outputs, also of one that returns
+        a single one.
     """
     if isinstance(backbone, SparKStudent.backbones):
         with all_visible(images):
             return backbone(images)
     # Other backbones of masked image modelling mask, unless told not to.
     masked = 'mask' in inspect.signature(backbone.forward).parameters
-    return backbone(images, **(dict(mask=None) if masked else {}))
+    outputs = backbone(images, **(dict(mask=None) if masked else {}))
+    return tuple(outputs) if isinstance(outputs, (list, tuple)) else (
+        outputs, )

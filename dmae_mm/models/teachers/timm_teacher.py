@@ -112,10 +112,10 @@ class TimmTeacher(Teacher):
             resolve_block(index, num_layers, 'teacher')
             for index in aligned_blocks)
 
-        # A student without patches has images of any size; else they have
-        # one, whatever timm's recipe expects.
+        # A student without patches may have images of any size; else they
+        # have one, whatever timm's recipe expects.
         any_grid = student_input is not None and (
-            student_input.patch_grid is None)
+            student_input.img_size is None)
         with fixed_seed():
             network = create_model(
                 model_name, dict(model_kwargs, dynamic_img_size=any_grid))

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models.utils import SparseHelper
 from mmpretrain.registry import MODELS
 
-from dmae_mm.models.maps import patches_of_units
+from dmae_mm.models.region_maps import patches_of_units
 from tests.toys.masked_students import (STUDENTS, batch, build,
                                         masked_student, stock)
 from tests.toys.models import HIVIT_TEACHER
@@ -244,6 +244,21 @@ def test_masks_that_the_teacher_cannot_follow_are_refused():
     fresh = build(masked_student('SimMIM'))
     with pytest.raises(ValueError, match='leaves none of the 2 x 2 regions'):
         step(fresh, *batch(mask_ratio=1.))
+
+
+def test_a_batch_without_masks_or_of_another_size_is_refused():
+    images, samples = batch()
+    model = build(masked_student('SimMIM'))
+    for given in (None, [None] * 3):
+        with pytest.raises(ValueError, match=r'mask of shape None .*\(16, 16'):
+            model.loss(images, given)
+    samples[1].set_field(samples[1].mask[:8, :8], 'mask')
+    with pytest.raises(ValueError, match=r'shape \(8, 8\) .*input_size=64'):
+        model.loss(images, samples)
+    for name in STUDENTS:
+        with pytest.raises(ValueError, match='96 x 64 px, but .* 64 x 64'):
+            build(masked_student(name)).loss(
+                images.repeat(1, 1, 2, 1)[..., :96, :], samples)
 
 
 @pytest.mark.parametrize('name, change, message', [

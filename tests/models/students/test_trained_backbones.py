@@ -10,8 +10,12 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.evaluation import extract_features
+from dmae_mm.evaluation.images import image_size
+from dmae_mm.evaluation.layer_similarity import compare_layers
+from dmae_mm.evaluation.reconstruction import reconstruct_with_checkpoint
 from dmae_mm.evaluation.trained_models import FeatureModel
 from dmae_mm.host import quietly
+from dmae_mm.weights import export_checkpoint
 from dmae_mm.weights.check_transfer import check_transfer
 from tests.toys.masked_students import (STUDENTS, batch, build,
                                         masked_student)
@@ -87,6 +91,27 @@ def test_every_tensor_arrives_and_features_are_the_same(name, tmp_path):
     else:
         for ours, theirs in zip(maps, (wanted[0], wanted[-1])):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@each_student
+def test_what_needs_tokens_of_patches_says_so(name, tmp_path):
+    train(name, tmp_path)
+    paths = str(tmp_path / 'cfg.py'), str(tmp_path / 'student.pth')
+    Config(dict(model=masked_student(name), default_scope='mmpretrain')).dump(
+        paths[0])
+    kind = STUDENTS[name]['backbone']['type']
+    with pytest.raises(ValueError, match=f'{kind}, but pixels are recons'):
+        reconstruct_with_checkpoint(*paths, ['image.png'])
+    with pytest.raises(ValueError, match=f'{kind}, which has no tokens'):
+        compare_layers(paths[0], str(tmp_path))
+    with pytest.raises(ValueError, match=kind):
+        export_checkpoint(*paths, str(tmp_path / 'x.pth'), 'timm')
+
+
+def test_evaluated_are_images_of_the_size_of_a_swin():
+    backbone = build(masked_student('SimMIM')).backbone
+    assert image_size(backbone) == 64
+    assert image_size(build(masked_student('SparKResNet')).backbone) == 224
 
 
 @each_student

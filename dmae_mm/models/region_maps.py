@@ -1,42 +1,13 @@
-"""Feature maps and the regions of an image that they belong to."""
+"""Feature maps of a student that is masked in regions."""
 from typing import Tuple
 
 import torch
 import torch.nn.functional as F
 
+from .feature_maps import on_grid
 from .tokens import take
 
 Grid = Tuple[int, int]  # rows, columns
-
-
-def map_to_grid(feature: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Bring a feature map to a teacher's grid of patches.
-
-    One rule: in each direction, finer maps are averaged over each patch,
-    coarser ones interpolated (bilinear, between the centres of the cells).
-
-    Args:
-        feature (torch.Tensor): (B, C, h, w).
-        grid (tuple[int, int]): Rows and columns of patches.
-
-    Returns:
-        torch.Tensor: (B, C, rows, columns); the same tensor where the grids
-        are equal.
-    """
-    rows, columns = grid
-    height, width = feature.shape[-2:]
-    pooled = (min(height, rows), min(width, columns))
-    if pooled != (height, width):
-        feature = F.adaptive_avg_pool2d(feature, pooled)
-    if pooled != (rows, columns):
-        feature = F.interpolate(
-            feature, size=grid, mode='bilinear', align_corners=False)
-    return feature
-
-
-def to_tokens(feature: torch.Tensor) -> torch.Tensor:
-    """A map (B, C, h, w) as tokens, row by row: (B, h * w, C)."""
-    return feature.flatten(2).transpose(1, 2)
 
 
 def to_map(tokens: torch.Tensor) -> torch.Tensor:
@@ -71,8 +42,8 @@ def visible_tokens(feature: torch.Tensor, ids_keep: torch.Tensor, units: Grid,
                    grid: Grid) -> torch.Tensor:
     """What the visible units of a map say of a teacher's patches in them.
 
-    The map is brought to the teacher's grid by :func:`map_to_grid`, where
-    hidden units do not count: an interpolated token is the weighted mean of
+    The map is brought to the teacher's grid by :func:`on_grid`, where hidden
+    units do not count: an interpolated token is the weighted mean of
     its visible neighbours.
 
     Args:
@@ -96,6 +67,6 @@ def visible_tokens(feature: torch.Tensor, ids_keep: torch.Tensor, units: Grid,
     ids = patches_of_units(ids_keep, units, grid)
     # Where nothing is visible the weight is 0, so first take, then divide.
     tokens, weight = (
-        take(to_tokens(map_to_grid(part, grid)), ids)
+        take(on_grid(part, grid), ids)
         for part in (feature * visible, visible))
     return tokens / weight

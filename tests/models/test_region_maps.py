@@ -1,34 +1,15 @@
-"""Maps and patches: pooling, interpolation, and regions of a mask."""
+"""Maps and patches in the regions of a mask."""
 import pytest
 import torch
-import torch.nn.functional as F
 
-from dmae_mm.models.maps import (map_to_grid, patches_of_units, to_map,
-                                 to_tokens, visible_tokens)
+from dmae_mm.models.feature_maps import on_grid
+from dmae_mm.models.region_maps import patches_of_units, to_map, visible_tokens
 from dmae_mm.models.student_input import StudentInput
 
 
-def test_a_finer_map_is_averaged_over_each_patch():
-    feature = torch.arange(16.).view(1, 1, 4, 4)
-    wanted = [[2.5, 4.5], [10.5, 12.5]]
-    assert map_to_grid(feature, (2, 2))[0, 0].tolist() == wanted
-    assert map_to_grid(feature, (4, 4)) is feature
-
-
-def test_a_coarser_map_is_interpolated_between_centres():
-    feature = torch.tensor([[[[0., 4.]]]])
-    assert map_to_grid(feature, (1, 4)).flatten().tolist() == [0, 1, 3, 4]
-
-
-def test_each_direction_by_itself():
-    feature = torch.tensor([0., 4.]).expand(1, 1, 4, 2)
-    assert map_to_grid(feature, (2, 4))[0, 0].tolist() == [[0, 1, 3, 4]] * 2
-
-
-def test_tokens_and_maps_are_row_by_row():
+def test_tokens_are_row_by_row():
     feature = torch.arange(9.).view(1, 1, 3, 3)
-    assert to_tokens(feature).flatten().tolist() == list(range(9))
-    assert torch.equal(to_map(to_tokens(feature)), feature)
+    assert torch.equal(to_map(on_grid(feature, (3, 3))), feature)
 
 
 @pytest.mark.parametrize('units, grid', [
@@ -77,7 +58,7 @@ def test_tokens_of_a_square_map_are_taken_as_the_map():
     feature = torch.randn(2, 3, 4, 4)
     ids = torch.tensor([[1], [2]])
     assert torch.equal(
-        visible_tokens(to_tokens(feature), ids, (2, 2), (4, 4)),
+        visible_tokens(on_grid(feature, (4, 4)), ids, (2, 2), (4, 4)),
         visible_tokens(feature, ids, (2, 2), (4, 4)))
 
 
@@ -99,10 +80,3 @@ def test_without_regions_the_teacher_keeps_its_grid_or_takes_the_students():
     assert StudentInput(None, None, 3).teacher_grid((5, 6), (8, 8)) == (5, 6)
     assert StudentInput((32, 32), (4, 4), 3).teacher_grid(
         (5, 5), (8, 8)) == (4, 4)
-
-
-def test_interpolation_is_pytorchs():
-    feature = torch.randn(1, 2, 3, 3)
-    torch.testing.assert_close(
-        map_to_grid(feature, (5, 7)),
-        F.interpolate(feature, (5, 7), mode='bilinear'))
