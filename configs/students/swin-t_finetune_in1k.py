@@ -8,7 +8,8 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(type='SwinTransformer', drop_path_rate=0.1),
+    # Its defaults: arch='tiny', drop_path_rate=0.1.
+    backbone=dict(type='SwinTransformer'),
     head=dict(in_channels=768))
 
 # One learning rate for all layers, a quarter of that of ViTs with layer-wise

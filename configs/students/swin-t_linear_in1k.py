@@ -8,8 +8,8 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type='SwinTransformer', drop_path_rate=0., frozen_stages=3),
+    # Its default is arch='tiny'. All four stages are frozen, and its norm.
+    backbone=dict(type='SwinTransformer', frozen_stages=3),
     head=dict(in_channels=768))
 
 # frozen_stages leaves a ConvNeXt's last norm out.
