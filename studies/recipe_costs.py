@@ -103,12 +103,10 @@ def count_gflop(cfg: Config) -> Dict[str, float]:
             teacher = sum(
                 sum(counts.get(kind, {}).values()) for kind in kinds)
             sum(losses.values()).backward()
-        decoder = 0
-        if getattr(model, 'stock', None) is not None:
-            counts = step.get_flop_counts()
-            decoder = sum(counts[type(model.neck).__name__].values())
-        elif isinstance(model, DMAE):
-            decoder = count_decoder(model, images)
+    # The decoder is counted with its backward pass, under its class.
+    counts = step.get_flop_counts()
+    decoder = sum(counts.get(type(model.neck).__name__, {}).values()) if (
+        isinstance(model, DMAE)) else 0
     total = step.get_total_flops()
     return {
         part: flops / batch_size / 1e9
@@ -127,15 +125,6 @@ def convolution_backward(grad_shape: tuple, x_shape: tuple, w_shape: tuple,
     transposed, output_mask = args[4], args[7]
     pixels = prod(x_shape if transposed else grad_shape)
     return 2 * pixels * prod(w_shape[1:]) * sum(output_mask[:2])
-
-
-def count_decoder(model: DMAE, images: torch.Tensor) -> int:
-    latent, *masking = model.backbone(images)
-    latent = latent.detach().requires_grad_()
-    with FlopCounterMode(display=False) as counter:
-        loss = model.reconstruction_loss(images, latent, *masking)
-        loss['loss_recon'].backward()
-    return counter.get_total_flops()
 
 
 def image_size(cfg: Config) -> int:

@@ -9,8 +9,8 @@ from .necks import (FeatureGenerationNeck, FeatureProjectionNeck,
                     SimpleFeaturePyramid)
 from .students import MaskedTimmViT
 from .targets import PHIStandardize, Standardize
-from .teachers import (ClassifierTeacher, MMPretrainTeacher, Teacher,
-                       TimmTeacher)
+from .teachers import (ClassifierTeacher, MAETeacher, MMPretrainTeacher,
+                       Teacher, TimmTeacher)
 from .timm_vit import TimmViT
 from .windowed_vit import WindowedViT
 
@@ -18,7 +18,7 @@ __all__ = [
     'DMAE', 'ChannelsDataPreprocessor', 'ClassifierTeacher', 'Distillation',
     'DistilledImageClassifier', 'FeatureDistiller', 'FeatureAlignmentLoss',
     'FeatureGenerationNeck', 'FeatureProjectionNeck', 'LogitDistillationLoss',
-    'MMPretrainTeacher', 'MaskedFeatureLoss', 'MaskedTimmViT',
+    'MAETeacher', 'MMPretrainTeacher', 'MaskedFeatureLoss', 'MaskedTimmViT',
     'PHIStandardize', 'QKVRelationLoss', 'SimpleFeaturePyramid', 'Standardize',
     'Teacher', 'TimmTeacher', 'TimmViT', 'TokenRelationLoss', 'WindowedViT'
 ]

@@ -72,11 +72,6 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
 
     Without a decoder, a ViT of timm may have any grid of patches.
     """
-    if (neck is None) != (head is None):
-        raise ValueError(
-            f'{"neck" if neck is None else "head"}=None, but there is a '
-            f'{"head" if neck is None else "neck"}. A decoder (neck) and what '
-            'compares its pixels (head) go together: give both or none.')
     if neck is None and isinstance(backbone, MaskedTimmViT):
         return
     rows, columns = patch_grid(backbone)
@@ -158,10 +153,10 @@ def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:
 
 
 def check_learns(has_teacher: bool) -> None:
-    """Refuse to train a student without decoder that has no teacher."""
+    """Refuse to train a student without a loss of pixels and a teacher."""
     if not has_teacher:
         raise ValueError(
-            'neck=None and teacher=None: the student neither reconstructs '
+            'head=None and teacher=None: the student neither reconstructs '
             'nor is taught, so there is nothing to learn. Give one of them.')
 
 

@@ -1,3 +1,4 @@
+import inspect
 from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -10,9 +11,26 @@ from dmae_mm.options import is_finite_number
 from .region_maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
-from .tokens import first_ids, resolve_block
+from .tokens import first_ids, resolve_block, without_registers
 
 Block = Union[int, float]
+
+# What a loss of each tap compares; what a student lacks that has none of it,
+# and which teachers have it, for errors.
+_TAPS = dict(
+    block='the outputs of blocks',
+    qkv='the outputs of qkv layers',
+    decoder="the outputs of a decoder's blocks")
+_REMEDIES = dict(
+    block='Align a backbone with blocks.',
+    qkv='Choose a backbone whose blocks make q, k and v in one layer: '
+    'MAEViT, MAEHiViT, VisionTransformer, ...; BEiTViT only without '
+    'qv_bias.',
+    decoder="Give neck=dict(type='MAEPretrainDecoder', ...).")
+_TEACHERS = dict(
+    block='Choose an MMPretrainTeacher or a TimmTeacher.',
+    qkv='Choose an MMPretrainTeacher or a TimmTeacher.',
+    decoder='Choose an MAETeacher.')
 
 
 class Distillation:
@@ -39,20 +57,28 @@ class Distillation:
             same as the student.
         target (dict, optional): Config of what standardises the teacher's
             tokens before they are compared. Defaults to None.
+        generator (dict, optional): Config of a
+            :class:`FeatureGenerationNeck`, which predicts the teacher's
+            tokens of patches that only the teacher sees. Defaults to None.
         name (str): Of the teacher, where there are several. Defaults to ''.
 
     Attributes:
         teacher (Teacher): The teacher.
         student_blocks (list[int]): 0-based index of each pair's student
             block.
+        tap (str): Which features are compared: 'block', 'qkv' or 'decoder',
+            see :class:`FeatureLoss`.
         student_modules (list[nn.Module]): Whose outputs are a pair's student
             features.
         loss_names (list[str]): Name of each aligned pair's loss.
+        has_cls (bool): Whether the tokens that are compared begin with CLS.
         neck (nn.Module, optional): The projectors; None without pairs, or
             where the loss compares relations.
         loss (nn.Module, optional): Compares features; None without pairs.
         targets (nn.ModuleList, optional): What standardises each pair's
             teacher tokens; None without ``target``.
+        generators (nn.ModuleList, optional): What predicts each pair's
+            further teacher tokens; None without ``generator``.
 
     Raises:
         ValueError: If the parts do not fit together; the message names the
@@ -67,24 +93,21 @@ class Distillation:
                  distill_loss: Optional[dict] = None,
                  mask_ratio: Optional[float] = None,
                  target: Optional[dict] = None,
+                 generator: Optional[dict] = None,
                  name: str = '') -> None:
         self.student = student
         self.num_seen = _num_seen(student, mask_ratio)
         self.loss: Optional[nn.Module] = None
         self.neck: Optional[nn.Module] = None
         self.targets: Optional[nn.ModuleList] = None
+        self.generators: Optional[nn.ModuleList] = None
         if aligned_layers:
             self.loss = build_part(
                 'distill_loss',
                 distill_loss or dict(type='FeatureAlignmentLoss'))
-        tap = getattr(self.loss, 'tap', 'block')
-        modules = student.modules.get(tap, ())
-        if aligned_layers and not modules:
-            raise ValueError(
-                f'distill_loss: a {type(self.loss).__name__} compares '
-                f'features of the tap {tap!r}, and this student has only '
-                f'{", ".join(map(repr, student.modules))}. Choose another '
-                'loss, for example a FeatureAlignmentLoss.')
+        self.tap = getattr(self.loss, 'tap', 'block')
+        _check_taps(self.loss, self.tap, student, teacher, aligned_layers)
+        modules = student.modules.get(self.tap, ())
         self.student_blocks = ours = [
             resolve_block(block, len(modules), 'student')
             for block, _ in aligned_layers
@@ -95,7 +118,7 @@ class Distillation:
             teacher,
             aligned_blocks=[block for _, block in aligned_layers],
             student_input=student.images,
-            **({} if tap == 'block' else dict(tap=tap)))
+            **({} if self.tap != 'qkv' else dict(tap=self.tap)))
         self.loss_names = [
             f'loss_align_{name}{"_" * bool(name)}s{s}_t{t}'
             for s, t in zip(ours, self.teacher.aligned_blocks)
@@ -104,6 +127,14 @@ class Distillation:
         _check_not_frozen(modules, ours)
         if not aligned_layers:
             return
+        tokens = getattr(self.loss, 'tokens', 'shared')
+        self.has_cls = (
+            tokens == 'shared' and student.has_cls_token
+            and self.teacher.has_cls_token)
+        # What a loss asks for beside the two sides' tokens.
+        self.asked_for = {'has_cls', 'mask'} & set(
+            inspect.signature(self.loss.forward).parameters)
+        _check_loss(self, distill_neck, target)
         # Leaves the random state as it was, so that the student starts from
         # the same weights as in the control without projectors.
         with torch.random.fork_rng(devices=[]):
@@ -111,14 +142,23 @@ class Distillation:
                 self.neck = build_part(
                     'distill_neck',
                     distill_neck or dict(type='FeatureProjectionNeck'),
-                    student_dims=_widths(student.embed_dims[tap], ours),
+                    student_dims=_widths(student.embed_dims[self.tap], ours),
                     teacher_dims=self.teacher.embed_dims,
                     num_pairs=len(aligned_layers))
-        if self.neck is None and distill_neck is not None:
-            raise ValueError(
-                f'distill_neck={distill_neck!r}, but a '
-                f'{type(self.loss).__name__} compares relations between '
-                'tokens, which need no projector. Set distill_neck=None.')
+            if target is not None:
+                self.targets = nn.ModuleList(
+                    build_part(
+                        'target', target, embed_dims=self.teacher.embed_dims)
+                    for _ in aligned_layers)
+            if generator is not None:
+                _check_generator(self, generator)
+                self.generators = nn.ModuleList(
+                    build_part(
+                        'generator',
+                        generator,
+                        embed_dims=self.teacher.embed_dims,
+                        grid=student.images.patch_grid)
+                    for _ in aligned_layers)
 
     def losses(
         self,
@@ -139,23 +179,30 @@ class Distillation:
             num_visible (int, optional): K.
 
         Returns:
-            dict[str, torch.Tensor]: One loss a pair.
+            dict[str, torch.Tensor]: As of :meth:`align`.
         """
-        ids_seen = None
+        seen = ()
         if ids_restore is not None:
-            ids_seen = first_ids(ids_restore, self.num_seen or num_visible)
-        units, grid = self.student.images.units, self.teacher.patch_grid
+            seen = (first_ids(ids_restore, self.num_seen or num_visible), )
+            if self.tap == 'decoder':
+                seen += (ids_restore, )
+        units = self.student.images.units
         if units is not None:
+            grid = self.teacher.patch_grid
             student_features = [
-                visible_tokens(feature, ids_seen[:, :num_visible], units, grid)
+                visible_tokens(feature, seen[0][:, :num_visible], units, grid)
                 for feature in student_features
             ]
-            ids_seen = patches_of_units(ids_seen, units, grid)
-        return self.align(student_features, self.teacher(images, ids_seen))
+            seen = (patches_of_units(seen[0], units, grid), )
+        return self.align(student_features, self.teacher(images, *seen),
+                          ids_restore, num_visible)
 
     def align(
-        self, student_features: Sequence[torch.Tensor],
-        teacher_features: Sequence[torch.Tensor]
+        self,
+        student_features: Sequence[torch.Tensor],
+        teacher_features: Sequence[torch.Tensor],
+        ids_restore: Optional[torch.Tensor] = None,
+        num_visible: Optional[int] = None
     ) -> Dict[str, torch.Tensor]:
         """Distance of each aligned pair on the tokens that both sides have.
 
@@ -165,9 +212,13 @@ class Distillation:
             teacher_features (Sequence[torch.Tensor]): A pair's teacher
                 tokens, (B, P_teacher + N, C_teacher), of which the first K
                 patches are the student's.
+            ids_restore (torch.Tensor, optional): As of :meth:`losses`.
+            num_visible (int, optional): Likewise.
 
         Returns:
-            dict[str, torch.Tensor]: One loss a pair.
+            dict[str, torch.Tensor]: One loss a pair; with a ``generator``
+            also ``loss_generate_...`` of each, that of the tokens that only
+            the teacher has.
 
         Raises:
             RuntimeError: If the student features carry no gradient, as when
@@ -182,24 +233,62 @@ class Distillation:
                 'activation_checkpointing, name single blocks '
                 "('backbone.layers.0', ...), not the backbone.")
         num_prefix = self.student.num_prefix_tokens
-        both_cls = (
-            self.student.has_cls_token and self.teacher.has_cls_token
-            and getattr(self.loss, 'tokens', 'shared') == 'shared')
+        if self.tap == 'decoder':
+            num_prefix = 1  # CLS, or what stands there for a student without
         ours = [
-            alignable_tokens(feature, num_prefix, both_cls)
+            alignable_tokens(feature, num_prefix, self.has_cls)
             for feature in student_features
         ]
         if self.neck is not None:
             ours = self.neck(ours)
-        theirs = [
-            alignable_tokens(feature, self.teacher.num_prefix_tokens, both_cls,
-                             student.shape[1])
-            for student, feature in zip(ours, teacher_features)
-        ]
-        return {
-            name: self.loss(*pair)
-            for name, *pair in zip(self.loss_names, ours, theirs)
+        theirs = self.teacher_tokens(
+            teacher_features,
+            ours[0].shape[1] if self.generators is None else None)
+        if self.targets is not None:
+            theirs = [
+                target(tokens, self.has_cls)
+                for target, tokens in zip(self.targets, theirs)
+            ]
+        asked_for = dict(has_cls=self.has_cls)
+        if 'mask' in self.asked_for and ids_restore is not None:
+            asked_for['mask'] = ids_restore >= num_visible  # (B, L)
+        asked_for = {
+            key: value
+            for key, value in asked_for.items() if key in self.asked_for
         }
+        losses = {
+            name: self.loss(student, teacher[:, :student.shape[1]],
+                            **asked_for)
+            for name, student, teacher in zip(self.loss_names, ours, theirs)
+        }
+        if self.generators is not None:
+            ids_keep, ids_extra = first_ids(ids_restore, self.num_seen).split(
+                [num_visible, self.num_seen - num_visible], dim=1)
+            for name, generate, student, teacher in zip(
+                    self.loss_names, self.generators, ours, theirs):
+                losses[name.replace('align', 'generate', 1)] = self.loss(
+                    generate(student, ids_keep, ids_extra),
+                    teacher[:, student.shape[1]:])
+        return losses
+
+    def teacher_tokens(self,
+                       teacher_features: Sequence[torch.Tensor],
+                       number: Optional[int] = None) -> List[torch.Tensor]:
+        """Of each pair, the teacher's tokens that can be compared.
+
+        Args:
+            teacher_features (Sequence[torch.Tensor]): As of :meth:`align`.
+            number (int, optional): How many tokens the student has. Defaults
+                to None: all that the teacher saw.
+
+        Returns:
+            list[torch.Tensor]: (B, [1 +] N, C_teacher), as ``has_cls`` says.
+        """
+        return [
+            alignable_tokens(feature, self.teacher.num_prefix_tokens,
+                             self.has_cls, number)
+            for feature in teacher_features
+        ]
 
 
 def alignable_tokens(feature: torch.Tensor,
@@ -219,12 +308,7 @@ def alignable_tokens(feature: torch.Tensor,
         torch.Tensor: (B, [1 +] N, C); a view unless registers have to be cut
         out.
     """
-    if num_prefix == int(keep_cls):
-        tokens = feature
-    else:
-        tokens = feature[:, num_prefix:]
-        if keep_cls:
-            tokens = torch.cat([feature[:, :1], tokens], 1)
+    tokens = without_registers(feature, num_prefix, keep_cls)
     return tokens if number in (None, tokens.shape[1]) else tokens[:, :number]
 
 
@@ -284,6 +368,89 @@ def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
     return number
+
+
+def _check_taps(loss: Optional[nn.Module], tap: str, student: Student,
+                teacher: dict, aligned_layers: Sequence) -> None:
+    """Refuse a loss of features that one of the sides does not have."""
+    compared = f'distill_loss: a {type(loss).__name__} compares {_TAPS[tap]}'
+    if aligned_layers and tap not in student.modules:
+        raise ValueError(
+            f'{compared}, which the student does not have. {_REMEDIES[tap]} '
+            'Or choose another distill_loss.')
+    cls = teacher.get('type') if isinstance(teacher, dict) else None
+    if isinstance(cls, str):
+        cls = MODELS.get(cls)
+    taps = getattr(cls, 'taps', (tap, ))
+    if aligned_layers and tap not in taps:
+        raise ValueError(
+            f'{compared}, but a teacher of type={teacher["type"]!r} gives '
+            f'{" and ".join(_TAPS[its] for its in taps)}. '
+            f'{_TEACHERS[tap]} Or choose another distill_loss.')
+
+
+def _check_loss(part: Distillation, distill_neck: Optional[dict],
+                target: Optional[dict]) -> None:
+    """Refuse a loss that does not fit its pairs, and options it ignores."""
+    loss, student, teacher = part.loss, part.student, part.teacher
+    kind = type(loss).__name__
+    projects = getattr(loss, 'projects', True)
+    if not projects and distill_neck is not None:
+        raise ValueError(
+            f'distill_neck={distill_neck!r}, but a {kind} compares relations '
+            'between tokens, which need no projector. Set distill_neck=None.')
+    if part.tap == 'qkv' and target is not None:
+        raise ValueError(
+            f'target={target!r} standardises features, but a {kind} compares '
+            'queries, keys and values. Set target=None.')
+    cls_weight = getattr(loss, 'cls_weight', None)
+    if cls_weight is not None and not part.has_cls:
+        lacking = ' and '.join(
+            name for name, side in (('the student', student),
+                                    ('the teacher', teacher))
+            if not side.has_cls_token)
+        raise ValueError(
+            f'distill_loss: cls_weight={cls_weight!r} weighs CLS, which '
+            f'{lacking} does not have. Leave it out.')
+    num_visible = student.num_visible or student.num_patches
+    if getattr(loss, 'positions', None) == 'masked' and (
+            num_visible == student.num_patches):
+        raise ValueError(
+            "distill_loss: positions='masked', but the student sees all "
+            "patches. Set mask_ratio in backbone, or positions='all'.")
+    if not projects and num_visible + part.has_cls < 2:
+        raise ValueError(
+            f'distill_loss: a {kind} compares relations between tokens, but '
+            'the student sees a single one of each image. Lower mask_ratio '
+            'in backbone.')
+    if hasattr(loss, 'match_heads'):
+        loss.match_heads(student.embed_dims[part.tap], teacher.embed_dims,
+                         teacher.num_heads)
+
+
+def _check_generator(part: Distillation, generator: dict) -> None:
+    """Refuse to generate where there is nothing to, or not from that."""
+    given = f'generator={generator!r}'
+    if part.student.images.units is not None:
+        raise ValueError(f'{given} predicts features of patches, which a '
+                         'student that is masked in regions does not have. '
+                         'Set generator=None.')
+    if part.tap != 'block' or part.neck is None:
+        raise ValueError(
+            f'{given} predicts outputs of blocks from projected ones, but a '
+            f'{type(part.loss).__name__} does not compare such. Set '
+            'generator=None.')
+    if part.num_seen in (None, part.student.num_visible):
+        raise ValueError(
+            f'{given} predicts features of patches that only the teacher '
+            'sees, but it sees the same as the student. Set '
+            'teacher_mask_ratio below the mask_ratio of backbone, or '
+            'generator=None.')
+    if getattr(part.loss, 'cls_weight', None) is not None:
+        raise ValueError(
+            f'{given} predicts features of patches alone, so distill_loss: '
+            f'cls_weight={part.loss.cls_weight!r} cannot weigh CLS there. '
+            'Leave out one of them.')
 
 
 def _check_no_duplicates(aligned_layers: Sequence,

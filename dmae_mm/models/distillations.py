@@ -70,8 +70,9 @@ class Distillations:
     def register_in(self, model: nn.Module) -> None:
         """Make what learns or is saved submodules of a model.
 
-        ``distill_neck``, ``distill_loss`` and ``distill_target`` of a single
-        distillation; of several ``distill_necks.NAME`` and so on.
+        ``distill_neck``, ``distill_loss``, ``distill_target`` and
+        ``distill_generator`` of a single distillation; of several
+        ``distill_necks.NAME`` and so on.
 
         Args:
             model (nn.Module): The model.
@@ -80,6 +81,7 @@ class Distillations:
             ('neck', 'distill_neck', 'distill_necks'),
             ('loss', 'distill_loss', 'distill_losses'),
             ('targets', 'distill_target', 'distill_targets'),
+            ('generators', 'distill_generator', 'distill_generators'),
         ):
             parts = {
                 name: getattr(part, attribute)
@@ -101,18 +103,19 @@ class Distillations:
             part.teacher.init_weights()
             part.teacher.to(device)
 
-    def record(self, module: Callable, *args: Any) -> Tuple[Any, Features]:
+    def record(self, function: Callable,
+               *args: Any) -> Tuple[Any, Features]:
         """Call the student and record what is aligned.
 
         Args:
-            module (Callable): The backbone, or what runs it.
+            function (Callable): The backbone, or what runs it.
             *args: Its arguments.
 
         Returns:
-            tuple: What the module returned, and for each distillation its
+            tuple: What the function returned, and for each distillation its
             pairs' student tokens, (B, P_student + K, C_student).
         """
-        result, outputs = self.student_recorder.record(module, *args)
+        result, outputs = self.student_recorder.record(function, *args)
         features, outputs = [], iter(outputs)
         for part in self:
             features.append([next(outputs) for _ in part.student_modules])

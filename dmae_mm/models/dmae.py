@@ -18,9 +18,10 @@ from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
-from .students import (MASKED_STUDENTS, outputs_of_whole_images,
-                       stock_student)
+from .students import (MASKED_STUDENTS, STOCK_BACKBONES,
+                       outputs_of_whole_images, stock_student)
 from .teachers import Teacher
+from .unreached import freeze_unreached
 
 
 @MODELS.register_module()
@@ -50,14 +51,15 @@ class DMAE(BaseSelfSupervisor):
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture, a :class:`MaskedTimmViT`, a
+            architecture, a :class:`MaskedTimmViT`, or a
             ``SimMIMSwinTransformer``, ``SparseResNet`` or ``SparseConvNeXt``.
         neck (dict, optional): The decoder, as in mmpretrain's MAE (SimMIM,
             SparK), or a :class:`CrossAttentionDecoder`, which predicts fewer
-            patches. Defaults to None: nothing is reconstructed, and the
-            student learns from the teacher alone.
+            patches. Defaults to None: nothing is reconstructed, as in
+            TinyMIM. The student's last block must then be aligned.
         head (dict, optional): The pixel reconstruction head, as in
-            mmpretrain's; None together with ``neck``.
+            mmpretrain's. Defaults to None: no pixels are predicted. With a
+            decoder, its last block must then be aligned, as in G2SD.
         teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
@@ -79,10 +81,16 @@ class DMAE(BaseSelfSupervisor):
         target (dict, optional): What standardises the teacher's features
             before they are compared: :class:`Standardize` or
             :class:`PHIStandardize`. Defaults to None.
+        generator (dict, optional): A :class:`FeatureGenerationNeck`, which
+            predicts the teacher's features of those patches that only the
+            teacher sees, as in AMD. Adds ``loss_generate_...`` to each
+            ``loss_align_...``, by the same ``distill_loss``. Defaults to
+            None.
         teachers (dict, optional): Several teachers: by a name of letters,
             digits and '_', a dict of ``teacher``, ``aligned_layers``,
             ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
-            ``teacher_mask_ratio``) and ``target``. Defaults to None.
+            ``teacher_mask_ratio``), ``target`` and ``generator``. Defaults to
+            None.
         input_size (int, optional): An option of mmpretrain's ``SparK``, for
             its backbones only, as the following. Defaults to None: 224.
         downsample_raito (int, optional): Pixels of a region that is hidden
@@ -110,6 +118,7 @@ class DMAE(BaseSelfSupervisor):
                  distill_loss: Optional[dict] = None,
                  teacher_mask_ratio: Optional[float] = None,
                  target: Optional[dict] = None,
+                 generator: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
                  input_size: Optional[int] = None,
                  downsample_raito: Optional[int] = None,
@@ -125,8 +134,13 @@ class DMAE(BaseSelfSupervisor):
             distill_neck=distill_neck,
             distill_loss=distill_loss,
             mask_ratio=teacher_mask_ratio,
-            target=target)
+            target=target,
+            generator=generator)
         check_arch('backbone', backbone)
+        if neck is None and head is not None:
+            raise ValueError(
+                f'head={head!r} predicts pixels from the output of a decoder, '
+                'but neck=None. Give a neck, or set head=None.')
         stock = stock_student(
             backbone,
             neck,
@@ -146,11 +160,12 @@ class DMAE(BaseSelfSupervisor):
         check_preprocessor(self.data_preprocessor, self.backbone)
         self.stock = stock  # of SimMIM or SparK; None: of MAE
         if stock is None:
-            check_backbone(self.backbone, MASKED_STUDENTS)
+            check_backbone(self.backbone, (*MASKED_STUDENTS, *STOCK_BACKBONES))
             check_sizes(self.backbone, self.neck, self.head)
             check_mask_ratio(self.backbone, bool(options))
             check_predict_ratio(self.neck, self.backbone)
-            student = Student.of_vit(self.backbone, self.data_preprocessor)
+            student = Student.of_vit(self.backbone, self.data_preprocessor,
+                                     self.neck)
         else:
             stock.register_in(self)
             student = stock.describe(self.data_preprocessor)
@@ -158,6 +173,8 @@ class DMAE(BaseSelfSupervisor):
         for each in self.teachers.values():
             check_sees_patches(each)
         self.distillations.register_in(self)
+        if self.head is None:
+            freeze_unreached(self, student)
 
     @property
     def teacher(self) -> Optional[Teacher]:
@@ -184,26 +201,38 @@ class DMAE(BaseSelfSupervisor):
                 Not used by others: no labels are needed.
 
         Returns:
-            dict[str, torch.Tensor]: ``loss_recon`` and for each aligned pair
+            dict[str, torch.Tensor]: ``loss_recon`` and of each aligned pair
             ``loss_align_s{student block}_t{teacher block}``; with several
             teachers ``loss_align_{name}_s..._t...``.
         """
-        if self.stock is not None:
-            # The features are whole maps; regions take the place of patches.
-            (losses, ids_restore, num_visible), student_features = (
-                self.distillations.record(self.stock.loss, inputs,
-                                          data_samples))
-        else:
-            # Each of the student's features is (B, P + K, C_student).
-            (latent, mask, ids_restore), student_features = (
-                self.distillations.record(self.backbone, inputs))
-            losses = self.reconstruction_loss(inputs, latent, mask,
-                                              ids_restore)
-            num_visible = latent.shape[1] - self.backbone.num_extra_tokens
+        # Each of the student's features is (B, P + K, C_student), or with
+        # SimMIM and SparK a whole map.
+        (losses, ids_restore, num_visible), student_features = (
+            self.distillations.record(self.student_step, inputs, data_samples))
         losses.update(
             self.distillations.losses(inputs, student_features, ids_restore,
                                       num_visible))
         return losses
+
+    def student_step(
+        self, inputs: torch.Tensor, data_samples: List[DataSample]
+    ) -> Tuple[Dict[str, torch.Tensor], torch.Tensor, int]:
+        """What the student does without a teacher.
+
+        Args:
+            inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+            data_samples (list[DataSample]): See :meth:`loss`.
+
+        Returns:
+            tuple: Of :meth:`reconstruction_loss`, MAE's permutation (B, L),
+            and K; with SimMIM and SparK those of regions.
+        """
+        if self.stock is not None:
+            return self.stock.loss(inputs, data_samples)
+        latent, mask, ids_restore = self.backbone(inputs)
+        losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
+        num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
+        return losses, ids_restore, num_visible
 
     def reconstruction_loss(
             self, inputs: torch.Tensor, latent: torch.Tensor,
@@ -222,17 +251,16 @@ class DMAE(BaseSelfSupervisor):
 
         Returns:
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
-            ``mask_ratio=0``, where nothing is left to reconstruct, and
-            without decoder.
+            ``mask_ratio=0``, where nothing is left to reconstruct. Nothing
+            without a head.
 
         Raises:
-            ValueError: If there is neither a decoder nor a teacher.
+            ValueError: If there is neither a head nor a teacher.
         """
+        if self.head is None:
+            check_learns(len(self.distillations) > 0)
         if self.neck is None:
-            check_learns(bool(self.teachers))
-            # All parameters take part, or DDP would wait for those behind
-            # the last aligned block.
-            return dict(loss_recon=latent.sum() * 0.)
+            return {}
         if self.backbone.num_extra_tokens == 0:
             # MAE's decoder takes the first token for CLS. A token of zeros
             # stands there for a student that has none, such as HiViT.
@@ -244,6 +272,8 @@ class DMAE(BaseSelfSupervisor):
                 1, ids_predict[..., None].expand_as(pred))
             return dict(loss_recon=self.head.loss_module(pred, target))
         pred = self.neck(latent, ids_restore)  # (B, L, pixels of a patch)
+        if self.head is None:
+            return {}
         if latent.shape[1] == pred.shape[1] + 1:
             return dict(loss_recon=pred.sum() * 0.)
         return dict(loss_recon=self.head.loss(pred, inputs, mask))

@@ -88,6 +88,22 @@ def create_model(model_name: str,
     return model
 
 
+def default_img_size(model_name: str) -> Optional[Tuple[int, int]]:
+    """Height and width of the images of a model, without building it.
+
+    Args:
+        model_name (str): Its name; any value.
+
+    Returns:
+        tuple[int, int] | None: None where timm's description does not say.
+    """
+    if not isinstance(model_name, str) or not timm.is_model(model_name):
+        return None
+    cfg = timm.get_pretrained_cfg(model_name)
+    known = cfg is not None and cfg.fixed_input_size
+    return tuple(cfg.input_size[-2:]) if known else None
+
+
 def read_description(checkpoint: Optional[str],
                      knows_images: bool) -> Dict[str, Any]:
     """Options that a TimmTeacher without ``model_name`` takes from a folder.
@@ -112,22 +128,6 @@ def read_description(checkpoint: Optional[str],
         return described_folder(checkpoint, knows_images)
     except (OSError, ValueError) as error:
         raise type(error)(f'teacher: {error}.') from None
-
-
-def default_img_size(model_name: str) -> Optional[Tuple[int, int]]:
-    """Height and width of the images of a model, without building it.
-
-    Args:
-        model_name (str): Its name; any value.
-
-    Returns:
-        tuple[int, int] | None: None where timm's description does not say.
-    """
-    if not isinstance(model_name, str) or not timm.is_model(model_name):
-        return None
-    cfg = timm.get_pretrained_cfg(model_name)
-    known = cfg is not None and cfg.fixed_input_size
-    return tuple(cfg.input_size[-2:]) if known else None
 
 
 def pretrained_source(model_name: str, pretrained_cfg: dict) -> str:

@@ -1,7 +1,7 @@
 """Tokens of a vision transformer: of which blocks, and of which patches."""
 import contextlib
 import functools
-from typing import (Any, Dict, Iterator, Optional, Sequence, Tuple,
+from typing import (Any, Callable, Dict, Iterator, Optional, Sequence, Tuple,
                     Union)
 
 import torch
@@ -71,21 +71,21 @@ class OutputRecorder:
         if self._outputs is not None:
             self._outputs[place] = output
 
-    def record(self, module: nn.Module,
+    def record(self, function: Callable,
                *args: Any) -> Tuple[Any, Tuple[torch.Tensor, ...]]:
-        """Call a module that runs the others.
+        """Call what runs the modules.
 
         Args:
-            module (nn.Module): The backbone, or what contains it.
+            function (Callable): The backbone, or what contains it.
             *args: Its arguments.
 
         Returns:
-            tuple: What the module returned, and a tuple with the output of
+            tuple: What the function returned, and a tuple with the output of
             each of ``modules``.
         """
         self._outputs = {}
         try:
-            result = module(*args)
+            result = function(*args)
             return result, tuple(self._outputs[i] for i in self._places)
         finally:
             self._outputs = None

@@ -14,9 +14,15 @@ from .whole_images import outputs_of_whole_images
 MASKED_STUDENTS = (MAEViT, MAEHiViT, MaskedTimmViT)
 
 __all__ = [
-    'MASKED_STUDENTS', 'MaskedTimmViT', 'SimMIMStudent', 'SparKStudent',
-    'StockStudent', 'outputs_of_whole_images', 'stock_student'
+    'MASKED_STUDENTS', 'STOCK_BACKBONES', 'MaskedTimmViT', 'SimMIMStudent',
+    'SparKStudent', 'StockStudent', 'outputs_of_whole_images', 'stock_student'
 ]
+
+# The students of a masked autoencoder: each draws its mask as MAE does and
+# returns (latent, mask, ids_restore).
+MASKED_STUDENTS = (MAEViT, MAEHiViT, MaskedTimmViT)
+# Those that learn by the loss of another algorithm than MAE.
+STOCK_BACKBONES = (*SimMIMStudent.backbones, *SparKStudent.backbones)
 
 
 def stock_student(backbone: dict, neck: dict, head: dict,
@@ -40,7 +46,13 @@ def stock_student(backbone: dict, neck: dict, head: dict,
     if isinstance(cls, str):
         cls = MODELS.get(cls)
     given = {name: spark[name] for name in spark if spark[name] is not None}
-    if cls in SparKStudent.backbones:
+    cls = cls if isinstance(cls, type) else type(None)
+    if issubclass(cls, STOCK_BACKBONES) and None in (neck, head):
+        raise ValueError(
+            f'neck={neck!r}, head={head!r}: a {cls.__name__} needs both, for '
+            'the loss of its own algorithm. To train it by a teacher alone, '
+            'take a FeatureDistiller.')
+    if issubclass(cls, SparKStudent.backbones):
         return SparKStudent(backbone, neck, head, **given)
     if given:
         raise ValueError(
@@ -49,6 +61,6 @@ def stock_student(backbone: dict, neck: dict, head: dict,
             'SparseConvNeXt. Remove them. (The mask_ratio of MAE is an option '
             'of its backbone, that of SimMIM one of the SimMIMMaskGenerator '
             'in the pipeline.)')
-    if cls in SimMIMStudent.backbones:
+    if issubclass(cls, SimMIMStudent.backbones):
         return SimMIMStudent(backbone, neck, head)
     return None

@@ -12,6 +12,8 @@ from dmae_mm.host import quietly
 from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
                                             patch_size, projection)
+from dmae_mm.models.qkv_layers import (UpToQKV, check_tap, qkv_layers,
+                                       shared_num_heads)
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile, backbone_state_dict
@@ -64,13 +66,21 @@ class MMPretrainTeacher(Teacher):
         std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
         channels (Sequence[int], optional): See :class:`Teacher`.
+        tap (str): Which features of a block it gives: 'block', its output;
+            or 'qkv', that of its ``qkv`` layer, (B, P + K, 3 C), before
+            rotary positions and norms of q and k, and without computing the
+            rest of the last block. A :class:`Distillation` fills it in.
+            Defaults to 'block'.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
     Raises:
         ValueError: If the backbone is not supported, a block does not exist,
-            or the student's patches cannot be matched.
+            the student's patches cannot be matched, or blocks have no
+            ``qkv`` layer for ``tap='qkv'``.
     """
+
+    taps = ('block', 'qkv')
 
     def __init__(self,
                  backbone: dict,
@@ -82,7 +92,9 @@ class MMPretrainTeacher(Teacher):
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
                  channels: Optional[Sequence[int]] = None,
+                 tap: str = 'block',
                  allow_random: bool = False) -> None:
+        check_tap(tap, self.taps)
         backbone_cls = backbone.get('type')
         if isinstance(backbone_cls, str):
             backbone_cls = MODELS.get(backbone_cls)
@@ -119,6 +131,21 @@ class MMPretrainTeacher(Teacher):
                 with quietly():
                     network.init_weights()
         check_patches(network)
+        tapped = [blocks(network)[index] for index in aligned]
+        num_heads = None
+        if tap == 'qkv':
+            num_heads = shared_num_heads(tapped)
+            tapped = qkv_layers(tapped)
+            if tapped is None:
+                raise ValueError(
+                    f'teacher.backbone: type={backbone_cls.__name__!r} does '
+                    "not make q, k and v in one layer (a BEiTViT's "
+                    "bias='qv_bias' is added elsewhere), so their relations "
+                    'cannot be taken. Choose another backbone, or a '
+                    'distill_loss that compares the outputs of blocks.')
+            layers = network.blocks if isinstance(network, HiViT) else (
+                network.layers)
+            layers[-1] = UpToQKV(layers[-1])
         shapes = {name: t.shape for name, t in whole.state_dict().items()}
         known = set(shapes)
         known.update(f'{norm}.{kind}' for norm in ('ln1', 'ln2')
@@ -153,8 +180,8 @@ class MMPretrainTeacher(Teacher):
         self._needed, self._known = needed, known
         self._own_grid = own_grid
         self.visible = visible
-        self.recorder = OutputRecorder(
-            [blocks(network)[index] for index in aligned])
+        self.num_heads = num_heads
+        self.recorder = OutputRecorder(tapped)
 
     def load_weights(self, file: TensorFile) -> None:
         """Fill the backbone from a checkpoint, strictly.

@@ -39,7 +39,10 @@ class Teacher(nn.Module, metaclass=ABCMeta):
     A subclass builds its network, truncated after the last aligned block,
     hands it to this constructor, and defines :meth:`load_weights` and
     :meth:`extract_features`. It sets ``described_by`` where it fills in mean
-    and std that the config did not give: who says so.
+    and std that the config did not give: who says so. ``taps`` are the
+    features that it can give, see :class:`FeatureLoss`; one that can give
+    those of 'qkv' has an option ``tap`` and sets ``num_heads``, that of the
+    aligned blocks.
 
     Args:
         network (nn.Module): The truncated network.
@@ -85,6 +88,9 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             an option has an illegal value, or the student's images have
             another number of channels or another grid of patches.
     """
+
+    taps: Tuple[str, ...] = ('block', )
+    num_heads: Optional[int] = None
 
     def __init__(self,
                  network: nn.Module,

@@ -2,15 +2,20 @@ from math import prod
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn as nn
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
+from timm.models.eva import EvaBlockPostNorm
+from timm.models.vision_transformer import ResPostBlock
 
+from dmae_mm.models.qkv_layers import (UpToQKV, check_tap, qkv_layers,
+                                       shared_num_heads)
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.models.timm_vits import (convert_weights, create_model,
                                       fetch_from_hub, num_positions,
                                       pretrained_source, read_description,
                                       show_only_visible)
-from dmae_mm.models.tokens import resolve_block
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
 from dmae_mm.weights.formats import TranslatedFile
@@ -31,9 +36,8 @@ class TimmTeacher(Teacher):
     registers, ...) or an ``Eva`` (EVA, EVA-02, DINOv3, ...). Everything is
     timm's own: a module in the place of ``patch_drop`` keeps the visible
     patches and, where there are any, their rotary embeddings;
-    ``prune_intermediate_layers`` drops what never runs;
-    ``forward_intermediates`` returns the features; ``set_input_size`` and the
-    model's checkpoint filter resample position embeddings.
+    ``prune_intermediate_layers`` drops what never runs; ``set_input_size``
+    and the model's checkpoint filter resample position embeddings.
 
     Args:
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
@@ -64,6 +68,7 @@ class TimmTeacher(Teacher):
         std (Sequence[float], optional): Likewise.
         dtype (str): Defaults to 'float32'.
         channels (Sequence[int], optional): See :class:`Teacher`.
+        tap (str): See :class:`MMPretrainTeacher`. Defaults to 'block'.
         allow_random (bool): Teach with random weights (drawn with a fixed
             seed). Defaults to False.
 
@@ -71,9 +76,12 @@ class TimmTeacher(Teacher):
         FileNotFoundError: If there is no ``model_name`` and no folder.
         ValueError: If timm has no such model, it is not supported, a block
             does not exist, both or neither of ``checkpoint`` and
-            ``pretrained`` are given, or the folder does not say what
-            ``model_name`` or ``mean`` leave open.
+            ``pretrained`` are given, blocks have no ``qkv`` layer for
+            ``tap='qkv'``, or the folder does not say what ``model_name`` or
+            ``mean`` leave open.
     """
+
+    taps = ('block', 'qkv')
 
     def __init__(self,
                  aligned_blocks: Sequence[Union[int, float]],
@@ -87,7 +95,9 @@ class TimmTeacher(Teacher):
                  std: Optional[Sequence[float]] = None,
                  dtype: str = 'float32',
                  channels: Optional[Sequence[int]] = None,
+                 tap: str = 'block',
                  allow_random: bool = False) -> None:
+        check_tap(tap, self.taps)
         if model_name is None:
             found = read_description(checkpoint, None not in (mean, std))
             model_name = found['model_name']
@@ -121,6 +131,12 @@ class TimmTeacher(Teacher):
                 model_name, dict(model_kwargs, dynamic_img_size=any_grid))
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
+        tapped = [network.blocks[index] for index in blocks]
+        num_heads = None
+        if tap == 'qkv':
+            tapped = _qkv_layers(model_name, tapped)
+            num_heads = shared_num_heads(network.blocks[i] for i in blocks)
+            network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
         if student_input is not None:
             height, width = embed.patch_size
@@ -151,6 +167,8 @@ class TimmTeacher(Teacher):
             allow_random=allow_random)
         if described:
             self.described_by = f'timm says of {model_name}'
+        self.num_heads = num_heads
+        self.recorder = OutputRecorder(tapped)
         self.model_name = model_name
         self._model_kwargs = dict(model_kwargs)
 
@@ -212,19 +230,23 @@ class TimmTeacher(Teacher):
             self, images: torch.Tensor,
             ids_keep: Optional[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
         """See :meth:`Teacher.extract_features`."""
-        indices = sorted(set(self.aligned_blocks))
         with self.network.patch_drop.only(ids_keep):
-            outputs = self.network.forward_intermediates(
-                images,
-                indices=indices,
-                return_prefix_tokens=self.num_prefix_tokens > 0,
-                stop_early=True,
-                output_fmt='NLC',
-                intermediates_only=True)
-        if self.num_prefix_tokens > 0:
-            outputs = [
-                torch.cat([prefix, patches], dim=1)
-                for patches, prefix in outputs
-            ]
-        by_block = dict(zip(indices, outputs))
-        return tuple(by_block[block] for block in self.aligned_blocks)
+            _, features = self.recorder.record(self.network.forward_features,
+                                               images)
+        return features
+
+
+def _qkv_layers(model_name: str,
+                blocks: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    """Those of aligned blocks; refused where there are none."""
+    layers = qkv_layers(blocks)
+    if layers is None or isinstance(blocks[0],
+                                    (ResPostBlock, EvaBlockPostNorm)):
+        raise ValueError(
+            f'teacher: model_name={model_name!r} does not make q, k and v of '
+            'normalised tokens in one layer (its blocks are '
+            f'{type(blocks[0]).__name__}; qkv_fused=False and biases of q and '
+            'v alone, as in EVA, make them apart), so their relations cannot '
+            'be taken. Choose another model, or a distill_loss that compares '
+            'the outputs of blocks.')
+    return layers

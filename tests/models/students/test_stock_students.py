@@ -83,6 +83,17 @@ def test_all_learn_and_the_teacher_does_not(name):
     assert not any('teacher' in key for key in model.state_dict())
 
 
+def test_what_a_stage_is():
+    swin, resnet, convnext = (
+        build(masked_student(name)) for name in STUDENTS)
+    assert all(
+        ours is stage.blocks[-1]
+        for ours, stage in zip(swin.stock.stages, swin.backbone.stages))
+    assert len(swin.backbone.stages[0].blocks) == 2
+    assert resnet.stock.stages[3] is resnet.backbone.layer4
+    assert convnext.stock.stages[3] is convnext.backbone.stages[3]
+
+
 @each_student
 @pytest.mark.parametrize('stage, cells', [(0, 16), (1, 8), (2, 4)])
 def test_alignment_against_the_rule(name, stage, cells):
@@ -157,6 +168,20 @@ def test_a_teacher_that_sees_all_is_compared_where_the_student_sees(name):
     torch.testing.assert_close(
         tokens[:, 1:], whole[:, 1:].gather(
             1, ids[..., None].expand(-1, -1, 32)))
+
+
+@each_student
+@pytest.mark.parametrize('options', [
+    dict(distill_loss=dict(type='TokenRelationLoss')),
+    dict(distill_loss=dict(
+        type='FeatureAlignmentLoss', criterion='smooth_L1',
+        normalize='layer')),
+    dict(target=dict(type='Standardize', momentum=0.1)),
+])
+def test_other_losses_and_targets(name, options):
+    model = build(masked_student(name, **options))
+    loss = step(model, *batch())['loss_align_s3_t3']
+    assert loss > 0 and loss.isfinite()
 
 
 def test_spark_draws_the_regions_that_the_teacher_sees():
@@ -271,6 +296,11 @@ def test_a_batch_without_masks_or_of_another_size_is_refused():
     ('SimMIM', dict(backbone=dict(in_channels=1)), 'in_channels is 1'),
     ('SimMIM', dict(teacher_mask_ratio=0.3),
      r'teacher_mask_ratio=0.3.*visible \(None\) or all patches \(0\)'),
+    ('SimMIM', dict(head=None), 'needs both.*FeatureDistiller'),
+    ('SimMIM', dict(teacher_mask_ratio=0, generator=dict(
+        type='FeatureGenerationNeck')), 'generator=.* masked in regions'),
+    ('SimMIM', dict(distill_loss=dict(type='QKVRelationLoss')),
+     'which the student does not have'),
     ('SimMIM', dict(aligned_layers=[(4, 3)]), 'no block 4.* -4 to 3'),
     ('SparKResNet', dict(input_size=72), '72 is no multiple of .*=32'),
     ('SparKResNet', dict(mask_ratio=0.95), '0.95 must hide some of the 4 '),

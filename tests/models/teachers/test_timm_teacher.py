@@ -110,8 +110,8 @@ def test_hidden_patches_do_not_matter(family):
 
 
 def test_order_of_pairs_and_of_patches():
-    teacher, _ = pair('MAE')
-    teacher.aligned_blocks = (3, 1, 3)
+    teacher = build('MAE', (3, 1, 3))
+    randomize(teacher.network)
     images = images_of('MAE')
     ids_keep = torch.tensor([[0, 5, 9]]).expand(3, -1)
     last, first, again = teacher(images, ids_keep)
