@@ -9,10 +9,6 @@ from .spark_student import SparKStudent
 from .stock_student import StockStudent
 from .whole_images import outputs_of_whole_images
 
-# The students of a masked autoencoder: each draws its mask as MAE does and
-# returns (latent, mask, ids_restore).
-MASKED_STUDENTS = (MAEViT, MAEHiViT, MaskedTimmViT)
-
 __all__ = [
     'MASKED_STUDENTS', 'STOCK_BACKBONES', 'MaskedTimmViT', 'SimMIMStudent',
     'SparKStudent', 'StockStudent', 'outputs_of_whole_images', 'stock_student'
