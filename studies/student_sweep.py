@@ -29,6 +29,7 @@ from dmae_mm.options import legal_options
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'student-sweep.md'
 SIDE = 64  # pixels
+LARGEST_SIDE = 512  # larger ones take gigabytes
 TEACHER = dict(
     type='MMPretrainTeacher',
     backbone=dict(
@@ -136,8 +137,9 @@ def step(backbone: Dict) -> Outcome:
     if backbone['type'] == 'TIMMBackbone':
         own = (timm.get_pretrained_cfg(name, allow_unregistered=True)
                or timm.models.PretrainedCfg())
-        tries += [(dict(backbone, img_size=SIDE), SIDE),
-                  (backbone, own.input_size[-1])]
+        tries.append((dict(backbone, img_size=SIDE), SIDE))
+        if own.input_size[-1] <= LARGEST_SIDE:
+            tries.append((backbone, own.input_size[-1]))
     else:
         without = {key: value for key, value in backbone.items()
                    if key != 'img_size'}

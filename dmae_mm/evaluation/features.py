@@ -53,7 +53,9 @@ def extract_features(model: nn.Module,
     with in_eval_mode(backbone):
         for batch in dataloader:
             batch = model.data_preprocessor(batch, False)
-            outputs = outputs_of_whole_images(backbone, batch['inputs'])
+            outputs = backbone(batch['inputs'], **kwargs)
+            if isinstance(outputs, torch.Tensor):  # not in a tuple
+                outputs = (outputs, )
             features.append(_pool(backbone, outputs, pooling).cpu())
             labels.extend(int(s.gt_label) for s in batch['data_samples'])
     return torch.cat(features).float().numpy(), np.array(labels)

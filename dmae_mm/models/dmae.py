@@ -91,14 +91,11 @@ class DMAE(BaseSelfSupervisor):
             ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
             ``teacher_mask_ratio``), ``target`` and ``generator``. Defaults to
             None.
-        input_size (int, optional): An option of mmpretrain's ``SparK``, for
-            its backbones only, as the following. Defaults to None: 224.
-        downsample_raito (int, optional): Pixels of a region that is hidden
-            or visible as a whole. Defaults to None: 32.
-        mask_ratio (float, optional): Defaults to None: 0.6.
-        enc_dec_norm_cfg (dict, optional): Defaults to None: as in ``SparK``.
-        enc_dec_norm_dim (int, optional): Defaults to None: the width of the
-            last stage.
+        teacher_dropping (float, optional): With several teachers: of each
+            image, the one with the largest loss stays and each other one is
+            dropped with this probability, from 0 to 1. The loss is then the
+            mean over what is kept, and not the sum over the teachers:
+            see :func:`teacher_dropping`. Defaults to None.
         data_preprocessor (dict, optional): As in mmpretrain.
         init_cfg (dict | list[dict], optional): As in mmpretrain. It reaches
             neither the projectors nor the teacher.
@@ -120,11 +117,7 @@ class DMAE(BaseSelfSupervisor):
                  target: Optional[dict] = None,
                  generator: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
-                 input_size: Optional[int] = None,
-                 downsample_raito: Optional[int] = None,
-                 mask_ratio: Optional[float] = None,
-                 enc_dec_norm_cfg: Optional[dict] = None,
-                 enc_dec_norm_dim: Optional[int] = None,
+                 teacher_dropping: Optional[float] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         options = distillation_options(
@@ -158,18 +151,11 @@ class DMAE(BaseSelfSupervisor):
             init_cfg=init_cfg)
         use_plain_numbers(self)  # or torch.compile would stop at NumPy's
         check_preprocessor(self.data_preprocessor, self.backbone)
-        self.stock = stock  # of SimMIM or SparK; None: of MAE
-        if stock is None:
-            check_backbone(self.backbone, (*MASKED_STUDENTS, *STOCK_BACKBONES))
-            check_sizes(self.backbone, self.neck, self.head)
-            check_mask_ratio(self.backbone, bool(options))
-            check_predict_ratio(self.neck, self.backbone)
-            student = Student.of_vit(self.backbone, self.data_preprocessor,
-                                     self.neck)
-        else:
-            stock.register_in(self)
-            student = stock.describe(self.data_preprocessor)
-        self.distillations = Distillations(student, options)
+        check_mask_ratio(self.backbone, bool(options))
+        check_predict_ratio(self.neck, self.backbone)
+        student = Student.of_vit(self.backbone, self.data_preprocessor,
+                                 self.neck)
+        self.distillations = Distillations(student, options, teacher_dropping)
         for each in self.teachers.values():
             check_sees_patches(each)
         self.distillations.register_in(self)

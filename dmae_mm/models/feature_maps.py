@@ -2,8 +2,9 @@
 import contextlib
 import copy
 import inspect
+import logging
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -137,7 +138,8 @@ def look_at(backbone: nn.Module, cfg: dict, num_stages: int,
     name = type(backbone).__name__
     size = _image_size(backbone, cfg)
     shape = (2, input_channels(backbone), *size)
-    with torch.random.fork_rng(devices=[]), quietly(), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), quietly(), _silent_torch(
+    ), torch.enable_grad():
         # In training mode, as built: a part may have none else.
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         trial = copy.deepcopy(backbone)
@@ -220,6 +222,23 @@ def _resampling(size: int, number: int) -> torch.Tensor:
     if number <= size:
         return F.adaptive_avg_pool1d(places, number)[0].T
     return F.interpolate(places, size=number, mode='linear')[0].T
+
+
+@contextlib.contextmanager
+def _silent_torch() -> Iterator[None]:
+    """Without PyTorch's own report of what does not run without data."""
+    logger = logging.getLogger('torch._subclasses.fake_tensor')
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _run(backbone: nn.Module, images: torch.Tensor) -> Tuple[Any, ...]:
+    outputs = backbone(images, **whole_images(backbone))
+    return tuple(outputs) if isinstance(outputs, (list, tuple)) else (
+        outputs, )
 
 
 def _check_map(name: str, cfg: dict, stage: int, output: Any) -> None:

@@ -19,7 +19,7 @@ class Student:
             each tap ('block', 'qkv', 'decoder') the modules, one for each
             block, whose outputs a loss of that tap compares.
         embed_dims (dict[str, int | Sequence[int]]): Width of these outputs,
-            by tap; one for each block where they differ; of 'qkv' a third,
+            by tap, one for each block where they differ; of 'qkv' a third,
             that of the block.
         num_prefix_tokens (int): P, tokens in front of those of the patches.
             Defaults to 0.

@@ -66,6 +66,10 @@ def mask_ratio_of(cfg) -> float:
 
 
 def teacher_of(model) -> str:
+    if model.get('teachers'):
+        names = sorted(each.teacher.model_name
+                       for each in model.teachers.values())
+        return f'{" and ".join(names)} of timm'
     teacher = model.get('teacher')
     if teacher is None:
         return None

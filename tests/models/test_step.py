@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.toys.models import TOY_MODEL
+from tests.toys.models import TOY_MODEL, TWO_TEACHERS
 
 aten = torch.ops.aten
 # On a GPU, the host waits at these until all work before them is done.
@@ -127,6 +127,9 @@ OPTIONS = {
     'smooth L1': dict(
         distill_loss=dict(type='FeatureAlignmentLoss',
                           criterion='smooth_L1')),
+    'teacher dropping': dict(
+        teacher=None, aligned_layers=[], teachers=TWO_TEACHERS,
+        teacher_dropping=0.5),
     'BEiT': dict(teacher=teacher(type='BEiTViT')),
     'EVA-02': dict(teacher=teacher(type='ViTEVA02')),
     'HiViT': dict(teacher=teacher(type='HiViT', **HIVIT)),
@@ -197,8 +200,8 @@ def test_waiting_would_be_noticed(waits, images):
 
 
 @pytest.mark.parametrize('option',
-                         ['recipe', 'all for speed', 'timm, rotary',
-                          *OBJECTIVES])
+                         ['recipe', 'all for speed', 'teacher dropping',
+                          'timm, rotary', *OBJECTIVES])
 def test_the_loss_is_one_graph(option, images):
     """No graph break in student, teacher, decoder and losses."""
     torch._dynamo.reset()

@@ -138,8 +138,10 @@ class PHIStandardize(nn.Module):
         if not self._fitted:
             raise RuntimeError(
                 'target: the statistics of PHIStandardize have not been '
-                'measured. Call fit(features), or accumulate(features) and '
-                'finish(), first, or load a checkpoint that has them.')
+                "measured. Add dict(type='CalibrationHook') to custom_hooks, "
+                'which measures them before a training, or load a checkpoint '
+                'that has them. Without a runner: call fit(features), or '
+                'accumulate(features) and finish().')
         with without_autocast(tokens):
             return F.linear(
                 tokens.to(self.mean.dtype) - self.mean, self.matrix)
