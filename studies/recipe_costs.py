@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from dmae_mm.files import write_whole  # noqa: E402
 from dmae_mm.host import quietly, read_config  # noqa: E402
-from dmae_mm.models import DMAE  # noqa: E402
+from dmae_mm.models import DMAE, FeatureDistiller  # noqa: E402
 from recipes_page import PAGE, read_page, replace_cells  # noqa: E402
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
@@ -40,7 +40,8 @@ def build(cfg: Config) -> nn.Module:
     """The model with shapes only, and a teacher that reads no file."""
     init_default_scope(cfg.default_scope)
     # These ask tensors for their values while they are built.
-    asking = re.search('HiViT|Swin|Sparse', cfg.model.backbone.type)
+    asking = cfg.model.type == 'FeatureDistiller' or re.search(
+        'HiViT|Swin|Sparse|ConvNeXt|EfficientFormer', cfg.model.backbone.type)
     with torch.device('cpu' if asking else 'meta'):
         model = MODELS.build(cfg.model)
     for teacher in getattr(model, 'teachers', {}).values():
@@ -64,6 +65,8 @@ def labels(model: nn.Module, number: int, cfg: Config) -> list:
             DataSample().set_mask(masks[0](dict())['mask'])
             for _ in range(number)
         ]
+    if isinstance(model, FeatureDistiller):
+        return [None] * number
     score = torch.empty(model.head.num_classes)
     return [DataSample().set_gt_score(score) for _ in range(number)]
 

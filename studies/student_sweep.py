@@ -11,7 +11,10 @@ finite and every parameter that is trained gets a finite gradient.
 import argparse
 import inspect
 import re
+import resource
+import signal
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -29,6 +32,7 @@ from dmae_mm.options import legal_options
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'student-sweep.md'
 SIDE = 64  # pixels
+SECONDS, MEMORY = 100, 10 * 2**30  # at most, for a backbone
 LARGEST_SIDE = 512  # larger ones take gigabytes
 TEACHER = dict(
     type='MMPretrainTeacher',
@@ -177,6 +181,19 @@ def legal_default(kind: str, option: str) -> Optional[int]:
     return None
 
 
+def _step_within_limits(backbone: Dict) -> Outcome:
+    """In a process of its own, which takes its memory with it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    return step(backbone)
+
+
+def _too_long(*_) -> None:
+    raise TimeoutError(f'not done in {SECONDS} seconds')
+
+
 def _train(cfg: Dict, side: int) -> FeatureDistiller:
     torch.manual_seed(0)
     model = MODELS.build(
@@ -248,13 +265,13 @@ def main() -> None:
     sections: List[List[Outcome]] = []
     for configs in (backbones(), timm_models(args.all)):
         sections.append([])
-        for cfg in configs:
-            name = cfg.get('model_name', cfg['type'])
-            if args.only and name not in args.only:
-                continue
-            outcome = step(cfg)
-            print(outcome.name, outcome.result, outcome.details, flush=True)
-            sections[-1].append(outcome)
+        wanted = [cfg for cfg in configs if not args.only or cfg.get(
+            'model_name', cfg['type']) in args.only]
+        with get_context('fork').Pool(1, maxtasksperchild=1) as pool:
+            for outcome in pool.imap(_step_within_limits, wanted):
+                print(outcome.name, outcome.result, outcome.details,
+                      flush=True)
+                sections[-1].append(outcome)
     if not args.only:
         Path(args.out).write_text(page(*sections, args.all))
 

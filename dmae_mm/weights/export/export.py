@@ -16,6 +16,7 @@ from .export_format import ExportFormat
 from .mmpretrain_format import MMPretrainFormat
 from .mmseg_format import MMSegFormat
 from .timm_format import TimmFormat
+from .timm_maps import TimmMapFormat, timm_maps, trained_timm_maps
 from .trained_model import (TrainedModel, trained_in_mmpretrain,
                             trained_in_timm)
 
@@ -72,7 +73,8 @@ def export_checkpoint(model: str,
     Args:
         model (str): Path of a config of mmpretrain or of this package whose
             ``model.backbone`` is a ``MAEViT``, ``VisionTransformer`` or
-            ``DeiT3``, or the name of a model in timm.
+            ``DeiT3`` or, for timm, a ``TIMMBackbone`` that returns maps, of
+            any model; or the name of a model in timm.
         checkpoint (str): Path or http(s) URL of its weights.
         destination (str): Path that ends in ``.pth`` or ``.safetensors``.
         to (str): One of ``FORMATS``: 'timm', 'mmseg' or 'mmpretrain'.
@@ -105,7 +107,18 @@ def export_checkpoint(model: str,
     if isinstance(img_size, int):
         img_size = (img_size, img_size)
     file = read_tensor_file(checkpoint)
-    if is_config:
+    formats = dict(FORMATS)
+    maps = timm_maps(model, cfg_options or {}) if is_config else None
+    if maps is not None:
+        if to != 'timm':
+            raise ValueError(
+                f'to={to!r}, but model.backbone of {model} is a TIMMBackbone '
+                "that returns maps. Its checkpoint needs no export there: a "
+                "TIMMBackbone loads it by init_cfg=dict(type='Pretrained', "
+                "checkpoint=..., prefix='backbone.'). --to timm can be given.")
+        trained = trained_timm_maps(model, maps, file, img_size)
+        formats.update(timm=TimmMapFormat)
+    elif is_config:
         trained = trained_in_mmpretrain(
             model,
             file,
@@ -115,7 +128,7 @@ def export_checkpoint(model: str,
     else:
         trained = trained_in_timm(model, file, timm_kwargs or {}, img_size)
     options = dict(num_classes=num_classes) if to == 'timm' else {}
-    target = FORMATS[to](trained, **options)
+    target = formats[to](trained, **options)
     left_out = trained.left_out + target.left_out
     meta = dict(
         source=file.source,
