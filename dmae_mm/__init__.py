@@ -1,7 +1,7 @@
 """DMAE for mmpretrain: importing this package registers all of it."""
 import warnings
 
-from .host_packages import check_host_packages
+from .host_packages import check_host_packages, import_models
 from .version import __version__
 
 with warnings.catch_warnings():
@@ -17,6 +17,7 @@ with warnings.catch_warnings():
         return not record.getMessage().startswith('Line NMS is not compiled')
 
     MMLogger.get_current_instance().addFilter(_matters)
+    import_models()
 
     from . import datasets, engine, models  # noqa: F401
     from .host import register_configs

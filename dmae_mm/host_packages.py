@@ -1,7 +1,10 @@
 """The packages this plugin plugs into: present, and new enough?"""
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
+
+from .messages import one_line
 
 # Oldest versions with everything used here. The original distributions
 # (mmengine, mmcv, mmpretrain) and their maintained successors (onedl-mmengine,
@@ -57,3 +60,26 @@ def check_host_packages() -> None:
         raise ImportError(
             f'dmae_mm needs mmengine, mmcv, mmpretrain and timm: '
             f'{"; ".join(problems)}. {hint}')
+
+
+def import_models() -> None:
+    """Import mmpretrain's models, with those of languages if it wants to.
+
+    Raises:
+        ImportError: If they cannot be imported. Beside transformers 5, where
+            pycocotools is installed, they cannot.
+    """
+    try:
+        importlib.import_module('mmpretrain.models')
+    except Exception as error:
+        try:
+            installed = version('transformers')
+        except PackageNotFoundError:
+            raise error from None
+        raise ImportError(
+            f"mmpretrain's models cannot be imported ({one_line(error)}), and "
+            f'transformers {installed} is installed. Where pycocotools is '
+            'installed as well (as for mmdet), mmpretrain imports models of '
+            'languages, which do not run with transformers 5: `pip uninstall '
+            'transformers`, or use an environment of its own. dmae_mm reads '
+            'files of transformers without it.') from error

@@ -102,3 +102,23 @@ def test_importing_without_them_is_that_error():
                             capture_output=True, text=True, check=True)
     assert '`mmpretrain` cannot be imported' in result.stdout
     assert 'pip install' in result.stdout
+
+
+def test_models_that_cannot_be_imported(monkeypatch):
+    """As mmpretrain's, beside transformers 5 and pycocotools."""
+
+    def import_module(name):
+        raise TypeError('NoneType takes no arguments')
+
+    monkeypatch.setattr(importlib, 'import_module', import_module)
+    monkeypatch.setattr(host_packages, 'version', lambda name: '5.24.0')
+    with pytest.raises(ImportError, match='transformers 5.24.0 is installed.*'
+                       'pip uninstall transformers'):
+        host_packages.import_models()
+
+    def no_version(name):
+        raise host_packages.PackageNotFoundError(name)
+
+    monkeypatch.setattr(host_packages, 'version', no_version)
+    with pytest.raises(TypeError, match='NoneType takes no'):
+        host_packages.import_models()

@@ -196,6 +196,11 @@ def build_whole_teacher(cfg: dict,
 
     first = teacher([0])  # one block is quickly built
     check_sees_patches(first)
+    if 'block' not in first.taps:
+        raise ValueError(
+            f'model.teacher: a {type(first).__name__} shows no outputs of '
+            'blocks of an encoder. Compare layers with an MMPretrainTeacher '
+            'of the same backbone and checkpoint.')
     return teacher(list(range(first.num_layers)))
 
 

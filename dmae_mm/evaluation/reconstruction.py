@@ -128,8 +128,9 @@ def check_reconstructs(model: nn.Module) -> None:
                           ('head', (MAEPretrainHead, ))):
         module = getattr(model, part, None)
         if not isinstance(module, classes):
+            kind = 'None' if module is None else f'a {type(module).__name__}'
             raise ValueError(
-                f'model.{part} is a {type(module).__name__}, but pixels are '
+                f'model.{part} is {kind}, but pixels are '
                 'reconstructed by a masked autoencoder, whose '
                 f'{part} is a {" or ".join(c.__name__ for c in classes)}.')
 
@@ -220,7 +221,9 @@ def _recorded(model: nn.Module) -> Iterator[Dict[str, Any]]:
     Yields:
         dict: What 'backbone' and 'neck' return; and in 'pairs', for each
         aligned pair, such as 's8_t17', the projected student's and the
-        teacher's tokens as the loss gets them, (B, N, C).
+        teacher's tokens as the loss gets them, (B, N, C). Pairs of relations
+        and of decoders are left out: they are not alike or not alone of
+        visible patches.
     """
     seen: Dict[str, Any] = dict(pairs={})
     handles = [

@@ -10,6 +10,7 @@ from mmengine.device import get_device
 from dmae_mm.host import read_config
 from dmae_mm.messages import first_few
 
+from .described_teachers import describe_teachers
 from .learning_rate import scale_learning_rate
 from .sections import (DATALOADERS, READ_SECTIONS, entries, last_name,
                        read_sections)
@@ -30,7 +31,8 @@ def complete_config(cfg: Config,
                     no_persistent_workers: bool = False) -> List[str]:
     """Write the options of the command line into a config.
 
-    Fills in what mmpretrain's training script fills in.
+    Fills in what mmpretrain's training script fills in, and what the folders
+    of teachers say of these.
 
     Args:
         cfg (Config): Is changed.
@@ -67,6 +69,9 @@ def complete_config(cfg: Config,
     for name in DATALOADERS:
         if cfg.get(name) is not None and not cfg[name].get('num_workers'):
             cfg[name].persistent_workers = False  # there are none to keep
+    problems = describe_teachers(cfg)
+    if problems:
+        return problems
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from dmae_mm.datasets.folders import (EXTENSIONS, count_endings,
                                             has_images, no_images)
 from dmae_mm.weights.download import what_folder
+from dmae_mm.weights.model_folder import check_folder
 
 from .sections import entries, hooks, last_name
 
@@ -46,7 +47,12 @@ def missing_files(cfg: Config, dataloaders: Tuple[str, ...] = TRAINING,
                 dict(model=cfg.get('model'), load_from=cfg.get('load_from'))):
             if not _is_checkpoint(option, path) or osp.isfile(path):
                 continue
-            if osp.isdir(path):
+            if osp.isdir(path) and _may_be_folder(option):
+                try:
+                    check_folder(path)
+                except (OSError, ValueError) as error:
+                    problems.append(f'{option}: {error}')
+            elif osp.isdir(path):
                 problems.append(f'{option}: {path!r} {what_folder(path)}')
             else:
                 problems.append(f'there is no checkpoint {path!r}: set '
@@ -69,6 +75,12 @@ def _is_checkpoint(option: str, value: Any) -> bool:
     return _is_local(value) and (
         key in ('checkpoint', 'load_from')
         or key == 'pretrained' and value.endswith(_SUFFIXES))
+
+
+def _may_be_folder(option: str) -> bool:
+    """Whether this package reads it; MMEngine reads files alone."""
+    return (last_name(option) == 'checkpoint'
+            and 'init_cfg' not in option.split('.'))
 
 
 def _missing_data(option: str, dataset: Any) -> List[str]:

@@ -288,7 +288,9 @@ class Distillation:
             raise RuntimeError(
                 'The student features carry no gradient. With '
                 'activation_checkpointing, name single blocks '
-                "('backbone.layers.0', ...), not the backbone.")
+                "('backbone.layers.0', ...), not the backbone" +
+                ', and none whose qkv layer is compared' *
+                (self.tap == 'qkv') + '.')
         num_prefix = self.student.num_prefix_tokens
         if self.tap == 'decoder':
             num_prefix = 1  # CLS, or what stands there for a student without

@@ -102,12 +102,14 @@ def checksum_in_name(name: str) -> Optional[str]:
     return digits.group(1)
 
 
-def sha256_of(path: str) -> str:
-    """SHA-256 of a file: 64 hexadecimal digits."""
+def sha256_of(*paths: str) -> str:
+    """SHA-256 of a file, or of all bytes of several: 64 hexadecimal
+    digits."""
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-            digest.update(chunk)
+    for path in paths:
+        with open(path, 'rb') as file:
+            for chunk in iter(lambda: file.read(1 << 20), b''):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -77,10 +77,16 @@ class Origin:
         all."""
         return replace(self, mean=self.mean * number, std=self.std * number)
 
-    def as_meta(self) -> Dict[str, Any]:
-        """What to write into a file's ``meta``."""
+    def as_meta(self, with_speaker: bool = False) -> Dict[str, Any]:
+        """What to write into a file's ``meta``.
+
+        Args:
+            with_speaker (bool): Keep who says so. Defaults to False, since
+                in a file that is the file.
+        """
         said = asdict(self)
-        del said['said_by']
+        if not with_speaker:
+            del said['said_by']
         return {
             KEY: {
                 name: list(value) if isinstance(value, tuple) else value
@@ -108,6 +114,8 @@ def origin_of(meta: Dict[str, Any], tensors: Tensors = {}) -> Origin:
         except ValueError:
             said = None
     said_by = f"its metadata ('{KEY}')"
+    if isinstance(said, dict) and isinstance(said.get('said_by'), str):
+        said_by = said['said_by']
     if not isinstance(said, dict):
         said, said_by = {}, 'the config in it'
         for text in map(meta.get, _CONFIG_KEYS):

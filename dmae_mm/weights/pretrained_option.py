@@ -12,6 +12,7 @@ from mmengine.model import PretrainedInit
 
 from dmae_mm.messages import first_few
 
+from .download import local_path
 from .misfits import num_blocks
 from .names import layout_of, under_prefix
 from .origin import Origin, origin_of
@@ -181,6 +182,7 @@ def read_for_host(checkpoint: str) -> TensorFile:
         raise ValueError(
             f'{checkpoint} is a .safetensors file, which MMEngine does not '
             f'read. {EXPORT} writes a .pth.')
+    local_path(checkpoint)  # MMEngine reads no folder
     file = read_tensor_file(checkpoint)
     if file.weights_key not in (None, 'state_dict'):
         raise ValueError(

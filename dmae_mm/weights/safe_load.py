@@ -177,6 +177,13 @@ def _what_is_wrong(path: str, error: Exception) -> str:
         'harm and save its state dict alone, with torch.save or safetensors.')
     # torch puts a stack of C++ calls behind an error's first line, but advice
     # in front of an unpickling error's cause.
+    if _is_torchscript(path):
+        return ('is an archive of TorchScript, a program with weights in it, '
+                "such as OpenAI's CLIP files are. Nothing of it was executed. "
+                'If you trust its origin, save its weights alone, where '
+                'running its code does no harm: '
+                "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), "
+                "'weights.pth'), and give that file.")
     lines = [
         line.strip() for line in str(error).splitlines()
         if line.strip() and 'Check the documentation' not in line
@@ -201,6 +208,15 @@ def _what_is_wrong(path: str, error: Exception) -> str:
     return (f'cannot be read ({type(error).__name__}: {reason}). It is '
             'damaged, incomplete or not a checkpoint: fetch it again, and '
             'compare its size and checksum with the origin.')
+
+
+def _is_torchscript(path: str) -> bool:
+    """Whether it has the parts that torch.jit.save writes."""
+    names = []
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return any('/code/' in name for name in names) and any(
+        name.endswith('/constants.pkl') for name in names)
 
 
 def _take_apart(path: str) -> Tuple[int, List[str]]:

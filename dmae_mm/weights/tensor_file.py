@@ -2,7 +2,7 @@
 import json
 import os
 import os.path as osp
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Tuple
 
 import safetensors.torch
@@ -12,6 +12,8 @@ from dmae_mm.files import write_whole
 from dmae_mm.messages import first_few
 
 from .download import local_path, sha256_of
+from .model_folder import (INDEX, folder_of, refuse_single_shard,
+                           sets_of_weights, shards_of)
 from .safe_load import load_without_executing
 
 Tensors = Dict[str, torch.Tensor]
@@ -20,7 +22,10 @@ Tensors = Dict[str, torch.Tensor]
 # ones, they come first, as in timm. With mmengine's EMAHook, 'state_dict'
 # itself holds them, and 'ema_state_dict' the others.
 _AVERAGED_KEYS = ('state_dict_ema', 'model_ema')
-_WEIGHT_KEYS = _AVERAGED_KEYS + ('state_dict', 'model', 'module')
+# Self-distillation (DINO, iBOT, DINOv2) keeps two networks, of which the
+# teacher is the average of the student.
+_WEIGHT_KEYS = _AVERAGED_KEYS + ('state_dict', 'model', 'module', 'teacher',
+                                 'student')
 
 # How much of a file's description of itself is kept: characters of text plus
 # number of values, and levels of lists and dicts in each other.
@@ -35,8 +40,10 @@ class TensorFile:
 
     Attributes:
         source (str): The path or URL as the user gave it.
-        sha256 (str): Hash of the file, 64 hexadecimal digits.
-        num_bytes (int): Size of the file.
+        sha256 (str): Hash of the file, 64 hexadecimal digits. Of several
+            shards, that of all their bytes in the order of their names, as
+            ``cat model-*.safetensors | sha256sum`` says it.
+        num_bytes (int): Size of the file, or of all shards.
         tensors (dict[str, torch.Tensor]): The weights: dense, on the CPU,
             without gradient. A ``module.`` of DistributedDataParallel in
             front of every name is removed.
@@ -51,6 +58,8 @@ class TensorFile:
             of sensible size: the entries of its ``meta``, single values
             beside the weights such as ``epoch``, or, for
             ``.safetensors``, the header's metadata.
+        folder (str | None): Where it lies, with the descriptions that model
+            libraries keep beside it; None for a download.
     """
     source: str
     sha256: str
@@ -60,10 +69,12 @@ class TensorFile:
     weights_key: Optional[str] = None
     is_averaged: bool = False
     meta: Dict[str, Any] = field(default_factory=dict)
+    folder: Optional[str] = None
 
 
 def read_tensor_file(source: str) -> TensorFile:
-    """Read a ``.safetensors`` file or one written by ``torch.save``.
+    """Read a ``.safetensors`` file, one written by ``torch.save``, or the
+    weights in a folder.
 
     Nothing in the file is executed: pickles go through torch's weights-only
     unpickler, and the few objects that are usual beside weights are read as
@@ -73,21 +84,64 @@ def read_tensor_file(source: str) -> TensorFile:
         source (str): A path, or an http(s) URL. A download is kept in
             ``torch.hub.get_dir()``; if the file's name ends in eight or more
             hexadecimal digits, as in OpenMMLab's model zoo, they are checked
-            against its SHA-256.
+            against its SHA-256. A folder must hold one set of weights: a
+            file, or shards with the ``.index.json`` that lists them (whose
+            path may be given as well). Several are accepted if their tensors
+            are the same.
 
     Returns:
         TensorFile: The weights, on the CPU.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file, or a shard is missing.
         ValueError: If the file is damaged, holds no weights, holds weights
             that are not dense tensors or are larger than what the file holds
-            of them, or names objects that only unpickling could build.
+            of them, or names objects that only unpickling could build; or if
+            a folder holds different sets of weights.
         OSError: If the download fails, or the file may not be read.
     """
     source = os.fspath(source)
-    path = local_path(source)
+    if osp.isdir(source):
+        first, *others = sets_of_weights(source)
+        file = _read_set(first, first)
+        for other in others:
+            _refuse_different(source, file, _read_set(other, other))
+        return replace(file, source=source)
+    path = source if source.endswith(INDEX) and osp.isfile(
+        source) else local_path(source)
     shown = source if path == source else f'{source} (kept as {path})'
+    refuse_single_shard(path)
+    file = _read_set(path, shown)
+    return replace(
+        file, source=source, folder=file.folder if path == source else None)
+
+
+def _read_set(path: str, shown: str) -> TensorFile:
+    """A file, or the shards of an index."""
+    if not path.endswith(INDEX):
+        return _read_file(path, shown)
+    listed = shards_of(path)
+    shards = [_read_file(shard, shard) for shard in listed]
+    tensors: Tensors = {}
+    for shard in shards:
+        wrong = sorted(shard.tensors.keys() ^ set(listed[shard.source]))
+        if wrong:
+            raise ValueError(
+                f'{shard.source} does not hold what {path} says, but another '
+                f'set of tensors: they differ in {first_few(wrong, 3)}. They '
+                'are of different models, or one is damaged: fetch both '
+                'again.')
+        tensors.update(shard.tensors)
+    return TensorFile(
+        path,
+        sha256_of(*listed),
+        sum(shard.num_bytes for shard in shards),
+        tensors, [name for shard in shards for name in shard.ignored],
+        meta=shards[0].meta,
+        folder=folder_of(path))
+
+
+def _read_file(path: str, shown: str) -> TensorFile:
     digest = sha256_of(path)
     content = load_without_executing(path, shown)
     if not isinstance(content, dict):
@@ -95,15 +149,41 @@ def read_tensor_file(source: str) -> TensorFile:
     key = _weight_key(content)
     tensors, ignored = _select_weights(content, key, shown)
     return TensorFile(
-        source,
+        path,
         digest,
         osp.getsize(path),
         tensors,
         ignored,
         weights_key=key,
-        is_averaged=key in _AVERAGED_KEYS
+        is_averaged=key in (*_AVERAGED_KEYS, 'teacher')
         or (key == 'state_dict' and 'ema_state_dict' in content),
-        meta=_meta(content))
+        meta=_meta(content),
+        folder=folder_of(path))
+
+
+def _refuse_different(folder: str, file: TensorFile,
+                      other: TensorFile) -> None:
+    """Refuse to choose between weights that are not the same.
+
+    Numbers of positions and the like, which are no weights, do not count:
+    not every format keeps them.
+    """
+    one, two = ({
+        name: tensor
+        for name, tensor in each.tensors.items() if tensor.is_floating_point()
+    } for each in (file, other))
+    differ = sorted(one.keys() ^ two.keys()) + [
+        name for name in one if name in two
+        and not (one[name].dtype == two[name].dtype
+                 and one[name].shape == two[name].shape
+                 and one[name].equal(two[name]))
+    ]
+    if differ:
+        raise ValueError(
+            f'The folder {folder} holds more than one set of weights: '
+            f'{file.source} and {other.source} differ in {len(differ)} '
+            f'tensors ({first_few(differ, 3)}). Give the path of the one '
+            'that is meant.')
 
 
 def write_tensor_file(path: str,
@@ -198,6 +278,11 @@ def _select_weights(content: dict, key: Optional[str],
                 f'{value.numel()} values, of which it holds only some (an '
                 'expanded view). Save it contiguous: tensor.contiguous().')
         tensors[name] = value.data  # without gradient, hooks, attributes
+    if not tensors and {'state', 'param_groups'} <= content.keys():
+        raise ValueError(
+            f'The checkpoint {shown} is the state of an optimizer, without '
+            'the weights of a model. Give the file that the same training '
+            'wrote for the model.')
     if not tensors:
         raise ValueError(
             f'The checkpoint {shown} holds no named tensors, but '

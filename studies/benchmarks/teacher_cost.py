@@ -55,7 +55,7 @@ def build(library: str, model: str, depth: str, dtype: str) -> Teacher:
     options = dict(
         aligned_blocks=[DEPTHS[depth]], dtype=dtype, allow_random=True)
     if library == 'timm':
-        return TimmTeacher(model_name, **options)
+        return TimmTeacher(model_name=model_name, **options)
     return MMPretrainTeacher(
         dict(type='MAEViT', arch=arch, patch_size=16), **options)
 

@@ -277,7 +277,21 @@ class OtherMask(nn.Module):
         return torch.zeros(1, 5, 24), mask, torch.arange(16)[None]
 
 
+@pytest.mark.parametrize('parts, pairs', [
+    (dict(distill_loss=dict(type='QKVRelationLoss')), []),
+    (dict(distill_loss=dict(type='TokenRelationLoss')), []),
+    (dict(teacher_mask_ratio=0.5,
+          generator=dict(type='FeatureGenerationNeck')), ['s2_t3']),
+])
+def test_pairs_of_other_objectives(parts, pairs):
+    """Relations are no tokens that are alike."""
+    found = reconstruct(build(**parts), photos(1))[0]
+    assert list(found.similarity) == pairs
+
+
 def test_refusals():
+    with pytest.raises(ValueError, match='model.neck is None, but pixels'):
+        reconstruct(build(neck=None, head=None, aligned_layers=[(-1, 3)]), [])
     model = build()
     model.data_preprocessor = Brighter(
         **{name: value for name, value in RGB.items() if name != 'type'})

@@ -69,11 +69,27 @@ def test_missing_checkpoints():
 
 
 def test_a_folder_is_there_but_no_checkpoint(tmp_path):
+    teacher = dict(model=dict(teacher=dict(checkpoint=str(tmp_path))))
+    assert problems(teacher).startswith(
+        f'model.teacher.checkpoint: The checkpoint {tmp_path} is a folder, '
+        'without a file of weights')
     (tmp_path / 'model.safetensors').write_text('')
-    said = problems(dict(model=dict(teacher=dict(checkpoint=str(tmp_path)))))
-    assert said == (
-        f"model.teacher.checkpoint: '{tmp_path}' is a folder. Give the path "
-        f'of a file in it: {tmp_path}/model.safetensors.')
+    assert problems(teacher) == ''
+    for cfg, option in (  # MMEngine reads no folders
+        (dict(load_from=str(tmp_path)), 'load_from'),
+        (dict(model=dict(init_cfg=[dict(checkpoint=str(tmp_path))])),
+         'model.init_cfg.0.checkpoint'),
+    ):
+        assert problems(cfg) == (
+            f"{option}: '{tmp_path}' is a folder. Give the path of a file in "
+            f'it: {tmp_path}/model.safetensors.')
+
+
+def test_a_shard_is_missing(tmp_path):
+    (tmp_path / 'model.safetensors.index.json').write_text(
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    assert 'model-00001-of-00002.safetensors is not there' in problems(
+        dict(model=dict(teacher=dict(checkpoint=str(tmp_path)))))
 
 
 def test_folders_of_what_is_not_read(tmp_path):

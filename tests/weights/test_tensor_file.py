@@ -59,9 +59,10 @@ def test_weights_and_what_is_beside_them(tmp_path, content, ignored, key):
     (dict(state_dict=OTHERS, state_dict_ema=WEIGHTS), 'state_dict_ema'),
     (dict(model=OTHERS, model_ema=WEIGHTS), 'model_ema'),
     (dict(ema_state_dict=OTHERS, state_dict=WEIGHTS), 'state_dict'),
+    (dict(student=OTHERS, teacher=WEIGHTS), 'teacher'),
 ])
 def test_averaged_weights_come_first(tmp_path, content, key):
-    """Those of timm, of MAE's relatives, of mmengine."""
+    """Those of timm, of MAE's relatives, of mmengine, of DINO."""
     file = read_tensor_file(save(tmp_path, content))
     assert_equal(file.tensors, WEIGHTS)
     assert file.weights_key == key and file.is_averaged is True
@@ -233,7 +234,7 @@ def test_weights_may_be_parts_of_a_tensor(tmp_path):
 
 @pytest.mark.parametrize('content, holds', [
     ({}, 'nothing'),
-    (dict(epoch=1, student={'a': torch.ones(1)}), "'epoch', 'student'"),
+    (dict(epoch=1, critic={'a': torch.ones(1)}), "'epoch', 'critic'"),
     ([torch.ones(1)], 'nothing'),
     (torch.ones(1), 'nothing'),
 ])

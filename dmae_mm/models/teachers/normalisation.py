@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 
 from dmae_mm.messages import first_few
 from dmae_mm.weights import TensorFile
+from dmae_mm.weights.formats import TranslatedFile
 from dmae_mm.weights.names import layout_of
 from dmae_mm.weights.origin import normalisation_of, signs_of_another_origin
 
@@ -56,9 +57,18 @@ def settle_normalisation(images: ImageMatcher, file: TensorFile,
                 logger='current',
                 level=logging.WARNING)
         return
+    if described_by is not None and isinstance(file, TranslatedFile) and any(
+            not _differ(images, other)
+            for other in file.format.other_normalisations):
+        _log(images, f'{described_by}, as {file.format.name} may have them')
+        return
     if said.mean is not None:
+        who = f'by {said.said_by}'
+        if described_by is not None and _differ(images, said):
+            who += (f', which counts for more than that {described_by} '
+                    f'mean={_shown(images.mean)}, std={_shown(images.std)}')
         images.normalise(said.mean, said.std)
-        _log(images, f'by {said.said_by}')
+        _log(images, who)
         return
     if described_by is not None:
         names = layout_of(file.tensors)

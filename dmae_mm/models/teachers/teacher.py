@@ -15,7 +15,9 @@ from dmae_mm.host import use_plain_numbers
 from dmae_mm.messages import first_few
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.weights import TensorFile, read_tensor_file
+from dmae_mm.weights.formats import TranslatedFile, translate, what_it_is
 
+from .foreign_details import settle_details
 from .image_matcher import ImageMatcher
 from .normalisation import settle_normalisation
 
@@ -173,10 +175,15 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         try:
             file = read_tensor_file(self.locate_checkpoint())
             _check_sha256(file, self.sha256)
+            file = translate(file)
         except (OSError, ValueError) as error:
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):
-            self.load_weights(file)
+            try:
+                self.load_weights(file)
+            except ValueError as error:
+                raise self._explained(error, file) from None
+            settle_details(self.network, file)
         settle_normalisation(self.image_matcher, file, self.described_by)
         self.image_matcher.to(next(self.parameters()).device)
         self.requires_grad_(False)
@@ -185,6 +192,22 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             f'Teacher: it sees {self.describe_images()}'
             f'{self.image_matcher.describe()}, with weights of {self.dtype}.',
             logger='current')
+
+    def _explained(self, error: ValueError, file: TensorFile) -> ValueError:
+        """What the file is, where its names tell, and not what is missing."""
+        kind = None if self.patch_grid is None else what_it_is(file.tensors)
+        if kind is not None:
+            return ValueError(
+                f'The teacher checkpoint {file.source} cannot be used: it is '
+                f'{kind}. A teacher of features is a vision transformer: give '
+                'the checkpoint of one.')
+        found = file.format if isinstance(file, TranslatedFile) else None
+        if found is None or found.model_name is None:
+            return error
+        return ValueError(
+            f'{error} By its names and sizes, the file is {found.name}: '
+            f'TimmTeacher(model_name={found.model_name!r}, '
+            f'model_kwargs={found.model_kwargs!r}).')
 
     def describe_images(self) -> str:
         """What it sees, for the log."""

@@ -1,7 +1,7 @@
 """Models of timm: which can teach, and where their weights come from."""
 import difflib
 import re
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import timm
 import torch
@@ -13,6 +13,7 @@ from timm.models import deit, eva, vision_transformer
 
 from dmae_mm.models.tokens import VisiblePatches
 from dmae_mm.weights import TensorFile, backbone_state_dict
+from dmae_mm.weights.formats import TranslatedFile, described_folder
 from dmae_mm.weights.names import backbone_to_timm, layout_of
 
 # Exactly these: a subclass with a forward of its own would run, but not as
@@ -78,6 +79,32 @@ def create_model(model_name: str, model_kwargs: dict) -> nn.Module:
             f'{type(model.patch_embed).__name__}, which mixes hidden patches '
             'into visible ones. Choose a model with a plain PatchEmbed.')
     return model
+
+
+def read_description(checkpoint: Optional[str],
+                     knows_images: bool) -> Dict[str, Any]:
+    """Options that a TimmTeacher without ``model_name`` takes from a folder.
+
+    Args:
+        checkpoint (str, optional): As the config gives it.
+        knows_images (bool): Whether the config gives mean and std.
+
+    Returns:
+        dict[str, Any]: As of :func:`described_folder`.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it does not say enough.
+    """
+    if checkpoint is None:
+        raise ValueError(
+            'teacher: neither model_name nor checkpoint is given. Give '
+            'model_name, as in timm.create_model, or the folder of a model '
+            'of Hugging Face transformers as checkpoint.')
+    try:
+        return described_folder(checkpoint, knows_images)
+    except (OSError, ValueError) as error:
+        raise type(error)(f'teacher: {error}.') from None
 
 
 def pretrained_source(model_name: str, pretrained_cfg: dict) -> str:
@@ -180,6 +207,9 @@ def convert_weights(
             layout = 'timm'
             weights = vision_transformer.checkpoint_filter_fn(
                 dict(file.tensors), model, adapt_layer_scale=True)
+        if isinstance(file, TranslatedFile):
+            layout = file.format.name
+            weights = _without_zero_biases(weights, model)
     except Exception as error:  # a filter meets tensors of any shape
         raise ValueError(
             f'The teacher checkpoint {file.source} cannot be used: its names '
@@ -191,6 +221,12 @@ def convert_weights(
         if not name.startswith(_PRETRAINING) and (
             name in known or not name.startswith(_BEHIND_THE_BLOCKS))
     }
+    resample = isinstance(file, TranslatedFile) and file.format.resample
+    if resample and 'pos_embed' in known:
+        weights['pos_embed'] = resample(
+            file.tensors['pos_embed'], model.patch_embed.grid_size,
+            model.pretrained_cfg.get('architecture', ''))
+        return weights, layout
     # A filter resamples these to the model's sizes, whatever the file has.
     # Files with timm's own names shall have the model's sizes: the teacher
     # fits the images to them.
@@ -200,6 +236,18 @@ def convert_weights(
             if name in weights and given.dim() == weights[name].dim():
                 weights[name] = given
     return weights, layout
+
+
+def _without_zero_biases(weights: Dict[str, torch.Tensor],
+                         model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Without biases that the model lacks and that are all zero: of DINOv3,
+    timm has models without the biases that its larger ones do not use."""
+    known = model.state_dict().keys()
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in known or not name.endswith('bias') or tensor.any()
+    }
 
 
 def _check_registers(file: TensorFile, model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from dmae_mm.models.tokens import (OutputRecorder, VisiblePatches,
                                    resolve_block)
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
+from dmae_mm.weights.formats import TranslatedFile
 from dmae_mm.weights.origin import origin_of
 from dmae_mm.weights.positions import other_grid, other_heads
 
@@ -22,7 +23,7 @@ from .teacher import Teacher, fixed_seed
 from .teacher_weights import refuse_other_meaning, take_weights
 from .timm_models import (VisiblePatchesWithIndices, convert_weights,
                           create_model, fetch_from_hub, num_positions,
-                          pretrained_source)
+                          pretrained_source, read_description)
 
 
 @MODELS.register_module()
@@ -39,22 +40,27 @@ class TimmTeacher(Teacher):
     and the model's checkpoint filter resample position embeddings.
 
     Args:
-        model_name (str): As in ``timm.create_model``, for example
-            'vit_large_patch16_224.mae'.
         aligned_blocks (Sequence[int | float]): Teacher block of each aligned
             pair: see :func:`resolve_block`. A :class:`Distillation` fills it
-            in, as the following.
-        student_input (StudentInput, optional): With None the teacher takes
-            images of its own size. Defaults to None.
+            in.
+        model_name (str, optional): As in ``timm.create_model``, for example
+            'vit_large_patch16_224.mae'. Defaults to None: what the
+            ``config.json`` in the folder of ``checkpoint`` describes, as
+            Hugging Face transformers writes it.
+        student_input (StudentInput, optional): Filled in likewise. With None
+            the teacher takes images of its own size. Defaults to None.
         checkpoint (str, optional): Path or http(s) URL of the weights: a file
             of timm, one that timm converts (the original files of many
-            models), or a plain ViT of mmpretrain, such as a student of this
-            package; ``.pth`` or ``.safetensors``. Defaults to None.
+            models), a plain ViT of mmpretrain, such as a student of this
+            package, a model of Hugging Face transformers, as a folder or a
+            file, or one of torchvision, open_clip, FAIR or NVIDIA, as
+            ``docs/teachers.md`` lists them; ``.pth``, ``.bin`` or
+            ``.safetensors``. Defaults to None.
         pretrained (bool): Take the weights that timm names for this model,
             from the Hugging Face hub (its cache works offline) or from their
             URL. Defaults to False.
-        model_kwargs (dict): Further arguments of ``timm.create_model``.
-            Defaults to {}.
+        model_kwargs (dict): Further arguments of ``timm.create_model``; of
+            a folder, beside those that follow from it. Defaults to {}.
         sha256 (str, optional): See :class:`Teacher`, as the following.
         mean (Sequence[float], optional): Defaults to what the checkpoint
             says (those of this package do), or else to that of timm's
@@ -67,17 +73,19 @@ class TimmTeacher(Teacher):
             seed). Defaults to False.
 
     Raises:
+        FileNotFoundError: If there is no ``model_name`` and no folder.
         ValueError: If timm has no such model, it is not supported, a block
             does not exist, both or neither of ``checkpoint`` and
-            ``pretrained`` are given, or blocks have no ``qkv`` layer for
-            ``tap='qkv'``.
+            ``pretrained`` are given, the folder does not say what
+            ``model_name`` or ``mean`` leave open, or blocks have no ``qkv``
+            layer for ``tap='qkv'``.
     """
 
     taps = ('block', 'qkv')
 
     def __init__(self,
-                 model_name: str,
                  aligned_blocks: Sequence[Union[int, float]],
+                 model_name: Optional[str] = None,
                  student_input: Optional[StudentInput] = None,
                  checkpoint: Optional[str] = None,
                  pretrained: bool = False,
@@ -90,6 +98,11 @@ class TimmTeacher(Teacher):
                  tap: str = 'block',
                  allow_random: bool = False) -> None:
         check_tap(tap, self.taps)
+        if model_name is None:
+            found = read_description(checkpoint, None not in (mean, std))
+            model_name = found['model_name']
+            model_kwargs = dict(found['model_kwargs'], **model_kwargs)
+            mean, std = found.get('mean', mean), found.get('std', std)
         # As its checkpoint has it: whole, with its own grid of patches.
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
             whole = create_model(model_name, model_kwargs)
@@ -175,8 +188,11 @@ class TimmTeacher(Teacher):
                 of blocks or tensors that this model does not have. Nothing
                 is loaded then.
         """
+        kwargs = self._model_kwargs
+        if isinstance(file, TranslatedFile) and file.format.resample:
+            kwargs = dict(kwargs, img_size=self.img_size)  # no detour
         with torch.device('meta'), torch.random.fork_rng(devices=[]):
-            whole = create_model(self.model_name, self._model_kwargs)
+            whole = create_model(self.model_name, kwargs)
         shapes = {name: t.shape for name, t in whole.state_dict().items()}
         weights, layout = convert_weights(file, whole)
         needed = {name: shapes[name] for name in self.network.state_dict()}

@@ -185,7 +185,7 @@ ILLEGAL = {
     'rotary': (timm.create_model(
         'eva02_tiny_patch14_224', depth=2, embed_dim=32,
         num_heads=2).state_dict(), 'is missing'),
-    'a ResNet': (timm.create_model('resnet10t').state_dict(), 'cls_token is'),
+    'a ResNet': (timm.create_model('resnet10t').state_dict(), 'is a ResNet'),
     'a decoder': ({k: v for k, v in FULL.items() if 'decoder' in k},
                   'cls_token is missing'),
 }  # yapf: disable
