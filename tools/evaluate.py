@@ -52,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='number of neighbours; defaults to 5')
     add('--features', choices=POOLINGS, default='mean',
         help='mean of the patch tokens (default), or CLS token')
+    add('--img-size', type=at_least(1), metavar='PIXELS',
+        help='height and width that the model gets; defaults to those that '
+        'it is made for, 224 if it takes any')
     add('--batch-size', type=at_least(1), default=128,
         help='defaults to 128')
     add('--json', metavar='FILE', help='write the results there as well')

@@ -57,6 +57,8 @@ def extract_features(model: nn.Module,
         for batch in dataloader:
             batch = model.data_preprocessor(batch, False)
             outputs = backbone(batch['inputs'], **kwargs)
+            if isinstance(outputs, torch.Tensor):  # not in a tuple
+                outputs = (outputs, )
             features.append(_pool(backbone, outputs, pooling).cpu())
             labels.extend(int(s.gt_label) for s in batch['data_samples'])
     return torch.cat(features).float().numpy(), np.array(labels)
@@ -70,7 +72,10 @@ def _pool(backbone: nn.Module, outputs: Tuple[torch.Tensor, ...],
         raise ValueError(
             f'The backbone, a {type(backbone).__name__}, returns no features: '
             'its out_indices name no block that it has.')
-    output, num_extra = outputs[-1], getattr(backbone, 'num_extra_tokens', 0)
+    output, num_extra = outputs[-1], getattr(
+        backbone, 'num_extra_tokens',
+        # Of mmpretrain's TIMMBackbone, which hands out registers as well.
+        getattr(getattr(backbone, 'timm_model', None), 'num_prefix_tokens', 0))
     if pooling == 'cls' and (output.dim() != 3 or num_extra == 0):
         raise ValueError(
             f'pooling={pooling!r}, but the backbone, a '

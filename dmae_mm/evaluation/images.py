@@ -38,12 +38,26 @@ def image_size(backbone: nn.Module) -> int:
     """
     holder = backbone if hasattr(backbone, 'img_size') else getattr(
         backbone, 'patch_embed', None)  # HiViT keeps it there
-    size = getattr(holder, 'img_size', DEFAULT_IMG_SIZE)
+    size = getattr(holder, 'img_size', None)
+    if size is None and hasattr(backbone, 'timm_model'):
+        size = _timm_image_size(backbone.timm_model)
+    size = DEFAULT_IMG_SIZE if size is None else size
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise ValueError(f'The model is made for images of {height} x {width} '
                          'pixels. Only square ones can be evaluated.')
     return height
+
+
+def _timm_image_size(model: nn.Module) -> Optional[Tuple[int, int]]:
+    """What a model of timm takes, if it takes one size only."""
+    for module in model.modules():  # the whole may be wrapped
+        size = getattr(getattr(module, 'patch_embed', None), 'img_size', None)
+        if size is not None:
+            return tuple(size)
+    known = getattr(model, 'pretrained_cfg', None) or {}
+    return known.get('input_size', (None, None))[1:] if known.get(
+        'fixed_input_size') else None
 
 
 class EvaluationPipeline:
@@ -103,10 +117,13 @@ class EvaluationPipeline:
     def of(cls,
            backbone: nn.Module,
            crop_pct: float = 0.875,
-           like: Optional[LoadImageOrSkip] = None) -> 'EvaluationPipeline':
-        """That of a backbone: its size and channels."""
+           like: Optional[LoadImageOrSkip] = None,
+           img_size: Optional[int] = None) -> 'EvaluationPipeline':
+        """That of a backbone: its channels and, if none is given, its
+        size."""
         return cls(
-            image_size(backbone), crop_pct, input_channels(backbone), like)
+            image_size(backbone) if img_size is None else img_size, crop_pct,
+            input_channels(backbone), like)
 
     def __call__(self, sample: dict) -> dict:
         path = sample['img_path']

@@ -13,6 +13,7 @@ from dmae_mm.messages import first_few
 from dmae_mm.models import DMAE, Teacher
 from dmae_mm.models.checks import check_pairs, check_sees_patches
 from dmae_mm.models.mmpretrain_vits import blocks as blocks_of
+from dmae_mm.models.mmpretrain_vits import prefix_tokens
 from dmae_mm.models.student_input import StudentInput
 from dmae_mm.models.tokens import OutputRecorder, first_ids, resolve_block
 from dmae_mm.weights import read_tensor_file
@@ -242,11 +243,10 @@ def layer_similarity(model: nn.Module, teacher: Teacher,
             images = model.data_preprocessor(batch)['inputs']
             (latent, _, ids_restore), ours = student_blocks.record(
                 backbone, images)
-            num_prefix = backbone.num_extra_tokens
-            ids_keep = first_ids(ids_restore,
-                                   latent.shape[1] - num_prefix)  # (B, K)
+            num_visible = latent.shape[1] - backbone.num_extra_tokens  # K
+            ids_keep = first_ids(ids_restore, num_visible)  # (B, K)
             theirs = teacher(images, ids_keep)
-            yield (by_place(ours, num_prefix),
+            yield (by_place(ours, prefix_tokens(backbone)[0]),
                    by_place(theirs, teacher.num_prefix_tokens))  # (K, B, C)
 
     return minibatch_cka(features())

@@ -19,6 +19,7 @@ def probe_checkpoint(model: str,
                      k: int = 5,
                      features: str = 'mean',
                      crop_pct: float = 0.875,
+                     img_size: Optional[int] = None,
                      value_range: Optional[Sequence[float]] = None,
                      batch_size: int = 128,
                      num_workers: int = 2,
@@ -42,7 +43,7 @@ def probe_checkpoint(model: str,
     network = FeatureModel(model, checkpoint)
     pipeline = EvaluationPipeline.of(
         network.backbone, crop_pct,
-        read_loader(model, value_range=value_range))
+        read_loader(model, value_range=value_range), img_size)
     splits = dict(
         train=labelled_images(train, pipeline, train_list),
         test=labelled_images(test, pipeline))

@@ -11,11 +11,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from mmpretrain.models.heads import MAEPretrainHead
 from mmpretrain.models.necks import MAEPretrainDecoder
-from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 from torch.overrides import TorchFunctionMode
 
 from dmae_mm.models.checks import check_mask_ratio
 from dmae_mm.models.distillation import Distillation
+from dmae_mm.models.students import MASKED_STUDENTS
 from dmae_mm.models.tokens import first_ids
 from dmae_mm.weights import TensorFile, read_tensor_file
 
@@ -123,7 +123,7 @@ def check_reconstructs(model: nn.Module) -> None:
     Raises:
         ValueError: If it is not a :class:`DMAE` or MAE with the usual parts.
     """
-    for part, classes in (('backbone', (MAEViT, MAEHiViT)),
+    for part, classes in (('backbone', MASKED_STUDENTS),
                           ('neck', (MAEPretrainDecoder, )),
                           ('head', (MAEPretrainHead, ))):
         module = getattr(model, part, None)

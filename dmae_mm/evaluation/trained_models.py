@@ -18,6 +18,7 @@ from dmae_mm.host import (build, complete_model, read_config,
                           without_teachers)
 from dmae_mm.models.checks import check_preprocessor
 from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
+from dmae_mm.models.feature_distiller import trained_backbone
 from dmae_mm.weights import (TensorFile, backbone_state_dict,
                              mae_to_mmpretrain, read_tensor_file)
 from dmae_mm.weights.misfits import load_exactly
@@ -118,11 +119,10 @@ class FeatureModel(nn.Module):
         super().__init__()
         section = read_model(model)
         normalise = section.get('data_preprocessor') or {}
-        self.parts = dict(
-            backbone=section['backbone'], data_preprocessor=normalise)
+        backbone = trained_backbone(section)
+        self.parts = dict(backbone=backbone, data_preprocessor=normalise)
         self.file = read_tensor_file(checkpoint)
-        self.backbone = build(
-            dict(section['backbone']), f'model.backbone of {model}')
+        self.backbone = build(dict(backbone), f'model.backbone of {model}')
         # A classifier's backbone that hands out CLS alone has the patches too.
         if getattr(self.backbone, 'out_type', '') == 'cls_token' and (
                 'raw' in getattr(self.backbone, 'OUT_TYPES', ())):

@@ -5,6 +5,8 @@ from mmengine.config import Config
 from mmengine.registry import FUNCTIONS
 
 from dmae_mm.engine.schedule_notes import schedulers
+from dmae_mm.models.students import MASKED_STUDENTS
+from dmae_mm.models.timm_vits import default_img_size
 from dmae_mm.options import is_finite_number
 
 from .missing_files import missing_files
@@ -105,15 +107,17 @@ def _normalisation(cfg: Config) -> Iterator[str]:
 
 
 def _crop_size(cfg: Config) -> Iterator[str]:
-    """A crop that masked students of mmpretrain, made for a size, cannot take.
+    """A crop that masked students, made for a size, cannot take.
 
     They neither resample their positions nor have them for other images.
     """
     backbone = cfg.model.get('backbone')
-    if not isinstance(backbone, dict) or _name(backbone) not in (
-            'MAEViT', 'MAEHiViT'):
+    if not isinstance(backbone, dict) or _name(backbone) not in [
+            student.__name__ for student in MASKED_STUDENTS]:
         return
-    size = _square(backbone.get('img_size', 224))
+    size = _square(backbone.get('img_size') or (
+        default_img_size(backbone['model_name'])
+        if 'model_name' in backbone else 224))
     for option, pipeline in entries(cfg.get('train_dataloader'),
                                     'train_dataloader'):
         if option.endswith('.pipeline') and isinstance(pipeline,

@@ -8,6 +8,7 @@ from .data_preprocessor import ChannelsDataPreprocessor
 from .mmpretrain_vits import img_size, patch_grid, patch_size
 from .necks import CrossAttentionDecoder
 from .student_input import input_channels
+from .students import MaskedTimmViT
 from .teachers import ClassifierTeacher, Teacher
 
 
@@ -67,7 +68,12 @@ def check_backbone(backbone: nn.Module,
 
 def check_sizes(backbone: nn.Module, neck: nn.Module,
                 head: nn.Module) -> None:
-    """Refuse a backbone, decoder and head of different sizes."""
+    """Refuse a backbone, decoder and head of different sizes.
+
+    Without a decoder, a ViT of timm may have any grid of patches.
+    """
+    if neck is None and isinstance(backbone, MaskedTimmViT):
+        return
     rows, columns = patch_grid(backbone)
     side = patch_size(backbone)[0]
     channels = input_channels(backbone)
@@ -78,6 +84,10 @@ def check_sizes(backbone: nn.Module, neck: nn.Module,
             'embeddings of MAE are made for squares. Give a square img_size.')
     if not isinstance(neck, MAEPretrainDecoder):
         return
+    if len({*patch_size(backbone)}) > 1:
+        raise ValueError(
+            f'backbone: its patches are {patch_size(backbone)} px, but a '
+            'decoder and its head predict square ones. Give one patch_size.')
     for option, value, wanted, origin in (
         ('neck: embed_dim', neck.decoder_embed.in_features,
          backbone.embed_dims, 'the embed_dims of its arch'),
@@ -140,6 +150,14 @@ def check_mask_ratio(backbone: nn.Module, has_teacher: bool) -> None:
         raise ValueError(
             f'backbone: mask_ratio={ratio} masks nothing and there is no '
             'teacher, so there is nothing to learn. Mask at least one patch.')
+
+
+def check_learns(has_teacher: bool) -> None:
+    """Refuse to train a student without a loss of pixels and a teacher."""
+    if not has_teacher:
+        raise ValueError(
+            'head=None and teacher=None: the student neither reconstructs '
+            'nor is taught, so there is nothing to learn. Give one of them.')
 
 
 def check_predict_ratio(neck: nn.Module, backbone: nn.Module) -> None:

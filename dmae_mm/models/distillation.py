@@ -1,5 +1,6 @@
 import inspect
 from collections import Counter
+from math import prod
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -10,7 +11,7 @@ from dmae_mm.options import is_finite_number
 
 from .student import Student, num_seen
 from .teachers import Teacher
-from .tokens import first_ids, resolve_block
+from .tokens import first_ids, resolve_block, without_registers
 
 Block = Union[int, float]
 
@@ -63,6 +64,8 @@ class Distillation:
 
     Attributes:
         teacher (Teacher): The teacher.
+        student_blocks (list[int]): 0-based index of each pair's student
+            block.
         tap (str): Which features are compared: 'block', 'qkv' or 'decoder',
             see :class:`FeatureLoss`.
         student_modules (list[nn.Module]): Whose outputs are a pair's student
@@ -107,7 +110,7 @@ class Distillation:
         self.tap = getattr(self.loss, 'tap', 'block')
         _check_taps(self.loss, self.tap, student, teacher, aligned_layers)
         modules = student.modules.get(self.tap, ())
-        ours = [
+        self.student_blocks = ours = [
             resolve_block(block, len(modules), 'student')
             for block, _ in aligned_layers
         ]
@@ -145,7 +148,7 @@ class Distillation:
                 self.neck = build_part(
                     'distill_neck',
                     distill_neck or dict(type='FeatureProjectionNeck'),
-                    student_dims=student.embed_dims[self.tap],
+                    student_dims=_widths(student.embed_dims[self.tap], ours),
                     teacher_dims=self.teacher.embed_dims,
                     num_pairs=len(aligned_layers))
             if target is not None:
@@ -367,12 +370,7 @@ def alignable_tokens(feature: torch.Tensor,
         torch.Tensor: (B, [1 +] N, C); a view unless registers have to be cut
         out.
     """
-    if num_prefix == int(keep_cls):
-        tokens = feature
-    else:
-        tokens = feature[:, num_prefix:]
-        if keep_cls:
-            tokens = torch.cat([feature[:, :1], tokens], 1)
+    tokens = without_registers(feature, num_prefix, keep_cls)
     return tokens if number in (None, tokens.shape[1]) else tokens[:, :number]
 
 
@@ -399,6 +397,12 @@ def build_part(section: str, cfg: dict, **filled_in: Any) -> nn.Module:
             f'{section}: {", ".join(typed)} must not be given: it follows '
             'from backbone, teacher and aligned_layers. Remove it.')
     return MODELS.build(dict(cfg, **filled_in))
+
+
+def _widths(dims: Union[int, Sequence[int]],
+            blocks: List[int]) -> Union[int, List[int]]:
+    """Width of each of these blocks; one number if all have the same."""
+    return dims if isinstance(dims, int) else [dims[i] for i in blocks]
 
 
 def _num_seen(student: Student, mask_ratio: Optional[float],
@@ -464,7 +468,9 @@ def _check_loss(part: Distillation, distill_neck: Optional[dict],
         raise ValueError(
             f'distill_loss: cls_weight={cls_weight!r} weighs CLS, which '
             f'{lacking} does not have. Leave it out.')
-    num_visible = student.num_visible or student.num_patches
+    # A student without patches is compared on the teacher's grid.
+    num_visible = student.num_visible or student.num_patches or prod(
+        teacher.patch_grid)
     if getattr(loss, 'positions', None) == 'masked' and (
             num_visible == student.num_patches):
         raise ValueError(

@@ -2,21 +2,23 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmpretrain.models.selfsup import BaseSelfSupervisor, MAEHiViT, MAEViT
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from dmae_mm.host import use_plain_numbers
 from dmae_mm.options import reject_unknown_options
 
-from .checks import (check_backbone, check_mask_ratio, check_predict_ratio,
-                     check_preprocessor, check_sees_patches, check_sizes)
+from .checks import (check_backbone, check_learns, check_mask_ratio,
+                     check_predict_ratio, check_preprocessor,
+                     check_sees_patches, check_sizes)
 from .data_preprocessor import with_any_channels
 from .distillation import Block
 from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
+from .students import MASKED_STUDENTS
 from .teachers import Teacher
 from .unreached import freeze_unreached
 
@@ -42,7 +44,7 @@ class DMAE(BaseSelfSupervisor):
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture.
+            architecture, or a :class:`MaskedTimmViT`.
         neck (dict, optional): The decoder, as in mmpretrain's MAE, or a
             :class:`CrossAttentionDecoder`, which predicts fewer patches.
             Defaults to None: nothing is reconstructed, as in TinyMIM. The
@@ -131,7 +133,7 @@ class DMAE(BaseSelfSupervisor):
             data_preprocessor=with_any_channels(data_preprocessor),
             init_cfg=init_cfg)
         use_plain_numbers(self)  # or torch.compile would stop at NumPy's
-        check_backbone(self.backbone, (MAEViT, MAEHiViT))
+        check_backbone(self.backbone, MASKED_STUDENTS)
         check_sizes(self.backbone, self.neck, self.head)
         check_preprocessor(self.data_preprocessor, self.backbone)
         check_mask_ratio(self.backbone, bool(options))
@@ -217,7 +219,12 @@ class DMAE(BaseSelfSupervisor):
             dict[str, torch.Tensor]: ``loss_recon``; 0 with
             ``mask_ratio=0``, where nothing is left to reconstruct. Nothing
             without a head.
+
+        Raises:
+            ValueError: If there is neither a head nor a teacher.
         """
+        if self.head is None:
+            check_learns(len(self.distillations) > 0)
         if self.neck is None:
             return {}
         if self.backbone.num_extra_tokens == 0:

@@ -1,4 +1,5 @@
-"""Where a vision transformer of mmpretrain keeps its blocks and sizes."""
+"""Where a vision transformer keeps its blocks and sizes: of mmpretrain, or a
+MaskedTimmViT, which has the same attributes as a MAEViT."""
 from typing import Sequence, Tuple
 
 import torch.nn as nn
@@ -40,8 +41,8 @@ def blocks(network: nn.Module) -> Sequence[nn.Module]:
 
 def projection(network: nn.Module) -> nn.Conv2d:
     """What makes tokens of patches."""
-    embed = network.patch_embed
-    return embed.proj if isinstance(network, HiViT) else embed.projection
+    embed = network.patch_embed  # of HiViT and of timm: proj
+    return embed.proj if hasattr(embed, 'proj') else embed.projection
 
 
 def patch_size(network: nn.Module) -> Tuple[int, int]:
@@ -62,3 +63,14 @@ def patch_grid(network: nn.Module) -> Tuple[int, int]:
     if isinstance(network, HiViT):
         return tuple(network.patch_embed.patches_resolution)
     return tuple(network.patch_resolution)
+
+
+def prefix_tokens(network: nn.Module) -> Tuple[int, bool]:
+    """Number of tokens in front of the patches in a block's output, and
+    whether the first is CLS.
+
+    A :class:`MaskedTimmViT` has both numbers: its ``num_extra_tokens`` are
+    those in what it returns, without registers.
+    """
+    extra = getattr(network, 'num_extra_tokens', 0)
+    return getattr(network, 'num_prefix_tokens', extra), extra > 0

@@ -1,10 +1,10 @@
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Sequence
+from typing import Dict, Optional, Sequence, Union
 
 import torch.nn as nn
 from mmpretrain.models.necks import MAEPretrainDecoder
 
-from .mmpretrain_vits import blocks
+from .mmpretrain_vits import blocks, prefix_tokens
 from .qkv_layers import qkv_layers
 from .student_input import StudentInput
 
@@ -18,8 +18,9 @@ class Student:
         modules (dict[str, Sequence[nn.Module]]): What can be aligned: for
             each tap ('block', 'qkv', 'decoder') the modules, one for each
             block, whose outputs a loss of that tap compares.
-        embed_dims (dict[str, int]): Width of these outputs, by tap; of
-            'qkv' a third, that of the block.
+        embed_dims (dict[str, int | Sequence[int]]): Width of these outputs,
+            by tap, one for each block where they differ; of 'qkv' a third,
+            that of the block.
         num_prefix_tokens (int): P, tokens in front of those of the patches.
             Defaults to 0.
         has_cls_token (bool): Whether the first of these is CLS. Defaults to
@@ -29,7 +30,8 @@ class Student:
     """
     images: StudentInput
     modules: Dict[str, Sequence[nn.Module]] = field(default_factory=dict)
-    embed_dims: Dict[str, int] = field(default_factory=dict)
+    embed_dims: Dict[str, Union[int, Sequence[int]]] = field(
+        default_factory=dict)
     num_prefix_tokens: int = 0
     has_cls_token: bool = False
     num_patches: Optional[int] = None
@@ -61,13 +63,13 @@ class Student:
             taps['decoder'] = decoder.decoder_blocks
             widths['decoder'] = decoder.decoder_embed.out_features
         ratio = getattr(backbone, 'mask_ratio', None)
-        num_prefix = getattr(backbone, 'num_extra_tokens', 0)
+        num_prefix, has_cls = prefix_tokens(backbone)
         return cls(
             images,
             {tap: found for tap, found in taps.items() if found},
             embed_dims=widths,
             num_prefix_tokens=num_prefix,
-            has_cls_token=num_prefix > 0,
+            has_cls_token=has_cls,
             num_patches=rows * columns,
             num_visible=ratio if ratio is None else num_seen(
                 rows * columns, ratio))

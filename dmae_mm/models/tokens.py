@@ -8,8 +8,10 @@ import torch
 import torch.nn as nn
 
 
-def resolve_block(index: Union[int, float], num_layers: int,
-                  owner: str) -> int:
+def resolve_block(index: Union[int, float],
+                  num_layers: int,
+                  owner: str,
+                  unit: str = 'block') -> int:
     """Turn a block index or a depth fraction into a 0-based block index.
 
     Args:
@@ -18,6 +20,7 @@ def resolve_block(index: Union[int, float], num_layers: int,
             ``round(0.75 * num_layers) - 1`` (of 12: block 8).
         num_layers (int): Number of blocks.
         owner (str): Whose blocks, for the error: 'student' or 'teacher'.
+        unit (str): What the error calls one. Defaults to 'block'.
 
     Returns:
         int: The index, in ``range(num_layers)``.
@@ -32,8 +35,8 @@ def resolve_block(index: Union[int, float], num_layers: int,
         if 0 < index <= 1 and round(index * num_layers) >= 1:
             return round(index * num_layers) - 1
     raise ValueError(
-        f'aligned_layers: the {owner} has no block {index!r}. It has '
-        f'{num_layers} blocks: give an int from {-num_layers} to '
+        f'aligned_layers: the {owner} has no {unit} {index!r}. It has '
+        f'{num_layers} {unit}s: give an int from {-num_layers} to '
         f'{num_layers - 1}, or a float above 0 and up to 1 as a fraction of '
         'the depth (0.75: three quarters).')
 
@@ -172,3 +175,22 @@ def take(patches: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """
     batch = torch.arange(len(ids), device=ids.device).unsqueeze(1)
     return patches[batch, ids]
+
+
+def without_registers(tokens: torch.Tensor, num_prefix: int,
+                      keep_cls: bool) -> torch.Tensor:
+    """Patch tokens, with CLS in front if that is wanted.
+
+    Args:
+        tokens (torch.Tensor): (B, P + K, C).
+        num_prefix (int): P, of which the first is CLS if there is one.
+        keep_cls (bool): Whether CLS stays.
+
+    Returns:
+        torch.Tensor: (B, 1 + K, C) or (B, K, C); a view unless registers
+        have to be cut out.
+    """
+    if num_prefix == int(keep_cls):
+        return tokens
+    patches = tokens[:, num_prefix:]
+    return torch.cat([tokens[:, :1], patches], 1) if keep_cls else patches

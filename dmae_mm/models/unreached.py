@@ -8,6 +8,10 @@ from .qkv_layers import norm_before_attention
 from .student import Student
 
 
+# What mmpretrain's and timm's call the norms behind the blocks.
+_NORMS_BEHIND = ('ln1', 'ln2', 'timm_model.norm', 'timm_model.fc_norm')
+
+
 def freeze_unreached(model: nn.Module, student: Student) -> None:
     """Freeze the little behind the last aligned outputs, refuse the rest.
 
@@ -22,14 +26,13 @@ def freeze_unreached(model: nn.Module, student: Student) -> None:
         student (Student): Its student.
 
     Raises:
-        ValueError: If nothing is learnt, or blocks of the backbone or of the
-            decoder are behind all that is aligned.
+        ValueError: If blocks of the backbone or of the decoder are behind all
+            that is aligned.
     """
     aligned = [(each.tap, module) for each in model.distillations
                for module in each.student_modules]
-    if not aligned:
-        raise ValueError('head=None and teacher=None, so there is nothing to '
-                         'learn. Give neck and head, or a teacher.')
+    if not aligned:  # it is not trained, but evaluated
+        return
     if model.neck is not None:
         aligned = [pair for pair in aligned if pair[0] == 'decoder']
         if not aligned:
@@ -46,8 +49,8 @@ def freeze_unreached(model: nn.Module, student: Student) -> None:
         _check_last(aligned, student, 'backbone', 'the num_layers of its arch')
         unreached = {
             f'backbone.{name}': module
-            for name, module in model.backbone.named_children()
-            if name in ('ln1', 'ln2')  # its norms behind the blocks
+            for name, module in model.backbone.named_modules()
+            if name in _NORMS_BEHIND and [*module.parameters()]
         }
         last = student.modules['block'][-1]
         if ('block', last) not in aligned:

@@ -15,9 +15,10 @@ from dmae_mm.messages import first_few, one_line
 from .download import local_path
 from .pretrained_option import (EXPORT, PretrainedOption, name_checkpoint,
                                 pretrained_options, read_for_host)
-from .origin import normalisation_of, origin_of, preprocessing_of_config
+from .origin import (Origin, normalisation_of, origin_of,
+                     preprocessing_of_config)
 from .positions import other_heads
-from .tensor_file import TensorFile
+from .tensor_file import TensorFile, read_tensor_file
 from .transfer import CHANGED, LEFT, LOADED, MISSED, RESIZED, compare
 
 # Whose configs are understood, and how to get what they need.
@@ -56,19 +57,24 @@ def check_transfer(config: str,
             the file.
     """
     cfg = read_toolbox_config(config, cfg_options)
-    file = read_for_host(checkpoint)
     path = local_path(checkpoint)
     name = name_checkpoint(cfg, path)
     cfg.model = without_teachers(cfg.model)  # their files are another matter
     with quietly():
         model = build(cfg.model, f'The model of {config}', cfg.default_scope)
     backbone = model.backbone
+    # A MaskedTimmViT reads the file of its init_cfg itself.
+    reads_itself = hasattr(backbone, 'weights_of') and name.startswith(
+        'model.backbone.')
+    file = (read_tensor_file if reads_itself else read_for_host)(checkpoint)
     option = next((option for option in pretrained_options(model)
                    if option.checkpoint == path),
                   PretrainedOption(name, path, 'backbone.'))
     stopped = _load(model, cfg)
-    origin = origin_of(file.meta, file.tensors)
-    transfer = compare(backbone, file.tensors, option.prefix, origin)
+    origin, tensors = origin_of(file.meta, file.tensors), file.tensors
+    if reads_itself and not stopped:  # it has renamed and resampled them
+        origin, tensors = Origin(), backbone.weights_of(file)
+    transfer = compare(backbone, tensors, option.prefix, origin)
     option = dataclasses.replace(option, prefix=transfer.prefix)
 
     lines = [
@@ -84,8 +90,9 @@ def check_transfer(config: str,
         return lines + [f'All {arrived} backbone tensors arrived ({resized} '
                         'resized).'], ''
     needed = arrived + len(transfer.names(*MISSED))
-    reason = option.misfit(backbone, file) or stopped or _overwritten(
-        type(backbone).__name__, transfer.names(CHANGED, LEFT), option)
+    reason = (reads_itself and stopped) or option.misfit(
+        backbone, file) or stopped or _overwritten(
+            type(backbone).__name__, transfer.names(CHANGED, LEFT), option)
     return lines, f'{arrived} of {needed} backbone tensors arrived. {reason}'
 
 

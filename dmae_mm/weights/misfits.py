@@ -85,7 +85,8 @@ def unknown(weights: Sequence[str], known: Sequence[str]) -> List[str]:
 
 def num_blocks(names: Sequence[str]) -> int:
     """Number of blocks, called ``<blocks>.<index>.<rest>``."""
-    blocks = (re.match(r'(?:layers|blocks)\.(\d+)\.', name) for name in names)
+    blocks = (re.match(r'(?:timm_model\.)?(?:layers|blocks)\.(\d+)\.', name)
+              for name in names)
     return len({block[1] for block in blocks if block})
 
 

@@ -57,10 +57,13 @@ _PROJECTORS = 'aligned_feature_projection_heads'
 # FeatureProjectionNeck ('linear', 'mlp' and 'mlp2').
 _PROJECTOR_LAYERS = {1: ('', ), 2: ('.0', '.2'), 4: ('.0', '.2', '.3', '.5')}
 
+# What is in front of timm's own names in a TIMMBackbone or MaskedTimmViT.
+TIMM_MODEL = 'timm_model.'
+
 # By which names a layout is recognised; the first that applies.
 _LAYOUTS = {
     'mmpretrain': ('backbone.', 'neck.'),
-    'mmpretrain backbone': ('layers.', 'patch_embed.projection.'),
+    'mmpretrain backbone': ('layers.', 'patch_embed.projection.', TIMM_MODEL),
     'timm/MAE': ('blocks.', 'patch_embed.proj.', 'decoder_'),
 }
 
@@ -87,6 +90,20 @@ def under_prefix(tensors: Tensors, prefix: str) -> Tensors:
         name[len(prefix):]: tensor
         for name, tensor in tensors.items() if name.startswith(prefix)
     }
+
+
+def timm_model_state_dict(tensors: Tensors) -> Tensors:
+    """The weights of a model of timm that is a backbone in mmpretrain.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): All weights of a checkpoint, or
+            those of the backbone.
+
+    Returns:
+        dict[str, torch.Tensor]: Under timm's own names; {} if it is none.
+    """
+    return (under_prefix(tensors, f'backbone.{TIMM_MODEL}')
+            or under_prefix(tensors, TIMM_MODEL))
 
 
 def backbone_to_timm(tensors: Tensors) -> Tensors:

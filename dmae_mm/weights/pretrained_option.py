@@ -212,6 +212,11 @@ def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
         given = f', prefix={prefix!r}' if prefix else ''
         return (f"{cause} Give model.backbone.init_cfg=dict("
                 f"type='Pretrained', checkpoint=...{given}).")
+    if layout_of(file.tensors) == 'timm/MAE' and hasattr(
+            backbone, 'weights_of'):
+        return (f'It begins with {begins}, which are names of timm. Give '
+                "model.backbone.init_cfg=dict(type='Pretrained', "
+                'checkpoint=...), which reads these.')
     if layout_of(file.tensors) == 'timm/MAE':
         return (f"It begins with {begins}, which are names of FAIR's MAE or "
                 f'of timm. Convert it: python {CONVERT_MAE} {file.source} DST '

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 
 from .misfits import misfits
-from .names import COMPUTED, under_prefix
+from .names import COMPUTED, TIMM_MODEL, under_prefix
 from .origin import Origin
 from .positions import PositionGrids, resampled_table
 from .tensor_file import Tensors
@@ -133,6 +133,7 @@ def needed_shapes(backbone: nn.Module,
         if without == COMPUTED_ONLY or (given is None and without == NEW):
             continue
         if (name.endswith(_RESAMPLED) and given is not None
+                and not name.startswith(TIMM_MODEL)  # TIMMBackbone does not
                 and given.shape[-1:] == shape[-1:]):
             shape = tuple(given.shape)
         needed[name] = shape

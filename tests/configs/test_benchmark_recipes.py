@@ -1,7 +1,11 @@
 """Fine-tuning and linear probe against the paper's and MAE's protocol."""
 import pytest
 
-from tests.toys.recipes import FINETUNE, LINEAR, SIZES, build, load, shape_of
+from mmengine.optim import build_optim_wrapper
+
+from dmae_mm.host import quietly
+from tests.toys.recipes import (FINETUNE, LINEAR, SIZES, TIMM_FINETUNE,
+                                TIMM_LINEAR, build, load, shape_of)
 
 
 @pytest.mark.parametrize('name', FINETUNE)
@@ -67,3 +71,36 @@ def test_linear_probe(name):
     }
     assert model.neck.bn.num_features == shape[0]
     assert model.neck.bn.affine is False
+
+
+def test_a_student_of_timm_is_finetuned_as_others():
+    model = build(TIMM_FINETUNE)
+    other = build('benchmarks/vit-t_finetune_in1k.py')
+    assert shape_of(model.backbone) == SIZES['t']
+    assert model.backbone.out_type == 'avg_featmap'
+    assert model.backbone.layers[11].drop_path1.drop_prob == pytest.approx(.15)
+    assert model.head.fc.weight.shape == other.head.fc.weight.shape
+    cfg = load(TIMM_FINETUNE).optim_wrapper.to_dict()
+    cfg.update(type='OptimWrapper')
+    groups = []
+    for each in (model, other):
+        with quietly():
+            wrapper = build_optim_wrapper(each, cfg)
+        groups.append(sorted(
+            (group['lr'], group['weight_decay'], group['params'][0].numel())
+            for group in wrapper.optimizer.param_groups))
+    # Positions are learnt; the norm is behind the patches instead of behind
+    # their average, without a difference here.
+    ours, theirs = groups
+    assert [group for group in ours if group not in theirs] == []
+    assert len(ours) == len(theirs)
+
+
+def test_linear_probe_of_a_student_of_timm():
+    model = build(TIMM_LINEAR)
+    assert shape_of(model.backbone) == SIZES['t']
+    assert model.backbone.out_type == 'cls_token'
+    assert [name for name, parameter in model.named_parameters()
+            if parameter.requires_grad] == [
+                'head.layers.head.weight', 'head.layers.head.bias']
+    assert model.neck.bn.num_features == 192

@@ -3,13 +3,15 @@
 With random teachers, otherwise in the sizes that are trained.
 """
 import pytest
+import timm
 import torch
 from mmengine.config import Config
 from mmpretrain.models import HiViT
 from mmpretrain.models.selfsup import MAEHiViT
 from mmpretrain.registry import MODELS
 
-from tests.toys.recipes import CONFIGS, HIVIT, SIZES, TIMM_TEACHERS, shape_of
+from tests.toys.recipes import (CONFIGS, HIVIT, SIZES, TIMM_STUDENT,
+                                TIMM_TEACHERS, shape_of)
 
 
 def build(name, **options):
@@ -228,3 +230,21 @@ def test_mmpretrains_hivit_loads_the_hierarchical_student(hivit):
         if name.startswith('backbone.')
     }
     HiViT(arch='tiny').load_state_dict(weights, strict=True)
+
+
+def test_student_of_timm(pixels):
+    model = build_with_random_teacher(TIMM_STUDENT)
+    assert shape_of(model.backbone) == SIZES['t']
+    losses, got = step(model, normalised(pixels))
+    assert sorted(losses) == ['loss_align_s8_t8', 'loss_recon']
+    assert all(0 < loss < 10 for loss in losses.values())
+    # As timm initialises, a CLS token of 1e-6; with learnt positions.
+    assert got == trained(model)
+    assert 'backbone.timm_model.pos_embed' in got
+    weights = {
+        name[len('backbone.timm_model.'):]: tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith('backbone.')
+    }
+    timm.create_model(
+        'vit_tiny_patch16_224', num_classes=0).load_state_dict(weights)

@@ -3,6 +3,7 @@ import importlib.util
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import HOOKS as ROOT_HOOKS
@@ -13,7 +14,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.engine.hooks import PretrainedBackboneHook
 from dmae_mm.weights import export_checkpoint
-from tests.toys.models import STUDENT, TEACHER, TOY_MODEL, classifier
+from tests.toys.models import (STUDENT, TEACHER, TOY_MODEL, classifier,
+                               timm_student)
 
 
 class Loop(BaseLoop):
@@ -88,6 +90,40 @@ def test_its_own_is_accepted_and_loaded(pretrained, options):
         elif not name.startswith('ln2.') and (name != 'pos_embed'
                                               or not resized):
             assert torch.equal(tensor, state[f'backbone.{name}']), name
+
+
+def test_a_student_of_timm_reads_its_file_itself(tmp_path):
+    """With timm's names, which the hook would not find."""
+    cfg = timm_student()
+    model = timm.create_model(
+        cfg['model_name'], img_size=32, **cfg['model_kwargs'])
+    torch.save(model.state_dict(), tmp_path / 'timm.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'timm.pth'))
+    model = MODELS.build(
+        dict(TOY_MODEL, backbone=dict(cfg, init_cfg=init_cfg)))
+    before_run(model)
+    model.init_weights()
+
+
+def test_timm_backbone_resamples_nothing(tmp_path):
+    """So positions of another grid would stay as they were drawn."""
+    student = timm_student()
+    state = MODELS.build(dict(TOY_MODEL, backbone=student)).state_dict()
+    torch.save(dict(state_dict=state, meta={}), tmp_path / 'dmae.pth')
+    for size in (32, 64):
+        cfg = dict(
+            type='TIMMBackbone', model_name=student['model_name'],
+            img_size=size, **student['model_kwargs'],
+            init_cfg=dict(
+                type='Pretrained', checkpoint=str(tmp_path / 'dmae.pth'),
+                prefix='backbone.'))
+        model = MODELS.build(dict(type='ImageClassifier', backbone=cfg))
+        if size == 32:
+            before_run(model)
+            continue
+        with pytest.raises(ValueError, match=r'timm_model.pos_embed has shape '
+                           r'\(1, 17, 24\) instead of \(1, 65, 24\)'):
+            before_run(model)
 
 
 def test_a_bare_backbone(pretrained, tmp_path):

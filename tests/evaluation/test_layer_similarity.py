@@ -12,7 +12,7 @@ from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
                                                  rule_pair)
 from dmae_mm.models.student_input import StudentInput
 from tests.toys.models import HIVIT_STUDENT, TEACHER, TOY_MODEL, randomize
-from tests.toys.models import classifier
+from tests.toys.models import classifier, timm_student
 
 RANDOM = TOY_MODEL['teacher']
 TIMM = dict(
@@ -107,6 +107,28 @@ def test_a_student_without_cls():
             aligned_layers=[]))
     assert layer_similarity(model, whole_teacher(model),
                             batches(1)).shape == (8, 6)
+
+
+def test_a_student_with_registers_and_itself():
+    """Patches alone are compared: the same blocks give 1."""
+    cfg = timm_student(model_name='vit_small_patch14_reg4_dinov2')
+    model = MODELS.build(
+        dict(
+            copy.deepcopy(TOY_MODEL),
+            backbone=cfg,
+            teacher=None,
+            aligned_layers=[]))
+    randomize(model.backbone)
+    teacher = whole_teacher(
+        model,
+        dict(TIMM, model_name=cfg['model_name'],
+             model_kwargs=dict(cfg['model_kwargs'], img_size=32)))
+    weights = model.backbone.timm_model.state_dict()
+    teacher.network.load_state_dict(
+        {name: weights[name] for name in teacher.network.state_dict()})
+    cka = layer_similarity(model, teacher, batches())
+    torch.testing.assert_close(
+        cka.diagonal(), torch.ones(4, dtype=torch.float64))
 
 
 def test_teachers_without_visible_patches_are_refused():

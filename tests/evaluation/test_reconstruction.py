@@ -15,7 +15,7 @@ from dmae_mm.evaluation.pictures import GAP, TITLE, draw_reconstructions
 from dmae_mm.evaluation.reconstruction import (HIDDEN, NOT_FINITE,
                                                Reconstruction, reconstruct)
 from tests.toys.models import (HIVIT_STUDENT, LIGHT, TOY_MODEL, randomize,
-                               two_teachers)
+                               timm_student, two_teachers)
 
 RGB = dict(
     type='SelfSupDataPreprocessor',
@@ -123,10 +123,16 @@ def test_hidden_patches_are_what_the_decoder_says(monkeypatch):
     assert 0 < shown.min() < shown.max() < 255
 
 
-def test_similarity_is_that_of_the_loss(monkeypatch):
-    """A HiViT has no CLS: the cosine loss is the mean over visible patches."""
+@pytest.mark.parametrize('backbone', [
+    HIVIT_STUDENT, timm_student(
+        model_name='vit_base_patch16_siglip_224',
+        model_kwargs=dict(
+            patch_size=8, embed_dim=24, depth=8, num_heads=2,
+            reg_tokens=2))], ids=['HiViT', 'timm'])
+def test_similarity_is_that_of_the_loss(monkeypatch, backbone):
+    """Without CLS, the cosine loss is the mean over visible patches."""
     model = build(
-        backbone=HIVIT_STUDENT,
+        backbone=backbone,
         aligned_layers=[(0.75, 3), (2, 1)],
         distill_loss=dict(type='FeatureAlignmentLoss', criterion='cosine'))
     image, = photos(1)

@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 from dmae_mm.evaluation import FeatureModel, extract_features
 from dmae_mm.evaluation.images import image_size
 from dmae_mm.evaluation.trained_models import read_loader
-from tests.toys.models import STUDENT, TOY_MODEL
+from tests.toys.models import STUDENT, TOY_MODEL, timm_student
 
 NORMALISE = dict(mean=[1., 2, 3], std=[2., 4, 8], to_rgb=True)
 VIT = dict(
@@ -86,6 +86,29 @@ def test_a_hierarchical_student(tmp_path, images):
     model.backbone.out_indices = [99]
     with pytest.raises(ValueError, match='returns no features.*out_indices'):
         features_of(model, images)
+
+
+@torch.no_grad()
+def test_models_of_timm(tmp_path, images):
+    """Registers are no patches; mmpretrain's backbone hands them out."""
+    cfg = timm_student(model_name='vit_small_patch14_reg4_dinov2')
+    model, backbone = save(tmp_path, dict(type='DMAE', backbone=cfg))
+    tokens, = backbone(images, mask=None)
+    assert tokens.shape == (3, 17, 24) and image_size(model.backbone) == 32
+    wanted = dict(mean=tokens[:, 1:].mean(1), cls=tokens[:, 0])
+    plain = dict(type='TIMMBackbone', model_name=cfg['model_name'],
+                 img_size=32, **cfg['model_kwargs'])
+    pooled = dict(cfg, type='TimmViT', out_type='cls_token')
+    del pooled['mask_ratio']
+    for other in (cfg, plain, pooled):
+        model, loaded = save(
+            tmp_path, dict(type='ImageClassifier', backbone=other))
+        loaded.load_state_dict(backbone.state_dict())
+        model.backbone.load_state_dict(backbone.state_dict())
+        for pooling, feature in wanted.items():
+            np.testing.assert_allclose(
+                features_of(model, images, pooling), feature, rtol=1e-5,
+                atol=1e-6)
 
 
 @torch.no_grad()

@@ -69,6 +69,11 @@ SIZES = [  # backbone, pipeline, what is named
     (dict(type='MAEViT'), [CROP, dict(type='Resize', scale=(224, 224))], None),
     (dict(type='MAEViT'), [CROP, dict(type='Pad', size=(224, 224))], None),
     (dict(type='MAEViT'), [dict(type='ResizeEdge', scale=96)], None),
+    (dict(type='MaskedTimmViT', model_name='vit_tiny_patch16_224'), [CROP],
+     'pipeline.0.scale=96'),
+    (dict(type='MaskedTimmViT', model_name='vit_tiny_patch16_224',
+          img_size=96), [CROP], None),
+    (dict(type='MaskedTimmViT', model_name='no_such_model'), [CROP], None),
     (dict(type='VisionTransformer'), [CROP], None),  # resamples positions
     (dict(type='ResNet'), [CROP], None),
 ]

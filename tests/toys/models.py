@@ -135,3 +135,16 @@ def student(**changes) -> dict:
         teacher=dict(
             type='ClassifierTeacher', model=classifier(), allow_random=True),
         logit_loss=dict(type='LogitDistillationLoss')) | changes
+
+
+def timm_student(**changes) -> dict:
+    """Config of a student of timm that computes what that of TOY_MODEL does,
+    with the same weights and eps of its norms."""
+    return copy.deepcopy(
+        dict(
+            type='MaskedTimmViT',
+            model_name='vit_tiny_patch16_224',
+            img_size=32,
+            model_kwargs=dict(
+                patch_size=8, embed_dim=24, depth=4, num_heads=2),
+            mask_ratio=0.75) | changes)

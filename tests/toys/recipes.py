@@ -41,6 +41,9 @@ TIMM_TEACHERS = {
      'timm/vit_base_patch16_clip_224.openai'),
 }
 HIVIT = 'dmae/hivit-t_dmae_in1k.py'
+TIMM_STUDENT = 'dmae/vit-t-timm_dmae_in1k.py'
+TIMM_FINETUNE = 'benchmarks/vit-t-timm_finetune_in1k.py'
+TIMM_LINEAR = 'benchmarks/vit-t-timm_linear_in1k.py'
 BASELINES = {f'baselines/vit-{size}_mae_in1k.py': size for size in 'tsb'}
 FINETUNE = {f'benchmarks/vit-{size}_finetune_in1k.py': size for size in 'tsb'}
 LINEAR = {f'benchmarks/vit-{size}_linear_in1k.py': size for size in 'tsb'}

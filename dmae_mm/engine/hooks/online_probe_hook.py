@@ -57,6 +57,8 @@ class OnlineProbeHook(Hook):
         k (int): Number of neighbours. Defaults to 5.
         crop_pct (float): Part of the images' shorter side that the central
             crop keeps: see :class:`EvaluationPipeline`. Defaults to 0.875.
+        img_size (int, optional): Height and width that the student gets.
+            Defaults to None: those that it is made for, 224 if it takes any.
         batch_size (int): Images of a batch, in each process. Defaults to 128.
         num_workers (int): Processes that read images, for each process.
             Defaults to 0.
@@ -78,9 +80,12 @@ class OnlineProbeHook(Hook):
                  interval: int = 5,
                  k: int = 5,
                  crop_pct: float = 0.875,
+                 img_size: Optional[int] = None,
                  batch_size: int = 128,
                  num_workers: int = 0) -> None:
         for name, value, least in (('interval', interval, 1), ('k', k, 1),
+                                   ('img_size',
+                                    1 if img_size is None else img_size, 1),
                                    ('batch_size', batch_size, 1),
                                    ('num_workers', num_workers, 0)):
             if type(value) is not int or value < least:
@@ -89,7 +94,7 @@ class OnlineProbeHook(Hook):
         check_scikit_learn()
         self.roots = (train_root, train_list), (test_root, None)
         self.interval, self.k = interval, k
-        self.crop_pct = crop_pct
+        self.crop_pct, self.img_size = crop_pct, img_size
         self.batch_size, self.num_workers = batch_size, num_workers
 
     def before_train(self, runner) -> None:
@@ -100,7 +105,7 @@ class OnlineProbeHook(Hook):
                              "'EpochBasedTrainLoop', or leave out the hook.")
         pipeline = EvaluationPipeline.of(
             unwrapped_model(runner).backbone, self.crop_pct,
-            loader_of(runner.train_dataloader.dataset))
+            loader_of(runner.train_dataloader.dataset), self.img_size)
         self.splits = [
             labelled_images(root, pipeline, list_file)
             for root, list_file in self.roots

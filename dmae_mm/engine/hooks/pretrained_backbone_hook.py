@@ -47,8 +47,9 @@ class PretrainedBackboneHook(Hook):
             return  # a trained model is tested, with a checkpoint of its own
         model = unwrapped_model(runner)
         for option in pretrained_options(model):
-            _check(model.backbone, option)
-
+            # Who names a file's weights itself (MaskedTimmViT), takes all.
+            if not hasattr(model.backbone, 'weights_of'):
+                _check(model.backbone, option)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Check what means something else, before it is in the model.

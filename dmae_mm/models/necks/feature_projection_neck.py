@@ -1,4 +1,4 @@
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -34,8 +34,9 @@ class FeatureProjectionNeck(BaseModule):
     them has, as in the paper's experiments.
 
     Args:
-        student_dims (int): Width of the student. A :class:`Distillation` fills
-            it in, as the following two.
+        student_dims (int | Sequence[int]): Width of the student, of each pair
+            where they differ. A :class:`Distillation` fills it in, as the
+            following two.
         teacher_dims (int): Width of the teacher.
         num_pairs (int): Number of aligned pairs.
         projector (str): What each projector is. 'linear'; 'linear_no_bias';
@@ -49,7 +50,7 @@ class FeatureProjectionNeck(BaseModule):
     """
 
     def __init__(self,
-                 student_dims: int,
+                 student_dims: Union[int, Sequence[int]],
                  teacher_dims: int,
                  num_pairs: int,
                  projector: str = 'linear') -> None:
@@ -58,13 +59,15 @@ class FeatureProjectionNeck(BaseModule):
             raise ValueError(
                 f'distill_neck: projector={projector!r} does not exist. '
                 f'Choose one of {sorted(PROJECTORS)}.')
-        if projector == 'identity' and student_dims != teacher_dims:
+        widths = [student_dims] * num_pairs if isinstance(
+            student_dims, int) else list(student_dims)
+        if projector == 'identity' and {*widths} != {teacher_dims}:
             raise ValueError(
                 f"distill_neck: projector='identity' needs equal widths, but "
                 f'the student is {student_dims} and the teacher '
                 f"{teacher_dims} wide. Choose 'linear', 'mlp' or 'mlp2'.")
-        self.projectors = nn.ModuleList(PROJECTORS[projector](
-            student_dims, teacher_dims) for _ in range(num_pairs))
+        self.projectors = nn.ModuleList(
+            PROJECTORS[projector](width, teacher_dims) for width in widths)
 
     def init_weights(self) -> None:
         """Undo what an ``init_cfg`` of the surrounding model did."""
@@ -81,7 +84,7 @@ class FeatureProjectionNeck(BaseModule):
         """Project the features of each pair.
 
         Args:
-            features (Sequence[torch.Tensor]): One (B, N, student_dims)
+            features (Sequence[torch.Tensor]): One (B, N, C_student)
                 tensor a pair.
 
         Returns:

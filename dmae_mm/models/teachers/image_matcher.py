@@ -85,11 +85,15 @@ class ImageMatcher(nn.Module):
             self.scale = torch.tensor(scale).view(-1, 1, 1)
             self.shift = torch.tensor(shift).view(-1, 1, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self,
+                images: torch.Tensor,
+                size: Optional[Tuple[int, int]] = None) -> torch.Tensor:
         """Convert a batch on its device.
 
         Args:
             images (torch.Tensor): The student's, (B, C, H, W).
+            size (tuple[int, int], optional): Height and width of the
+                teacher's for this batch. Defaults to ``img_size``.
 
         Returns:
             torch.Tensor: The teacher's, (B, C_t, H_t, W_t); the same tensor
@@ -99,9 +103,10 @@ class ImageMatcher(nn.Module):
             images = torch.stack([images[:, c] for c in self.channels], dim=1)
         if self.scale is not None:
             images = torch.addcmul(self.shift, images, self.scale)
-        if self.size not in (None, tuple(images.shape[-2:])):
+        size = self.size if size is None else size
+        if size not in (None, tuple(images.shape[-2:])):
             images = F.interpolate(
-                images, size=self.size, mode='bicubic', antialias=True)
+                images, size=size, mode='bicubic', antialias=True)
         return images
 
     def describe(self) -> str:

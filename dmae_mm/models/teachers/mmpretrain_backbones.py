@@ -4,7 +4,8 @@ from typing import Any, Optional, Tuple, Type, Union
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmpretrain.models import BEiTViT, DeiT3, HiViT, ViTEVA02
+from mmpretrain.models import (BEiTViT, DeiT3, DistilledVisionTransformer,
+                               HiViT, VisionTransformer, ViTEVA02)
 from mmpretrain.models.selfsup import MAEHiViT, MAEViT
 
 from dmae_mm.models.mmpretrain_vits import (TOKEN_BACKBONES, check_arch,
@@ -14,6 +15,8 @@ from dmae_mm.models.tokens import VisiblePatches, take
 # Exactly these: a subclass with a forward of its own would run, but not as
 # the code below assumes.
 SUPPORTED = (MAEViT, *TOKEN_BACKBONES, MAEHiViT)
+# Of these, whose forward pass resamples positions to the size of the images.
+RESAMPLING = (MAEViT, VisionTransformer, DistilledVisionTransformer, DeiT3)
 
 
 def show_only_visible(network: nn.Module) -> VisiblePatches:

@@ -21,8 +21,8 @@ from dmae_mm.weights.names import COMPUTED, under_prefix
 from dmae_mm.weights.origin import origin_of
 from dmae_mm.weights.positions import other_grid, other_heads
 
-from .mmpretrain_backbones import (SUPPORTED, arch_settings, backbone_cfg,
-                                   check_patches, check_regrid,
+from .mmpretrain_backbones import (RESAMPLING, SUPPORTED, arch_settings,
+                                   backbone_cfg, check_patches, check_regrid,
                                    show_only_visible)
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import refuse_other_meaning, take_weights
@@ -118,7 +118,8 @@ class MMPretrainTeacher(Teacher):
                 backbone_cfg(backbone, backbone_cls, arch, num_layers))
         grid = own_grid = patch_grid(whole)
         cfg = backbone_cfg(backbone, backbone_cls, arch, max(aligned) + 1)
-        if student_input is not None and student_input.patch_grid != own_grid:
+        if student_input is not None and student_input.patch_grid not in (
+                None, own_grid):
             grid = student_input.patch_grid
             check_regrid(backbone_cls, own_grid, grid)
             height, width = projection(whole).kernel_size
@@ -172,6 +173,8 @@ class MMPretrainTeacher(Teacher):
             dtype=dtype,
             channels=channels,
             student_input=student_input,
+            any_grid=backbone_cls in RESAMPLING
+            and own_grid[0] == own_grid[1],
             allow_random=allow_random)
         # What a checkpoint must and may have.
         self._needed, self._known = needed, known

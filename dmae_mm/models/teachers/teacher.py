@@ -78,6 +78,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         student_input (StudentInput, optional): The student's images, from
             which the teacher's are made: see :class:`ImageMatcher`. With None
             they must be the teacher's own.
+        any_grid (bool): Whether the network resamples its positions to
+            images of another size when it gets them. Defaults to False.
         allow_random (bool): Accept ``checkpoint=None`` and teach with random
             weights, the same on every process and after every restart.
 
@@ -107,6 +109,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
                  dtype: str = 'float32',
                  channels: Optional[Sequence[int]] = None,
                  student_input: Optional[StudentInput] = None,
+                 any_grid: bool = False,
                  allow_random: bool = False) -> None:
         super().__init__()
         _check_grid(student_input, patch_grid)
@@ -122,6 +125,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         self.num_layers = num_layers
         self.num_prefix_tokens = num_prefix_tokens
         self.has_cls_token = has_cls_token
+        self.any_grid = any_grid
         self.checkpoint = checkpoint
         self.sha256 = sha256
         self.dtype = DTYPES[dtype]
@@ -217,6 +221,53 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             '{} x {} patches in '.format(*self.patch_grid))
         return patches + 'images of {} x {} px'.format(*self.img_size)
 
+    def grid_of(self, height: int, width: int) -> Tuple[int, int]:
+        """The grid of patches into which it cuts a student's images.
+
+        It is the teacher's own if the student has patches, too. If it has
+        none, its images may have any size: they are then resized to the
+        largest whole patches of their aspect that fit into the teacher's own
+        images.
+
+        Args:
+            height (int): Of the student's images, in pixels.
+            width (int): Likewise.
+
+        Returns:
+            tuple[int, int]: Rows and columns.
+
+        Raises:
+            ValueError: If that is another grid than its own, and it cannot
+                resample its positions.
+        """
+        matcher = self.image_matcher
+        if matcher.knows_student_size or matcher.student_input is None:
+            return self.patch_grid
+        scale = min(self.img_size[0] / height, self.img_size[1] / width)
+        grid = tuple(
+            max(1, round(pixels * scale * number / own)) for pixels, number,
+            own in zip((height, width), self.patch_grid, self.img_size))
+        if grid != self.patch_grid and not self.any_grid:
+            raise ValueError(
+                'The images of the student have {} x {} px, those of the '
+                'teacher {} x {}, in {} x {} patches, to whose aspect '.format(
+                    height, width, *self.img_size, *self.patch_grid) +
+                f'images cannot be fitted, since a '
+                f'{type(self.network).__name__} does not resample its '
+                "positions here. Give images of the teacher's aspect "
+                '(RandomResizedCrop.scale in the pipeline), or another '
+                'teacher, for example a TimmTeacher.')
+        return grid
+
+    def _size_of(self, images: torch.Tensor) -> Optional[Tuple[int, int]]:
+        """Size of its images for this batch; None for its own."""
+        if self.patch_grid is None:
+            return None
+        grid = self.grid_of(*images.shape[-2:])
+        return None if grid == self.patch_grid else tuple(
+            rows * (pixels // own) for rows, pixels, own in zip(
+                grid, self.img_size, self.patch_grid))
+
     def forward(
             self,
             images: torch.Tensor,
@@ -258,7 +309,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
             self.init_weights()
         if next(self.parameters()).device != images.device:
             self.to(images.device)
-        images = self.image_matcher(images).float()
+        images = self.image_matcher(images, self._size_of(images)).float()
         if self.dtype is torch.float32:
             outputs = function(images, *args)
         else:

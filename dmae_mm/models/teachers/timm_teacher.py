@@ -5,14 +5,17 @@ import torch
 import torch.nn as nn
 from mmpretrain.registry import MODELS
 from timm.layers import resample_abs_pos_embed
-from timm.models.eva import Eva, EvaBlockPostNorm
+from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import ResPostBlock
 
 from dmae_mm.models.qkv_layers import (UpToQKV, check_tap, qkv_layers,
                                        shared_num_heads)
 from dmae_mm.models.student_input import StudentInput
-from dmae_mm.models.tokens import (OutputRecorder, VisiblePatches,
-                                   resolve_block)
+from dmae_mm.models.timm_vits import (convert_weights, create_model,
+                                      fetch_from_hub, num_positions,
+                                      pretrained_source, read_description,
+                                      show_only_visible)
+from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.options import reject_unknown_options
 from dmae_mm.weights import TensorFile
 from dmae_mm.weights.formats import TranslatedFile
@@ -21,9 +24,6 @@ from dmae_mm.weights.positions import other_grid, other_heads
 
 from .teacher import Teacher, fixed_seed
 from .teacher_weights import refuse_other_meaning, take_weights
-from .timm_models import (VisiblePatchesWithIndices, convert_weights,
-                          create_model, fetch_from_hub, num_positions,
-                          pretrained_source, read_description)
 
 
 @MODELS.register_module()
@@ -76,9 +76,9 @@ class TimmTeacher(Teacher):
         FileNotFoundError: If there is no ``model_name`` and no folder.
         ValueError: If timm has no such model, it is not supported, a block
             does not exist, both or neither of ``checkpoint`` and
-            ``pretrained`` are given, the folder does not say what
-            ``model_name`` or ``mean`` leave open, or blocks have no ``qkv``
-            layer for ``tap='qkv'``.
+            ``pretrained`` are given, blocks have no ``qkv`` layer for
+            ``tap='qkv'``, or the folder does not say what ``model_name`` or
+            ``mean`` leave open.
     """
 
     taps = ('block', 'qkv')
@@ -122,10 +122,13 @@ class TimmTeacher(Teacher):
             resolve_block(index, num_layers, 'teacher')
             for index in aligned_blocks)
 
+        # A student without patches has images of any size; else they have
+        # one, whatever timm's recipe expects.
+        any_grid = student_input is not None and (
+            student_input.patch_grid is None)
         with fixed_seed():
-            # Its images have one size, whatever timm's recipe expects.
             network = create_model(
-                model_name, dict(model_kwargs, dynamic_img_size=False))
+                model_name, dict(model_kwargs, dynamic_img_size=any_grid))
         network.prune_intermediate_layers(
             [max(blocks)], prune_norm=True, prune_head=True)
         tapped = [network.blocks[index] for index in blocks]
@@ -135,15 +138,12 @@ class TimmTeacher(Teacher):
             num_heads = shared_num_heads(network.blocks[i] for i in blocks)
             network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
-        if (student_input is not None
-                and student_input.patch_grid != embed.grid_size):
+        if student_input is not None and student_input.patch_grid not in (
+                None, embed.grid_size):
             rows, columns = student_input.patch_grid
             height, width = embed.patch_size
             network.set_input_size(img_size=(rows * height, columns * width))
-        visible_cls = (
-            VisiblePatchesWithIndices
-            if isinstance(network, Eva) else VisiblePatches)
-        network.patch_drop = visible_cls(network.num_prefix_tokens)
+        show_only_visible(network)
         super().__init__(
             network=network,
             aligned_blocks=blocks,
@@ -161,6 +161,7 @@ class TimmTeacher(Teacher):
             dtype=dtype,
             channels=channels,
             student_input=student_input,
+            any_grid=any_grid,
             allow_random=allow_random)
         if described:
             self.described_by = f'timm says of {model_name}'

@@ -13,6 +13,7 @@ from ..origin import origin_of
 from ..tensor_file import Tensors, read_tensor_file
 from ..transfer import MISSED, compare
 from .trained_model import TrainedModel
+from .vit_architecture import NamedArchitecture
 
 # Any value but 0 and None builds layer scale; the file then fills it.
 SOME_LAYER_SCALE = 1e-5
@@ -36,10 +37,17 @@ class ExportFormat(metaclass=ABCMeta):
     """
     endings: Tuple[str, ...] = ('.pth', '.safetensors')
     scope = 'mmpretrain'  # whose registry has the data preprocessor
+    takes_names = False  # whether it can express a NamedArchitecture
     tensors: Tensors
     loaded_by: str
 
     def __init__(self, model: TrainedModel) -> None:
+        if isinstance(model.arch,
+                      NamedArchitecture) and not self.takes_names:
+            raise ValueError(
+                f"timm's {model.arch.model_name} is no plain vision "
+                f'transformer ({model.arch.reason.rstrip(".")}), which is all '
+                'that can be expressed in this format. --to timm can.')
         self.left_out: List[str] = []
         self.notes: List[str] = []
         self.origin = model.origin

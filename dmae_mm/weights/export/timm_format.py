@@ -1,6 +1,6 @@
 """For ``timm.create_model``."""
 from functools import partial
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 import timm
 import torch
@@ -12,7 +12,7 @@ from ..tensor_file import Tensors
 from .export_format import (SOME_LAYER_SCALE, ExportFormat, int_if_square,
                             unlike_defaults)
 from .trained_model import TrainedModel, timm_outputs
-from .vit_architecture import ViTArchitecture, refuse
+from .vit_architecture import NamedArchitecture, ViTArchitecture, refuse
 
 # The names that timm has for the usual shapes. Each is 224 px and 4 times as
 # wide in its MLPs.
@@ -43,6 +43,7 @@ class TimmFormat(ExportFormat):
             loads strictly.
     """
     loaded_by = f'timm {timm.__version__}'
+    takes_names = True
 
     def __init__(self,
                  model: TrainedModel,
@@ -65,14 +66,24 @@ class TimmFormat(ExportFormat):
                 bias=torch.zeros(num_classes))
             self.notes.append(
                 f'head: zeros, not trained, {num_classes} classes')
-        self.model_name, self.kwargs = _name_and_kwargs(
-            model.arch, num_classes)
-        self.tensors = backbone_to_timm(model.tensors)
-        self.tensors.update(
-            {f'head.{name}': tensor for name, tensor in head.items()})
+        if isinstance(model.arch, NamedArchitecture):
+            self.model_name = model.arch.model_name
+            self.kwargs = dict(model.arch.kwargs, num_classes=num_classes)
+            self.tensors = dict(model.tensors)
+        else:
+            self.model_name, self.kwargs = _name_and_kwargs(
+                model.arch, num_classes)
+            self.tensors = backbone_to_timm(model.tensors)
+        # DeiT has one more behind its distillation token.
+        for classifier in ('head', 'head_dist'):
+            if classifier == 'head' or 'dist_token' in self.tensors:
+                self.tensors.update({
+                    f'{classifier}.{name}': tensor.clone()
+                    for name, tensor in head.items()
+                })
         self.source = self._described(model.arch, num_classes)
 
-    def _described(self, arch: ViTArchitecture,
+    def _described(self, arch: Union[ViTArchitecture, NamedArchitecture],
                    num_classes: int) -> Dict[str, Any]:
         """What timm has to know of the file."""
         mean, std = self.origin.mean, self.origin.std
@@ -133,6 +144,7 @@ def _name_and_kwargs(arch: ViTArchitecture,
     if arch.final_norm and arch.pooled_norm:
         refuse("timm's VisionTransformer cannot express",
                ['final_norm=True together with out_type="avg_featmap"'])
+    takes_cls = arch.cls_token and not (arch.pooled_norm or arch.averages)
     shape = dict(
         patch_size=int_if_square(arch.patch_size),
         embed_dim=arch.embed_dims,
@@ -152,9 +164,8 @@ def _name_and_kwargs(arch: ViTArchitecture,
         final_norm=arch.final_norm or arch.pooled_norm,
         # Without CLS, timm has to pool; its norm would then move behind the
         # pooling.
-        global_pool='token'
-        if arch.cls_token and not arch.pooled_norm else 'avg',
-        fc_norm=None if arch.cls_token or arch.pooled_norm else False)
+        global_pool='token' if takes_cls else 'avg',
+        fc_norm=None if takes_cls or arch.pooled_norm else False)
     if arch.norm_eps != 1e-6:
         kwargs['norm_layer'] = partial(nn.LayerNorm, eps=arch.norm_eps)
     name = next((name for name, known in _MODELS.items() if known == shape),

@@ -1,6 +1,6 @@
 """What is exported: a model of mmpretrain or timm with a checkpoint in it."""
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import timm
 import torch
@@ -18,7 +18,8 @@ from ..origin import (Origin, normalisation_of, origin_of,
                       preprocessing_of_config)
 from ..positions import PositionGrids, other_meaning
 from ..tensor_file import TensorFile, Tensors
-from .vit_architecture import BACKBONES, ViTArchitecture, refuse
+from .vit_architecture import (BACKBONES, NamedArchitecture, ViTArchitecture,
+                               refuse)
 
 Size = Tuple[int, int]  # height and width
 
@@ -29,8 +30,10 @@ class TrainedModel:
 
     file: TensorFile  # its checkpoint
     backbone: nn.Module  # of mmpretrain or timm, with the file's weights
-    arch: ViTArchitecture  # what the backbone computes
-    # The backbone's weights under mmpretrain's names, without prefix.
+    # What the backbone computes.
+    arch: Union[ViTArchitecture, NamedArchitecture]
+    # The backbone's weights under mmpretrain's names, without prefix; of a
+    # NamedArchitecture under timm's.
     tensors: Tensors
     # The images that it was trained on.
     origin: Origin
@@ -48,11 +51,13 @@ class TrainedModel:
             dict[str, torch.Tensor]: As of :func:`mmpretrain_outputs`; with a
             classifier also ``logits``, (B, number of classes).
         """
-        if not isinstance(self.backbone, BACKBONES):
-            return timm_outputs(self.backbone, images)
-        outputs = mmpretrain_outputs(self.backbone, images)
+        outputs = (
+            mmpretrain_outputs if isinstance(self.backbone, BACKBONES) else
+            timm_outputs)(self.backbone, images)
         if self.classifier is not None:
             features = outputs.get('pooled', outputs['tokens'][:, 0])
+            if self.arch.averages:
+                features = outputs['patches'].mean(dim=1)
             outputs['logits'] = self.classifier((features, ))
         return outputs
 
@@ -84,8 +89,14 @@ def trained_in_mmpretrain(path: str,
             f'config {path} expects, but {next(iter(file.tensors))!r}, ... '
             "For a file of timm, give the model's name in timm instead of a "
             'config; one of MAE is converted by mae_to_mmpretrain.py.')
-    backbone = build(cfg['backbone'], f'model.backbone of {path}')
-    arch = ViTArchitecture.of_mmpretrain(backbone)
+    backbone = build(
+        {name: value for name, value in cfg['backbone'].items()
+         if name not in ('pretrained', 'checkpoint_path')},  # TIMMBackbone's
+        f'model.backbone of {path}')
+    is_of_timm = hasattr(backbone, 'timm_model')
+    out_type = getattr(backbone, 'out_type', None)
+    if not is_of_timm:
+        arch = ViTArchitecture.of_mmpretrain(backbone)
     try:
         tensors, layout = backbone_state_dict(file.tensors)
     except ValueError as error:
@@ -97,7 +108,9 @@ def trained_in_mmpretrain(path: str,
                          origin_of(file.meta, file.tensors)),
            'Give the config that it was trained with; --img-size '
            '(img_size) then resamples its positions.')
-    if img_size is not None:
+    if is_of_timm:
+        backbone, arch, tensors = _of_timm(cfg['backbone'], backbone, img_size)
+    elif img_size is not None:
         backbone = build(
             dict(cfg['backbone'], img_size=img_size),
             f'model.backbone of {path} with img_size={img_size}')
@@ -117,10 +130,41 @@ def trained_in_mmpretrain(path: str,
         beside = {f'{name.split(".")[0]}.*' for name in file.tensors}
         beside.remove('backbone.*')
     if with_classifier and 'head.*' in beside:
-        _add_classifier(model, cfg, path)
+        _add_classifier(model, cfg, path, out_type)
         beside.remove('head.*')
     model.left_out = sorted(beside) + _no_weights(file)
     return model
+
+
+def _of_timm(
+    cfg: dict, backbone: nn.Module, img_size: Optional[Size]
+) -> Tuple[nn.Module, Union[ViTArchitecture, NamedArchitecture], Tensors]:
+    """Model, architecture and weights of a ``TimmViT``, ``MaskedTimmViT`` or
+    ``TIMMBackbone`` with the file's weights in it."""
+    model = backbone.timm_model
+    model.global_pool = ''  # DeiT's distilled one keeps its own
+    if img_size is not None:
+        model.set_input_size(img_size=img_size)
+    weights = model.state_dict()
+    averages = getattr(backbone, 'out_type', None) == 'avg_featmap'
+    try:
+        arch = ViTArchitecture.of_timm(model)
+        return (model, replace(arch, averages=averages),
+                backbone_from_timm(weights))
+    except ValueError as error:  # it has parts that only timm knows
+        reason = str(error)
+    kwargs = {
+        name: value for name, value in cfg.items()
+        if name not in ('type', 'model_name', 'model_kwargs', 'mask_ratio',
+                        'img_size', 'out_type', 'frozen', 'in_channels',
+                        'pretrained', 'checkpoint_path', 'init_cfg')
+    }
+    kwargs.update(cfg.get('model_kwargs', {}))
+    if 'in_channels' in cfg:
+        kwargs['in_chans'] = cfg['in_channels']
+    kwargs['img_size'] = tuple(model.patch_embed.img_size)
+    return model, NamedArchitecture.of(model, cfg['model_name'], kwargs,
+                                       averages, reason), weights
 
 
 def trained_in_timm(name: str,
@@ -205,7 +249,8 @@ def _no_weights(file: TensorFile) -> List[str]:
     return [name for name in file.ignored if name not in described]
 
 
-def _add_classifier(model: TrainedModel, cfg: dict, path: str) -> None:
+def _add_classifier(model: TrainedModel, cfg: dict, path: str,
+                    out_type: Optional[str]) -> None:
     """Fill the trained head, if nothing but a linear layer is in it."""
     leave_out = '--num-classes 0 (num_classes=0) leaves the classifier out'
     if cfg.get('neck') is not None:
@@ -213,11 +258,10 @@ def _add_classifier(model: TrainedModel, cfg: dict, path: str) -> None:
             f'In {path}, a {cfg["neck"].get("type")} (model.neck) comes '
             'between backbone and classifier, for which timm has no place. '
             f'{leave_out}.')
-    if model.backbone.out_type not in ('cls_token', 'avg_featmap'):
+    if out_type not in ('cls_token', 'avg_featmap'):
         raise ValueError(
-            f'In {path}, the classifier gets out_type='
-            f'{model.backbone.out_type!r}; timm has "cls_token" and '
-            f'"avg_featmap". {leave_out}.')
+            f'In {path}, the classifier gets out_type={out_type!r}; timm has '
+            f'"cls_token" and "avg_featmap". {leave_out}.')
     head = build(cfg.get('head') or {}, f'model.head of {path}')
     if type(head) not in (LinearClsHead, VisionTransformerClsHead) or len(
             head.state_dict()) != 2:
@@ -257,11 +301,14 @@ def mmpretrain_outputs(backbone: nn.Module, images: torch.Tensor) -> Tensors:
 
 
 def timm_outputs(model: nn.Module, images: torch.Tensor) -> Tensors:
-    """The same of timm's VisionTransformer; also ``logits``."""
+    """The same of a vision transformer of timm; also ``logits``. As backbone
+    of mmpretrain it neither pools nor has a classifier."""
     model.eval()
     tokens = model.forward_features(images)
-    return dict(
-        tokens=tokens,
-        patches=tokens[:, model.num_prefix_tokens:],
-        pooled=model.forward_head(tokens, pre_logits=True),
-        logits=model(images))
+    outputs = dict(
+        tokens=tokens, patches=tokens[:, model.num_prefix_tokens:])
+    if model.global_pool:
+        outputs.update(
+            pooled=model.forward_head(tokens, pre_logits=True),
+            logits=model(images))
+    return outputs

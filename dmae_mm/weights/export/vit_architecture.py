@@ -1,7 +1,9 @@
 """What a plain vision transformer of mmpretrain or timm computes."""
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
+import timm
+import torch
 import torch.nn as nn
 from mmpretrain.models import DeiT3, VisionTransformer
 from mmpretrain.models.selfsup import MAEViT
@@ -32,6 +34,9 @@ class ViTArchitecture:
     final_norm: bool  # whether a norm of each token follows the blocks
     pooled_norm: bool  # or one of the average of all patches
     norm_eps: float  # of all norms
+    # Whether a classifier gets the average of all patches behind the final
+    # norm.
+    averages: bool = False
 
     @classmethod
     def of_mmpretrain(cls, backbone: nn.Module) -> 'ViTArchitecture':
@@ -125,6 +130,67 @@ class ViTArchitecture:
             final_norm=isinstance(model.norm, nn.LayerNorm),
             pooled_norm=pooled_norm,
             norm_eps=block.norm1.eps)
+
+
+@dataclass(frozen=True)
+class NamedArchitecture:
+    """A model of timm that nothing but its name there describes."""
+
+    model_name: str
+    kwargs: Dict[str, Any]  # further arguments of timm.create_model
+    img_size: Tuple[int, int]  # height and width in pixels, as of patches
+    patch_size: Tuple[int, int]
+    in_channels: int
+    embed_dims: int
+    num_heads: int
+    averages: bool  # as of a ViTArchitecture
+    reason: str  # why it is none
+
+    @classmethod
+    def of(cls, model: nn.Module, model_name: str, kwargs: Dict[str, Any],
+           averages: bool, reason: str) -> 'NamedArchitecture':
+        """Find out how timm makes a model with the names of another.
+
+        A model that pools by attention has lost these weights, which no
+        pre-training of its patches trains: it gets another pooling.
+
+        Args:
+            model (nn.Module): A model of timm without classifier.
+            model_name (str): Its name in timm.
+            kwargs (dict): With which it was made, but for ``num_classes``.
+            averages (bool): Whether a classifier gets the average of all
+                patches.
+            reason (str): Why it is no :class:`ViTArchitecture`.
+
+        Raises:
+            ValueError: If timm makes none.
+        """
+        own = model.state_dict().keys()
+        others = [] if averages else [{}, dict(global_pool='token')]
+        for pooling in (*others, dict(global_pool='avg', fc_norm=False),
+                        dict(global_pool='avg', use_fc_norm=False)):
+            try:
+                with torch.device('meta'), torch.random.fork_rng(devices=[]):
+                    made = timm.create_model(model_name, num_classes=0,
+                                             **{**kwargs, **pooling})
+            except (TypeError, AssertionError, RuntimeError):
+                continue  # it has no such pooling
+            if made.state_dict().keys() == own:
+                break
+        else:
+            raise ValueError(f"timm's {model_name} with {kwargs} makes no "
+                             'model of these weights.')
+        embed = model.patch_embed
+        return cls(
+            model_name=model_name,
+            kwargs={**kwargs, **pooling},
+            img_size=tuple(embed.img_size),
+            patch_size=tuple(embed.patch_size),
+            in_channels=embed.proj.in_channels,
+            embed_dims=model.embed_dim,
+            num_heads=model.blocks[0].attn.num_heads,
+            averages=averages,
+            reason=reason)
 
 
 def _unusual_parts(model: nn.Module, img_size: Tuple[int, int],

@@ -1,4 +1,5 @@
-"""Models of timm: which can teach, and where their weights come from."""
+"""Models of timm: which run on visible patches alone, and where their weights
+come from."""
 import difflib
 import re
 from typing import Any, Dict, Optional, Tuple
@@ -14,10 +15,11 @@ from timm.models import deit, eva, vision_transformer
 from dmae_mm.models.tokens import VisiblePatches
 from dmae_mm.weights import TensorFile, backbone_state_dict
 from dmae_mm.weights.formats import TranslatedFile, described_folder
-from dmae_mm.weights.names import backbone_to_timm, layout_of
+from dmae_mm.weights.names import (backbone_to_timm, layout_of,
+                                   timm_model_state_dict)
 
 # Exactly these: a subclass with a forward of its own would run, but not as
-# TimmTeacher assumes.
+# TimmTeacher and MaskedTimmViT assume.
 SUPPORTED = (vision_transformer.VisionTransformer,
              deit.VisionTransformerDistilled, eva.Eva)
 
@@ -33,12 +35,16 @@ _HUB_FILES = ('model.safetensors', 'open_clip_model.safetensors',
               'pytorch_model.bin', 'open_clip_pytorch_model.bin')
 
 
-def create_model(model_name: str, model_kwargs: dict) -> nn.Module:
-    """``timm.create_model`` without weights, for models that can teach.
+def create_model(model_name: str,
+                 model_kwargs: dict,
+                 owner: str = 'teacher') -> nn.Module:
+    """``timm.create_model`` without weights, for what sees visible patches.
 
     Args:
         model_name (str): Name of a model of timm.
         model_kwargs (dict): Further arguments of ``timm.create_model``.
+        owner (str): The section of the config, for errors. Defaults to
+            'teacher'.
 
     Returns:
         nn.Module: The model.
@@ -51,13 +57,14 @@ def create_model(model_name: str, model_kwargs: dict) -> nn.Module:
     illegal = {'pretrained', 'checkpoint_path', 'features_only'}
     illegal &= model_kwargs.keys()
     if illegal:
-        raise ValueError(f'teacher.model_kwargs: {sorted(illegal)} must not '
-                         "be given. Weights are named by the teacher's own "
-                         'options, checkpoint or pretrained.')
+        own = 'init_cfg' if owner == 'backbone' else 'checkpoint or pretrained'
+        raise ValueError(f'{owner}.model_kwargs: {sorted(illegal)} must not '
+                         f"be given. Weights are named by the {owner}'s own "
+                         f'options, {own}.')
     if ':' not in model_name and not timm.is_model(model_name):
         close = difflib.get_close_matches(model_name, timm.list_models(), 5)
         raise ValueError(
-            f'teacher: model_name={model_name!r} is no model of timm '
+            f'{owner}: model_name={model_name!r} is no model of timm '
             f'{timm.__version__}. Close to it are: '
             f'{", ".join(close) or "none"}. timm.list_models("*vit*") lists '
             'all.')
@@ -65,20 +72,36 @@ def create_model(model_name: str, model_kwargs: dict) -> nn.Module:
         model = timm.create_model(model_name, **model_kwargs)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(
-            f'teacher: timm cannot create model_name={model_name!r} with '
+            f'{owner}: timm cannot create model_name={model_name!r} with '
             f'model_kwargs={model_kwargs!r}: {error}') from error
     if type(model) not in SUPPORTED:
         raise ValueError(
-            f'teacher: model_name={model_name!r} is a '
+            f'{owner}: model_name={model_name!r} is a '
             f'{type(model).__name__}, which cannot run on visible patches '
             'alone. Choose a model of timm that is one of '
             f'{[cls.__name__ for cls in SUPPORTED]}.')
     if type(model.patch_embed) is not PatchEmbed:
         raise ValueError(
-            f'teacher: model_name={model_name!r} embeds patches with a '
+            f'{owner}: model_name={model_name!r} embeds patches with a '
             f'{type(model.patch_embed).__name__}, which mixes hidden patches '
             'into visible ones. Choose a model with a plain PatchEmbed.')
     return model
+
+
+def default_img_size(model_name: str) -> Optional[Tuple[int, int]]:
+    """Height and width of the images of a model, without building it.
+
+    Args:
+        model_name (str): Its name; any value.
+
+    Returns:
+        tuple[int, int] | None: None where timm's description does not say.
+    """
+    if not isinstance(model_name, str) or not timm.is_model(model_name):
+        return None
+    cfg = timm.get_pretrained_cfg(model_name)
+    known = cfg is not None and cfg.fixed_input_size
+    return tuple(cfg.input_size[-2:]) if known else None
 
 
 def read_description(checkpoint: Optional[str],
@@ -169,13 +192,17 @@ def fetch_from_hub(source: str, pretrained_cfg: dict) -> str:
 
 def convert_weights(
         file: TensorFile,
-        model: nn.Module) -> Tuple[Dict[str, torch.Tensor], str]:
+        model: nn.Module,
+        owner: str = 'teacher') -> Tuple[Dict[str, torch.Tensor], str]:
     """Weights of a file under the names of a model of timm.
 
     Args:
         file (TensorFile): A file with the names of timm, of what timm's
-            filters convert, of MAE, or of mmpretrain's plain ViT.
+            filters convert, of MAE, of mmpretrain's plain ViT, or of a model
+            of timm in mmpretrain (``TIMMBackbone``, :class:`MaskedTimmViT`).
         model (nn.Module): The whole model with its own grid of patches.
+        owner (str): Whose checkpoint it is, for errors: 'teacher' (the
+            default) or 'student'.
 
     Returns:
         tuple[dict, str]: The weights, without those that only pre-training
@@ -186,20 +213,33 @@ def convert_weights(
         ValueError: If the names are none of these, or are those of a model
             with another number of registers.
     """
-    _check_registers(file, model)
+    _check_registers(file, model, owner)
     layout = layout_of(file.tensors)
-    of_mmpretrain = layout in ('mmpretrain', 'mmpretrain backbone')
+    in_mmpretrain = timm_model_state_dict(file.tensors)
+    known = model.state_dict().keys()
+    embedding = file.tensors.get('patch_embed.proj.weight')
+    are_its_own = embedding is not None and embedding.dim() == 4 and all(
+        name in known or name.startswith(_BEHIND_THE_BLOCKS)
+        for name in file.tensors)
+    of_mmpretrain = not in_mmpretrain and layout in ('mmpretrain',
+                                                     'mmpretrain backbone')
     if of_mmpretrain and model.no_embed_class and model.cls_token is not None:
         raise ValueError(
-            f'The teacher checkpoint {file.source} cannot be used: it has '
+            f'The {owner} checkpoint {file.source} cannot be used: it has '
             "mmpretrain's names, and of its models only DeiT3 has a CLS token "
             'without position, as this model of timm. But it computes '
             'something else from the same weights (it applies ln1 where '
-            'DeiT III applies ln2). Use an MMPretrainTeacher.')
+            'DeiT III applies ln2).' +
+            ' Use an MMPretrainTeacher.' * (owner == 'teacher'))
     try:
         if of_mmpretrain:
             backbone, _ = backbone_state_dict(file.tensors)
             weights = backbone_to_timm(backbone)
+        elif in_mmpretrain:
+            weights = in_mmpretrain
+        elif are_its_own:  # nothing is to be converted
+            layout = 'timm'
+            weights = dict(file.tensors)
         elif isinstance(model, eva.Eva):
             layout = 'timm'
             weights = eva.checkpoint_filter_fn(dict(file.tensors), model)
@@ -212,9 +252,8 @@ def convert_weights(
             weights = _without_zero_biases(weights, model)
     except Exception as error:  # a filter meets tensors of any shape
         raise ValueError(
-            f'The teacher checkpoint {file.source} cannot be used: its names '
+            f'The {owner} checkpoint {file.source} cannot be used: its names '
             f'cannot be converted to those of timm ({error}).') from error
-    known = model.state_dict().keys()
     weights = {
         name: tensor
         for name, tensor in weights.items()
@@ -228,8 +267,8 @@ def convert_weights(
             model.pretrained_cfg.get('architecture', ''))
         return weights, layout
     # A filter resamples these to the model's sizes, whatever the file has.
-    # Files with timm's own names shall have the model's sizes: the teacher
-    # fits the images to them.
+    # Files with timm's own names keep their sizes: a teacher fits the images
+    # to them, and a student knows more of the grid of its positions.
     if weights.keys() <= file.tensors.keys():
         for name in ('pos_embed', 'patch_embed.proj.weight'):
             given = file.tensors.get(name)
@@ -250,7 +289,7 @@ def _without_zero_biases(weights: Dict[str, torch.Tensor],
     }
 
 
-def _check_registers(file: TensorFile, model: nn.Module) -> None:
+def _check_registers(file: TensorFile, model: nn.Module, owner: str) -> None:
     """Refuse registers under the name of a model without, and the reverse,
     with the name of the right one."""
     given = next((tensor.shape[1] for name, tensor in file.tensors.items()
@@ -274,7 +313,7 @@ def _check_registers(file: TensorFile, model: nn.Module) -> None:
             if exact else 'timm has no model of this name with so many: give '
             f'model_kwargs=dict(reg_tokens={given})')
     raise ValueError(
-        f'The teacher checkpoint {file.source} has {given or "no"} register '
+        f'The {owner} checkpoint {file.source} has {given or "no"} register '
         f'tokens, the model has {own or "none"}. {hint}.')
 
 
@@ -290,6 +329,22 @@ def num_positions(file: TensorFile, num_prefix: int) -> int:
                  for name, tensor in file.tensors.items()
                  if name.endswith(_POSITIONS) and tensor.dim() >= 2
                  and 'decoder' not in name), 0)
+
+
+def show_only_visible(network: nn.Module) -> VisiblePatches:
+    """Put a :class:`VisiblePatches` in the place of ``patch_drop``.
+
+    Args:
+        network (nn.Module): One of :data:`SUPPORTED`, changed in place.
+
+    Returns:
+        VisiblePatches: What was put there.
+    """
+    visible_cls = (
+        VisiblePatchesWithIndices
+        if isinstance(network, eva.Eva) else VisiblePatches)
+    network.patch_drop = visible_cls(network.num_prefix_tokens)
+    return network.patch_drop
 
 
 class VisiblePatchesWithIndices(VisiblePatches):
