@@ -82,8 +82,8 @@ class FeatureDistiller(BaseSelfSupervisor):
             the student, from 0 up to 1: these regions of its images are set
             to 0, the mean of normalised images, and it has to predict the
             teacher's features there. Which ones is drawn for each image; of
-            several teachers, the first one's patches count. Defaults to 0.0:
-            the student sees whole images.
+            several teachers, the patches of the first by name count. Defaults
+            to 0.0: the student sees whole images.
         align_cls (bool): Whether the mean of each aligned map, as one more
             token in front of the others, is aligned with the teacher's CLS.
             Defaults to False.
