@@ -1,7 +1,10 @@
 """Configs as MMEngine writes them: read without being executed, compared."""
 import ast
+import os.path as osp
 from collections import Counter
 from typing import Dict, List, Optional, Tuple
+
+from .messages import one_line
 
 
 # A value that a config does not have.
@@ -65,6 +68,65 @@ def _items(node: ast.expr) -> Optional[List[Tuple[str, ast.expr]]]:
             return sum(parts, []) + [(str(word.arg), word.value)
                                      for word in node.keywords]
     return None
+
+
+def refuse_repeated_keys(path: str) -> None:
+    """Refuse a config in which a dict has the same key twice.
+
+    Python silently keeps the last: of ``{'a': ..., 'a': ...}``, two teachers
+    of one name for example, the first would not teach.
+
+    Args:
+        path (str): The config, a Python file; the files that its ``_base_``
+            names by their paths are looked at as well.
+
+    Raises:
+        ValueError: Names file, key and both lines. Likewise if the file is
+            no Python, as with ``dict(a=..., a=...)``.
+        OSError: If it cannot be read.
+    """
+    for file in _with_bases(path, {}).items():
+        _refuse_repeated_keys(*file)
+
+
+def _with_bases(path: str, found: Dict[str, ast.Module]) -> Dict[
+        str, ast.Module]:
+    """The parsed text of a config and of its bases, by path."""
+    if path in found or not path.endswith('.py'):
+        return found
+    with open(path, 'rb') as file:
+        text = file.read()
+    try:
+        found[path] = ast.parse(text, path)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ValueError(f'The config {path} cannot be read: '
+                         f'{one_line(error)}') from None
+    for statement in found[path].body:
+        if isinstance(statement, ast.Assign) and ast.unparse(
+                statement.targets[0]) == '_base_':
+            for node in ast.walk(statement.value):
+                if isinstance(node, ast.Constant) and isinstance(
+                        node.value, str):
+                    base = osp.join(osp.dirname(path), node.value)
+                    if osp.isfile(base):  # not one of a package
+                        _with_bases(base, found)
+    return found
+
+
+def _refuse_repeated_keys(path: str, tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        first: Dict[object, int] = {}
+        for key in getattr(node, 'keys', ()) if isinstance(
+                node, ast.Dict) else ():
+            if not isinstance(key, ast.Constant):
+                continue
+            if key.value in first:
+                raise ValueError(
+                    f'{path}, line {key.lineno}: the key {key.value!r} is '
+                    f'already in line {first[key.value]} of the same dict, '
+                    'and Python would keep the last value only. Rename or '
+                    'remove one of them.')
+            first[key.value] = key.lineno
 
 
 def differences(

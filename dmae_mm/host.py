@@ -15,6 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.apis.model import ModelHub
 
+from .config_text import refuse_repeated_keys
 from .messages import one_line
 
 
@@ -64,6 +65,7 @@ def read_config(path: str, cfg_options: dict = dict()) -> Config:
                          'config first, then the checkpoint.')
     if not osp.isfile(path):
         raise FileNotFoundError(f'There is no config {path!r}.')
+    refuse_repeated_keys(path)
     try:  # anything can go wrong in a config: it is Python
         with quietly():
             cfg = Config.fromfile(path)

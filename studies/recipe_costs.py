@@ -13,6 +13,7 @@ included.
 import argparse
 import re
 import sys
+from math import prod
 from pathlib import Path
 from typing import Dict, List
 
@@ -20,7 +21,7 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from dmae_mm.files import write_whole  # noqa: E402
 from dmae_mm.host import quietly, read_config  # noqa: E402
-from dmae_mm.models import DMAE  # noqa: E402
+from dmae_mm.models import DMAE, FeatureDistiller  # noqa: E402
 from recipes_page import PAGE, read_page, replace_cells  # noqa: E402
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
@@ -38,18 +39,33 @@ IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
 def build(cfg: Config) -> nn.Module:
     """The model with shapes only, and a teacher that reads no file."""
     init_default_scope(cfg.default_scope)
-    # HiViT asks tensors for their values while it is built.
-    hierarchical = 'HiViT' in cfg.model.backbone.type
-    with torch.device('cpu' if hierarchical else 'meta'):
+    # These ask tensors for their values while they are built.
+    asking = cfg.model.type == 'FeatureDistiller' or re.search(
+        'HiViT|Swin|Sparse|ConvNeXt|EfficientFormer', cfg.model.backbone.type)
+    with torch.device('cpu' if asking else 'meta'):
         model = MODELS.build(cfg.model)
     for teacher in getattr(model, 'teachers', {}).values():
         teacher.is_loaded = True
-    return model.to('meta').train()
+    if getattr(model, 'stock', None) is None:
+        model.to('meta')
+    return model.train()  # SimMIM and SparK look where their masks are
 
 
-def labels(model: nn.Module, number: int) -> list:
-    """Soft labels, as mixup gives; none where none are needed."""
+def labels(model: nn.Module, number: int, cfg: Config) -> list:
+    """Soft labels, as mixup gives, or masks; none where none are needed."""
     if isinstance(model, DMAE):
+        masks = [
+            TRANSFORMS.build(step)
+            for step in cfg.train_dataloader.dataset.pipeline
+            if step.type == 'SimMIMMaskGenerator'
+        ]
+        if not masks:
+            return [None] * number
+        return [
+            DataSample().set_mask(masks[0](dict())['mask'])
+            for _ in range(number)
+        ]
+    if isinstance(model, FeatureDistiller):
         return [None] * number
     score = torch.empty(model.head.num_classes)
     return [DataSample().set_gt_score(score) for _ in range(number)]
@@ -69,10 +85,14 @@ def count_gflop(cfg: Config) -> Dict[str, float]:
     model = build(cfg)
     size = image_size(cfg)
     batch_size = 2  # batch normalisation does not train on one image
-    with torch.device('meta'):
-        images = torch.empty(batch_size, 3, size, size)
-        with FlopCounterMode(display=False) as step:
-            losses = model.loss(images, labels(model, batch_size))
+    with next(model.parameters()).device:
+        images = torch.zeros(batch_size, 3, size, size)
+        with FlopCounterMode(
+                display=False,
+                custom_mapping={
+                    torch.ops.aten.convolution_backward: convolution_backward
+                }) as step:
+            losses = model.loss(images, labels(model, batch_size, cfg))
             # Teachers have no backward pass, and are no submodules: they are
             # counted under the names of their classes.
             kinds = {
@@ -83,8 +103,10 @@ def count_gflop(cfg: Config) -> Dict[str, float]:
             teacher = sum(
                 sum(counts.get(kind, {}).values()) for kind in kinds)
             sum(losses.values()).backward()
-        decoder = count_decoder(model, images) if isinstance(
-            model, DMAE) else 0
+    # The decoder is counted with its backward pass, under its class.
+    counts = step.get_flop_counts()
+    decoder = sum(counts.get(type(model.neck).__name__, {}).values()) if (
+        isinstance(model, DMAE)) else 0
     total = step.get_total_flops()
     return {
         part: flops / batch_size / 1e9
@@ -94,13 +116,15 @@ def count_gflop(cfg: Config) -> Dict[str, float]:
     }
 
 
-def count_decoder(model: DMAE, images: torch.Tensor) -> int:
-    latent, *masking = model.backbone(images)
-    latent = latent.detach().requires_grad_()
-    with FlopCounterMode(display=False) as counter:
-        loss = model.reconstruction_loss(images, latent, *masking)
-        loss['loss_recon'].backward()
-    return counter.get_total_flops()
+def convolution_backward(grad_shape: tuple, x_shape: tuple, w_shape: tuple,
+                         *args, **kwargs) -> int:
+    """FLOPs as of the forward pass, for each gradient that is wanted.
+
+    PyTorch's own count leaves out that a depthwise convolution is one.
+    """
+    transposed, output_mask = args[4], args[7]
+    pixels = prod(x_shape if transposed else grad_shape)
+    return 2 * pixels * prod(w_shape[1:]) * sum(output_mask[:2])
 
 
 def image_size(cfg: Config) -> int:

@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Callable
 
 # A clone runs its own code, installed or not: see train.py.
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -45,7 +46,17 @@ def prepare(seeds: int, data_dir: str, out_dir: str, extra: dict) -> dict:
     return runs
 
 
-def run_all(runs: dict, data_dir: str, processes: int) -> None:
+def cost(cfg: Config) -> float:
+    """Of a job, in some unit, for the estimate of the remaining time."""
+    arch = cfg.model.backbone.arch
+    size = arch.num_layers * arch.embed_dims
+    visible = 1 - cfg.model.backbone.get('mask_ratio', 0)
+    images = 140 if cfg.train_dataloader.dataset.get('ann_file') else 1437
+    return cfg.train_cfg.max_epochs * images * (1 + size / 192 * visible)
+
+
+def run_all(runs: dict, data_dir: str, processes: int,
+            cost: Callable[[Config], float] = cost) -> None:
     """Run what is not finished, each job when those it needs are."""
     done = {key for key, cfg in runs.items() if finished_result(cfg)}
     left = [key for key in runs if key not in done]
@@ -87,15 +98,6 @@ def run_all(runs: dict, data_dir: str, processes: int) -> None:
                     f'{accuracies}  {result["seconds"]:4.0f} s; about '
                     f'{minutes:3.0f} min left',
                     flush=True)
-
-
-def cost(cfg: Config) -> float:
-    """Of a job, in some unit, for the estimate of the remaining time."""
-    arch = cfg.model.backbone.arch
-    size = arch.num_layers * arch.embed_dims
-    visible = 1 - cfg.model.backbone.get('mask_ratio', 0)
-    images = 140 if cfg.train_dataloader.dataset.get('ann_file') else 1437
-    return cfg.train_cfg.max_epochs * images * (1 + size / 192 * visible)
 
 
 def main() -> None:

@@ -3,7 +3,9 @@ import re
 import pytest
 from mmengine.config import Config
 
-from dmae_mm.config_text import differences, flat_config
+from dmae_mm.config_text import (differences, flat_config,
+                                 refuse_repeated_keys)
+from dmae_mm.host import read_config
 from tests.toys.models import ROOT
 
 
@@ -50,3 +52,46 @@ def test_only_what_differs_is_listed():
         'pipeline': ['Load, Flip, Flip#2', 'Seed, Load, Flip, Flip#2', '?'],
         'pipeline[Seed].type': ['(none)', "'Seed'", '?']}
     assert differences([a, a]) == differences([a]) == {}
+
+
+class TestRepeatedKeys:
+    """Two teachers of one name, say: Python would keep the last."""
+
+    def refusal(self, path):
+        with pytest.raises(ValueError) as error:
+            read_config(str(path))
+        return str(error.value)
+
+    def test_key_file_and_lines_are_named(self, tmp_path):
+        path = tmp_path / 'two.py'
+        path.write_text("model = dict(teachers={\n    'a': dict(x=1),\n"
+                        "    'b': 2,\n    'a': dict(x=3)})\n")
+        assert self.refusal(path) == (
+            f"{path}, line 4: the key 'a' is already in line 2 of the same "
+            'dict, and Python would keep the last value only. Rename or '
+            'remove one of them.')
+
+    def test_in_a_base(self, tmp_path):
+        (tmp_path / 'sub').mkdir()
+        (tmp_path / 'base.py').write_text('a = [{1: 2, 1: 3}]')
+        (tmp_path / 'middle.py').write_text("_base_ = 'base.py'")
+        path = tmp_path / 'sub' / 'top.py'
+        path.write_text(
+            "_base_ = ['mmpretrain::_base_/default_runtime.py', "
+            "'../middle.py']")
+        assert 'base.py, line 1: the key 1 is' in self.refusal(path)
+
+    def test_arguments_are_named_by_python_with_the_file(self, tmp_path):
+        path = tmp_path / 'two.py'
+        path.write_text('\nmodel = dict(a=1, a=2)\n')
+        assert re.search(
+            f'^The config {path} cannot be read: SyntaxError: keyword '
+            r'argument repeated: a \(two.py, line 2\)', self.refusal(path))
+
+    def test_what_is_legal(self, tmp_path):
+        path = tmp_path / 'legal.py'
+        path.write_text("b = {}\nx = {'a': {'a': 1}, 'b': [{'a': 1}], **b, "
+                        "**b}\ny = {'a': 2}\n")
+        assert read_config(str(path)).x.a.a == 1
+        for path in (ROOT / 'configs').rglob('*.py'):
+            refuse_repeated_keys(str(path))

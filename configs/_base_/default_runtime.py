@@ -19,7 +19,8 @@ custom_hooks = [
     dict(type='PreemptionHook'),
     dict(type='TeacherHook'),
     dict(type='PretrainedBackboneHook'),
-    dict(type='SkippedImagesHook')
+    dict(type='SkippedImagesHook'),
+    dict(type='CalibrationHook')
 ]
 
 randomness = dict(seed=0, diff_rank_seed=True)

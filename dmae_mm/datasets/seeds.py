@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 # Keeps the seeds of different uses apart, whatever their numbers are.
-_USES = ('sample', 'step', 'epoch')
+_USES = ('sample', 'step', 'epoch', 'calibration')
 
 
 def derive_seed(use: str, *numbers: int) -> int:
     """A seed of 64 bits for one use of random numbers.
 
     Args:
-        use (str): 'sample', 'step' or 'epoch'.
+        use (str): 'sample', 'step', 'epoch' or 'calibration'.
         *numbers (int): What tells one from another, none negative: the run's
             seed first.
 

@@ -54,7 +54,8 @@ class Replay:
         for name, teacher in getattr(model, 'teachers', {}).items():
             teacher.init_weights()
             if teacher.fingerprint() != dump['teachers'].get(name):
-                self.say('WARNING: this teacher is not the one of the run: '
+                self.say(f'WARNING: this teacher{f" {name!r}" * bool(name)} '
+                         'is not the one of the run: '
                          f'{teacher.checkpoint!r} has changed.')
         weights, path = dump['weights'], dump['checkpoint']
         if weights is None:

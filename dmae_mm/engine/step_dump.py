@@ -40,6 +40,8 @@ class Step:
     batch: Any
     random_state: Dict[str, Any]  # before it
     terms: Dict[str, float] = field(default_factory=dict)  # once known
+    # By their names in the model, what it reads and then changes: before it.
+    statistics: Dict[str, torch.Tensor] = field(default_factory=dict)
 
     def bad_terms(self) -> Dict[str, float]:
         """The losses that are not finite; the sum only if no other is."""
@@ -81,7 +83,8 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
 
     Args:
         runner: The run.
-        model (nn.Module): Not wrapped, with the weights before the step.
+        model (nn.Module): Not wrapped, with the weights before the step;
+            its running statistics may be those after it.
         step (Step): The step.
         path (str): The file.
 
@@ -89,7 +92,7 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
         str: What a person is told. That the file cannot be written is part of
         it, and must not hide the error of the step itself.
     """
-    weights, note = model.state_dict(), ''
+    weights, note = {**model.state_dict(), **step.statistics}, ''
     if any(isinstance(weight, DTensor) for weight in weights.values()):
         weights = None  # no process has them whole
         note += ' It is without weights, because they are sharded.'
@@ -104,7 +107,11 @@ def dump_step(runner, model: nn.Module, step: Step, path: str) -> str:
         write_dump(
             path,
             dict(
-                vars(step),
+                {
+                    key: value
+                    for key, value in vars(step).items()
+                    if key != 'statistics'  # they are among the weights
+                },
                 rank=get_rank(),
                 world_size=get_world_size(),
                 seed=runner.seed,

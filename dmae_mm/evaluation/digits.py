@@ -117,13 +117,23 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
 
 
 def evaluate(cfg: Config, model: DMAE, data_dir: str) -> Dict[str, float]:
-    """Accuracy of frozen features on the test digits, in percent."""
+    """Accuracy of frozen features on the test digits, in percent.
+
+    The digits are as large as those of the training.
+    """
+    crop, = (step for step in cfg.train_dataloader.dataset.pipeline
+             if step.type == 'RandomResizedCrop')
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=crop.scale, interpolation='bicubic'),
+        dict(type='PackInputs')
+    ]
     splits = []
     for split in ('train', 'test'):
         dataset = dict(
             type='CustomDataset',
             data_root=osp.join(data_dir, split),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+            pipeline=pipeline)
         dataloader = Runner.build_dataloader(
             dict(cfg.train_dataloader, dataset=dataset,
                  sampler=dict(type='DefaultSampler', shuffle=False)))

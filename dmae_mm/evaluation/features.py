@@ -1,6 +1,5 @@
 """One vector an image, from a frozen backbone or from a file that has it."""
 import hashlib
-import inspect
 import json
 import os
 import os.path as osp
@@ -13,6 +12,7 @@ from mmpretrain.datasets import CustomDataset
 
 from dmae_mm.datasets.pipelines import loader_of
 from dmae_mm.files import check_place
+from dmae_mm.models.students import outputs_of_whole_images
 from dmae_mm.weights import read_tensor_file, write_tensor_file
 
 from .images import batches, check_readable, paths_of, with_progress
@@ -49,16 +49,11 @@ def extract_features(model: nn.Module,
         raise ValueError(f'pooling={pooling!r} does not exist. Choose one of '
                          f'{", ".join(POOLINGS)}.')
     backbone = model.backbone
-    # Backbones of masked image modelling mask, unless they are told not to.
-    masked = 'mask' in inspect.signature(backbone.forward).parameters
-    kwargs = dict(mask=None) if masked else {}
     features, labels = [], []
     with in_eval_mode(backbone):
         for batch in dataloader:
             batch = model.data_preprocessor(batch, False)
-            outputs = backbone(batch['inputs'], **kwargs)
-            if isinstance(outputs, torch.Tensor):  # not in a tuple
-                outputs = (outputs, )
+            outputs = outputs_of_whole_images(backbone, batch['inputs'])
             features.append(_pool(backbone, outputs, pooling).cpu())
             labels.extend(int(s.gt_label) for s in batch['data_samples'])
     return torch.cat(features).float().numpy(), np.array(labels)

@@ -37,8 +37,9 @@ def image_size(backbone: nn.Module) -> int:
         ValueError: If they are not square.
     """
     holder = backbone if hasattr(backbone, 'img_size') else getattr(
-        backbone, 'patch_embed', None)  # HiViT keeps it there
-    size = getattr(holder, 'img_size', None)
+        backbone, 'patch_embed', None)  # HiViT and Swin keep it there
+    size = getattr(holder, 'img_size',
+                   getattr(holder, 'init_input_size', None))
     if size is None and hasattr(backbone, 'timm_model'):
         size = _timm_image_size(backbone.timm_model)
     size = DEFAULT_IMG_SIZE if size is None else size

@@ -29,6 +29,7 @@ RULE_DEPTH = 0.75  # the paper's choice, of both depths
 def compare_layers(config: str,
                    images: str,
                    checkpoint: Optional[str] = None,
+                   teacher: Optional[str] = None,
                    num_images: int = 1024,
                    batch_size: int = 64,
                    num_workers: int = 2,
@@ -52,20 +53,23 @@ def compare_layers(config: str,
         OSError: If a file cannot be found, read or fetched.
     """
     section = read_model(config, cfg_options)
-    if not section.get('teacher'):
-        raise ValueError(f'The config {config} has no model.teacher to '
-                         'compare the student with.')
+    option, distillation = chosen_teacher(section, config, teacher)
     torch.manual_seed(seed)
     model = build_pretraining_model(section, config)
     if not isinstance(model, DMAE):
         raise ValueError(f'The model of {config} is a '
                          f'{type(model).__name__}, not a DMAE.')
-    teacher = build_whole_teacher(
-        section['teacher'],
-        StudentInput.of_vit(model.backbone, model.data_preprocessor))
-    configured = resolve_pairs(section['aligned_layers'],
+    if model.stock is not None:
+        raise ValueError(
+            f'model.backbone is a {type(model.backbone).__name__}, which has '
+            'no tokens of patches to compare: choose the aligned stage by a '
+            'run of each.')
+    network = build_whole_teacher(
+        distillation['teacher'],
+        StudentInput.of_vit(model.backbone, model.data_preprocessor), option)
+    configured = resolve_pairs(distillation['aligned_layers'],
                                len(blocks_of(model.backbone)),
-                               teacher.num_layers)
+                               network.num_layers)
     pipeline = EvaluationPipeline.of(
         model.backbone, crop_pct,
         read_loader(config, cfg_options, value_range))
@@ -77,9 +81,9 @@ def compare_layers(config: str,
     file = checkpoint and read_tensor_file(checkpoint)
     if file:
         load_backbone(model.backbone, file, config)
-    teacher.init_weights()
-    for network in (model, teacher):
-        move(network, device)
+    network.init_weights()
+    for each in (model, network):
+        move(each, device)
 
     # The last batch must not be too small: below two batches of 4, one.
     number = min(-(-len(paths) // batch_size), len(paths) // MIN_EXAMPLES)
@@ -93,12 +97,13 @@ def compare_layers(config: str,
         collate_fn=pipeline.read,
         generator=generator)  # not the one that draws the masks
     torch.manual_seed(seed)  # the same masks with and without checkpoint
-    cka = layer_similarity(model, teacher, with_progress(batches, 'batches'))
+    cka = layer_similarity(model, network, with_progress(batches, 'batches'))
     return dict(
         config=config,
         checkpoint=checkpoint,
         sha256=file and file.sha256,
-        teacher=teacher.checkpoint,
+        name=teacher,
+        teacher=network.checkpoint,
         images=images,
         num_images=len(paths),
         skipped=skipped,
@@ -140,12 +145,49 @@ def _drawn(folder: str, wanted: int, num_workers: int,
     return readable, skipped
 
 
-def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
+def chosen_teacher(section: dict, config: str,
+                   name: Optional[str]) -> Tuple[str, dict]:
+    """The teacher that the student is compared with.
+
+    Args:
+        section (dict): Section ``model`` of a config.
+        config (str): Path of the config, for errors.
+        name (str, optional): Of one of several teachers.
+
+    Returns:
+        tuple[str, dict]: Its option in the config, and the dict that has it
+        as ``teacher``, with its ``aligned_layers``.
+
+    Raises:
+        ValueError: If there is none of that name, or it is not clear which
+            one is meant.
+    """
+    several = section.get('teachers') or {}
+    if not several and not section.get('teacher'):
+        raise ValueError(f'The config {config} has no model.teacher to '
+                         'compare the student with.')
+    if name is None and not several:
+        return 'model.teacher', section
+    if name not in several:
+        names = ', '.join(sorted(several))
+        found = (f'has the teachers {names}: choose one with --teacher NAME'
+                 if several else
+                 'has a single teacher, without a name: leave out --teacher')
+        given = '' if name is None else f'--teacher {name}: '
+        raise ValueError(f'{given}The config {config} {found}.')
+    return f'model.teachers.{name}.teacher', several[name]
+
+
+def build_whole_teacher(cfg: dict,
+                        student: StudentInput,
+                        option: str = 'model.teacher') -> Teacher:
     """Build a teacher with all of its blocks, each of which is aligned.
 
     Args:
         cfg (dict): Section ``model.teacher`` of a config of :class:`DMAE`.
         student (StudentInput): The images of its student.
+        option (str): Where that section stands, for errors. Defaults to
+            'model.teacher'.
 
     Returns:
         Teacher: The teacher, on the CPU. Its weights are not yet read.
@@ -156,11 +198,15 @@ def build_whole_teacher(cfg: dict, student: StudentInput) -> Teacher:
 
     def teacher(blocks: Sequence[int]) -> Teacher:
         return build(
-            dict(cfg, aligned_blocks=blocks, student_input=student),
-            'model.teacher')
+            dict(cfg, aligned_blocks=blocks, student_input=student), option)
 
     first = teacher([0])  # one block is quickly built
     check_sees_patches(first)
+    if 'block' not in first.taps:
+        raise ValueError(
+            f'model.teacher: a {type(first).__name__} shows no outputs of '
+            'blocks of an encoder. Compare layers with an MMPretrainTeacher '
+            'of the same backbone and checkpoint.')
     return teacher(list(range(first.num_layers)))
 
 

@@ -1,5 +1,6 @@
 """What a masked autoencoder makes of images, as pixels."""
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import (Any, Dict, Iterable, Iterator, List, Optional, Sequence,
                     Tuple)
@@ -13,6 +14,7 @@ from mmpretrain.models.necks import MAEPretrainDecoder
 from torch.overrides import TorchFunctionMode
 
 from dmae_mm.models.checks import check_mask_ratio
+from dmae_mm.models.distillation import Distillation
 from dmae_mm.models.students import MASKED_STUDENTS
 from dmae_mm.models.tokens import first_ids
 from dmae_mm.weights import TensorFile, read_tensor_file
@@ -43,9 +45,10 @@ class Reconstruction:
         norm_pix (bool): Whether patches are predicted up to their mean and
             variance, which were then taken from the original.
         similarity (dict[str, np.ndarray]): For each aligned pair, such as
-            's8_t17', the cosine between the projected student's token and the
-            teacher's, (rows, columns), float32; NaN where hidden. Empty
-            without teacher.
+            's8_t17', or of several teachers 'dino_s8_t8', the cosine between
+            the projected student's token and the teacher's, (rows, columns),
+            float32; NaN where hidden. Empty without teacher, and where
+            relations or outputs of decoders are compared.
     """
     original: np.ndarray
     masked: np.ndarray
@@ -86,6 +89,10 @@ def reconstruct_with_checkpoint(
     model = build_pretraining_model(
         read_model(config, cfg_options), config, similarity)
     check_reconstructs(model)
+    if similarity and not any(map(_has_maps, model.distillations)):
+        raise ValueError(
+            f'The config {config} compares no projected features of single '
+            'patches, so there are no maps of them. Leave out --similarity.')
     ratios = mask_ratio or [model.backbone.mask_ratio]
     for ratio in ratios:
         model.backbone.mask_ratio = ratio
@@ -121,8 +128,9 @@ def check_reconstructs(model: nn.Module) -> None:
                           ('head', (MAEPretrainHead, ))):
         module = getattr(model, part, None)
         if not isinstance(module, classes):
+            kind = 'None' if module is None else f'a {type(module).__name__}'
             raise ValueError(
-                f'model.{part} is a {type(module).__name__}, but pixels are '
+                f'model.{part} is {kind}, but pixels are '
                 'reconstructed by a masked autoencoder, whose '
                 f'{part} is a {" or ".join(c.__name__ for c in classes)}.')
 
@@ -213,27 +221,35 @@ def _recorded(model: nn.Module) -> Iterator[Dict[str, Any]]:
     Yields:
         dict: What 'backbone' and 'neck' return; and in 'pairs', for each
         aligned pair, such as 's8_t17', the projected student's and the
-        teacher's tokens as the loss gets them, (B, N, C).
+        teacher's tokens as the loss gets them, (B, N, C). Pairs of relations
+        and of decoders are left out: they are not alike or not alone of
+        visible patches.
     """
     seen: Dict[str, Any] = dict(pairs={})
-    distillations = getattr(model, 'distillations', ())
     handles = [
         getattr(model, part).register_forward_hook(
             lambda module, args, output, part=part: seen.update({part: output})
         ) for part in ('backbone', 'neck')
     ]
-    for part in distillations:
+    for part in filter(_has_maps, getattr(model, 'distillations', ())):
         names = iter(part.loss_names)
         handles.append(
             part.loss.register_forward_pre_hook(
                 lambda module, args, names=names: seen['pairs'].update({
-                    next(names).removeprefix('loss_align_'): args
+                    # Behind the pairs, a generator's tokens are compared.
+                    name.removeprefix('loss_align_'): args
+                    for name in itertools.islice(names, 1)
                 })))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _has_maps(part: Distillation) -> bool:
+    """Whether tokens of visible patches are compared, each with its own."""
+    return part.neck is not None and part.tap == 'block'
 
 
 class _MaskNoise(TorchFunctionMode):

@@ -28,7 +28,7 @@ def static_problems(cfg: Config) -> List[str]:
     """
     return [
         *_wrong_numbers(cfg), *_no_sections(cfg), *_normalisation(cfg),
-        *_crop_size(cfg), *missing_files(cfg)
+        *_crop_size(cfg), *_mask_size(cfg), *missing_files(cfg)
     ]
 
 
@@ -131,6 +131,37 @@ def _crop_size(cfg: Config) -> Iterator[str]:
                        f'set {option}.{index}.{key}={size}, or img_size and, '
                        'where there is a decoder, model.neck.num_patches, '
                        'which is (img_size / patch_size)^2')
+
+
+def _mask_size(cfg: Config) -> Iterator[str]:
+    """Images and masks that students of SimMIM and SparK cannot take."""
+    backbone = cfg.model.get('backbone')
+    if _name(backbone) == 'SimMIMSwinTransformer':
+        owner = 'model.backbone.img_size'
+        size = _square(backbone.get('img_size', 224))
+    elif _name(backbone) in ('SparseResNet', 'SparseConvNeXt'):
+        owner, size = 'model.input_size', cfg.model.get('input_size') or 224
+    else:
+        return
+    for option, pipeline in entries(cfg.get('train_dataloader'),
+                                    'train_dataloader'):
+        if not option.endswith('.pipeline') or not isinstance(
+                pipeline, (list, tuple)):
+            continue
+        sizes = [_last_size(pipeline)]
+        masks = [index for index, transform in enumerate(pipeline)
+                 if _name(transform) == 'SimMIMMaskGenerator']
+        if owner == 'model.backbone.img_size':
+            sizes += [(index, 'input_size') for index in masks]
+            if not masks:
+                yield (f'{option} has no SimMIMMaskGenerator, whose mask '
+                       'a SimMIMSwinTransformer needs: put one in front of '
+                       'PackInputs')
+        for index, key in filter(None, sizes):
+            given = pipeline[index].get(key, 192)
+            if _square(given) != size:
+                yield (f'{option}.{index}.{key}={given!r} is another size '
+                       f'than {owner}={size}: make them equal')
 
 
 def _last_size(pipeline: list) -> Optional[tuple]:

@@ -9,6 +9,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import is_finite_number
 
+from .region_maps import patches_of_units, visible_tokens
 from .student import Student, num_seen
 from .teachers import Teacher
 from .tokens import first_ids, resolve_block, without_registers
@@ -96,7 +97,9 @@ class Distillation:
                  generator: Optional[dict] = None,
                  name: str = '') -> None:
         self.student = student
-        self.num_seen = _num_seen(student, mask_ratio)
+        self.num_seen = _num_seen(
+            student, mask_ratio,
+            'mask_ratio' if name else 'teacher_mask_ratio')
         self.loss: Optional[nn.Module] = None
         self.neck: Optional[nn.Module] = None
         self.targets: Optional[nn.ModuleList] = None
@@ -126,6 +129,10 @@ class Distillation:
         _check_no_duplicates(aligned_layers, self.loss_names)
         _check_not_frozen(modules, ours)
         if not aligned_layers:
+            if target is not None:
+                raise ValueError(
+                    f'target={target!r}, but aligned_layers is empty, so '
+                    'there are no features to standardise. Set target=None.')
             return
         tokens = getattr(self.loss, 'tokens', 'shared')
         self.has_cls = (
@@ -160,40 +167,114 @@ class Distillation:
                         grid=student.images.patch_grid)
                     for _ in aligned_layers)
 
+    def unmeasured_targets(self) -> List[nn.Module]:
+        """Targets whose statistics are to be measured before a training.
+
+        These have an ``is_fitted``, an ``accumulate`` and a ``finish``, as
+        :class:`PHIStandardize`.
+        """
+        return [
+            target for target in self.targets or ()
+            if not getattr(target, 'is_fitted', True)
+        ]
+
+    def num_targets(self) -> Optional[int]:
+        """How many tokens of an image are targets; None if not known."""
+        patches = self.student.num_patches
+        if self.generators is not None:
+            patches = self.num_seen
+        elif self.tap != 'decoder':
+            patches = self.student.num_visible or patches
+        return patches and patches + self.has_cls
+
+    def measure_targets(self, images: torch.Tensor) -> None:
+        """Count in what the teacher shows of images.
+
+        It sees patches at random, as many as in a training step, and those
+        tokens count that are targets then.
+
+        Args:
+            images (torch.Tensor): Normalised images, (B, C, H, W).
+        """
+        ids_restore = None
+        if self.student.num_visible is not None:
+            noise = torch.rand(
+                len(images), self.student.num_patches, device=images.device)
+            ids_restore = noise.argsort(dim=1)
+        features = self.teacher_features(images, ids_restore,
+                                         self.student.num_visible)
+        for target, tokens in zip(
+                self.targets,
+                self.teacher_tokens(features, self.num_targets())):
+            if not target.is_fitted:
+                target.accumulate(tokens)
+
     def losses(
         self,
         images: torch.Tensor,
         student_features: Sequence[torch.Tensor],
         ids_restore: Optional[torch.Tensor] = None,
-        num_visible: Optional[int] = None
+        num_visible: Optional[int] = None,
+        per_image: bool = False
     ) -> Dict[str, torch.Tensor]:
         """Run the teacher and compare the student's features with its own.
 
         Args:
             images (torch.Tensor): Normalised images, (B, C, H, W).
             student_features (Sequence[torch.Tensor]): A pair's student
-                tokens, (B, P_student + K, C_student).
+                tokens, (B, P_student + K, C_student); with units, those of
+                a whole map.
             ids_restore (torch.Tensor, optional): MAE's permutation, (B, L).
                 None: all patches are visible, in their own order.
             num_visible (int, optional): K.
+            per_image (bool): As of :meth:`align`.
 
         Returns:
             dict[str, torch.Tensor]: As of :meth:`align`.
         """
+        units = self.student.images.units
+        if units is not None:
+            ids_keep = first_ids(ids_restore, num_visible)
+            student_features = [
+                visible_tokens(feature, ids_keep, units,
+                               self.teacher.patch_grid)
+                for feature in student_features
+            ]
+        return self.align(
+            student_features,
+            self.teacher_features(images, ids_restore, num_visible),
+            ids_restore, num_visible, per_image)
+
+    def teacher_features(
+            self, images: torch.Tensor, ids_restore: Optional[torch.Tensor],
+            num_visible: Optional[int]) -> Tuple[torch.Tensor, ...]:
+        """Run the teacher on the patches that it is to see.
+
+        Args: As of :meth:`losses`.
+
+        Returns:
+            tuple[torch.Tensor]: Of each pair (B, P_teacher + N, C_teacher).
+        """
         seen = ()
         if ids_restore is not None:
-            seen = (first_ids(ids_restore, self.num_seen or num_visible), )
+            # A model may be looked at with another mask ratio than it has.
+            number = max(self.num_seen or 0, num_visible)
+            seen = (first_ids(ids_restore, number), )
             if self.tap == 'decoder':
                 seen += (ids_restore, )
-        return self.align(student_features, self.teacher(images, *seen),
-                          ids_restore, num_visible)
+        units = self.student.images.units
+        if units is not None and seen:
+            grid = self.teacher.patch_grid
+            seen = (patches_of_units(seen[0], units, grid), )
+        return self.teacher(images, *seen)
 
     def align(
         self,
         student_features: Sequence[torch.Tensor],
         teacher_features: Sequence[torch.Tensor],
         ids_restore: Optional[torch.Tensor] = None,
-        num_visible: Optional[int] = None
+        num_visible: Optional[int] = None,
+        per_image: bool = False
     ) -> Dict[str, torch.Tensor]:
         """Distance of each aligned pair on the tokens that both sides have.
 
@@ -205,6 +286,8 @@ class Distillation:
                 patches are the student's.
             ids_restore (torch.Tensor, optional): As of :meth:`losses`.
             num_visible (int, optional): Likewise.
+            per_image (bool): Whether each loss is that of each image, (B,).
+                Defaults to False: their mean, a scalar.
 
         Returns:
             dict[str, torch.Tensor]: One loss a pair; with a ``generator``
@@ -222,7 +305,9 @@ class Distillation:
             raise RuntimeError(
                 'The student features carry no gradient. With '
                 'activation_checkpointing, name single blocks '
-                "('backbone.layers.0', ...), not the backbone.")
+                "('backbone.layers.0', ...), not the backbone" +
+                ', and none whose qkv layer is compared' *
+                (self.tap == 'qkv') + '.')
         num_prefix = self.student.num_prefix_tokens
         if self.tap == 'decoder':
             num_prefix = 1  # CLS, or what stands there for a student without
@@ -247,9 +332,9 @@ class Distillation:
             key: value
             for key, value in asked_for.items() if key in self.asked_for
         }
+        compare = self.loss.per_image if per_image else self.loss
         losses = {
-            name: self.loss(student, teacher[:, :student.shape[1]],
-                            **asked_for)
+            name: compare(student, teacher[:, :student.shape[1]], **asked_for)
             for name, student, teacher in zip(self.loss_names, ours, theirs)
         }
         if self.generators is not None:
@@ -257,7 +342,7 @@ class Distillation:
                 [num_visible, self.num_seen - num_visible], dim=1)
             for name, generate, student, teacher in zip(
                     self.loss_names, self.generators, ours, theirs):
-                losses[name.replace('align', 'generate', 1)] = self.loss(
+                losses[name.replace('align', 'generate', 1)] = compare(
                     generate(student, ids_keep, ids_extra),
                     teacher[:, student.shape[1]:])
         return losses
@@ -334,20 +419,28 @@ def _widths(dims: Union[int, Sequence[int]],
     return dims if isinstance(dims, int) else [dims[i] for i in blocks]
 
 
-def _num_seen(student: Student, mask_ratio: Optional[float]) -> Optional[int]:
+def _num_seen(student: Student, mask_ratio: Optional[float],
+              option: str) -> Optional[int]:
     """How many patches the teacher sees; None for as many as the student."""
     if mask_ratio is None:
         return None
+    if student.images.units is not None:
+        if mask_ratio != 0 or isinstance(mask_ratio, bool):
+            raise ValueError(
+                f'teacher_mask_ratio={mask_ratio!r}: of a student that is '
+                'masked in regions, the teacher sees what is visible (None) '
+                'or all patches (0).')
+        return student.num_patches
     if student.num_visible is None:
         raise ValueError(
-            f'teacher_mask_ratio={mask_ratio!r}, but the student sees whole '
+            f'{option}={mask_ratio!r}, but the student sees whole '
             'images, and so does its teacher. Remove it.')
     number = is_finite_number(mask_ratio) and 0 <= mask_ratio < 1 and num_seen(
         student.num_patches, mask_ratio)
     if not number or number < student.num_visible:
         masked = 1 - student.num_visible / student.num_patches
         raise ValueError(
-            f'teacher_mask_ratio={mask_ratio!r} is not a number from 0 (the '
+            f'{option}={mask_ratio!r} is not a number from 0 (the '
             f"teacher sees all patches) to the student's {masked:.4g} (it "
             'sees the same). Features are compared where the student sees, '
             'so the teacher must see at least as much.')
@@ -417,6 +510,10 @@ def _check_loss(part: Distillation, distill_neck: Optional[dict],
 def _check_generator(part: Distillation, generator: dict) -> None:
     """Refuse to generate where there is nothing to, or not from that."""
     given = f'generator={generator!r}'
+    if part.student.images.units is not None:
+        raise ValueError(f'{given} predicts features of patches, which a '
+                         'student that is masked in regions does not have. '
+                         'Set generator=None.')
     if part.tap != 'block' or part.neck is None:
         raise ValueError(
             f'{given} predicts outputs of blocks from projected ones, but a '

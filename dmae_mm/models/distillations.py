@@ -6,8 +6,11 @@ from typing import (Any, Callable, Dict, Iterator, List, Optional, Sequence,
 import torch
 import torch.nn as nn
 
+from dmae_mm.options import is_finite_number
+
 from .checks import check_teacher
 from .distillation import Distillation
+from .losses import teacher_dropping
 from .student import Student
 from .teachers import Teacher
 from .tokens import OutputRecorder
@@ -31,13 +34,20 @@ class Distillations:
         student (Student): Who learns.
         options (dict[str, dict]): Options of each :class:`Distillation`, by
             the name of its teacher; the name of a single one is ''.
+        teacher_dropping (float, optional): With which probability a teacher
+            that is not an image's worst is dropped for it, in training mode:
+            see :func:`teacher_dropping`. Defaults to None: the losses of all
+            teachers are summed.
 
     Raises:
         ValueError: If the parts do not fit together; the message names the
             option, its value and the legal values.
     """
 
-    def __init__(self, student: Student, options: Dict[str, dict]) -> None:
+    def __init__(self,
+                 student: Student,
+                 options: Dict[str, dict],
+                 teacher_dropping: Optional[float] = None) -> None:
         self.by_name: Dict[str, Distillation] = {}
         for name, given in options.items():
             try:
@@ -46,6 +56,8 @@ class Distillations:
                 if not name:
                     raise
                 raise ValueError(f'teachers.{name}: {error}') from error
+        _check_dropping(teacher_dropping, self.by_name)
+        self.teacher_dropping = teacher_dropping
         self.student_recorder = OutputRecorder([
             module for distillation in self
             for module in distillation.student_modules
@@ -138,13 +150,35 @@ class Distillations:
             num_visible (int, optional): How many of them are visible, K.
 
         Returns:
-            dict[str, torch.Tensor]: One loss a pair.
+            dict[str, torch.Tensor]: One loss a pair. With
+            ``teacher_dropping``, in training mode, its share of the mean
+            over what is kept.
         """
-        losses = {}
-        for part, features in zip(self, student_features):
-            losses.update(
-                part.losses(images, features, ids_restore, num_visible))
-        return losses
+        dropping = self.teacher_dropping is not None and all(
+            part.loss.training for part in self)
+        by_teacher = [
+            part.losses(images, features, ids_restore, num_visible, dropping)
+            for part, features in zip(self, student_features)
+        ]
+        if dropping:
+            by_teacher = self._drop(by_teacher)
+        return {
+            name: loss for losses in by_teacher
+            for name, loss in losses.items()
+        }
+
+    def _drop(
+        self, by_teacher: List[Dict[str, torch.Tensor]]
+    ) -> List[Dict[str, torch.Tensor]]:
+        """Weigh the losses of each teacher's pairs and images, (B,)."""
+        of_teachers = torch.stack(
+            [sum(losses.values()) for losses in by_teacher])  # (T, B)
+        weights = teacher_dropping(of_teachers, torch.rand_like(of_teachers),
+                                   self.teacher_dropping)
+        return [{
+            name: (weight * loss).sum()
+            for name, loss in losses.items()
+        } for weight, losses in zip(weights, by_teacher)]
 
 
 def distillation_options(teachers: Optional[dict],
@@ -157,7 +191,7 @@ def distillation_options(teachers: Optional[dict],
             is None.
 
     Returns:
-        dict[str, dict]: As :class:`Distillations` takes them.
+        dict[str, dict]: As :class:`Distillations` takes them, sorted by name.
 
     Raises:
         ValueError: If both are given, a name is illegal, or a distillation
@@ -177,7 +211,9 @@ def distillation_options(teachers: Optional[dict],
         raise ValueError(
             f'teachers is given, and so is {", ".join(given)}, which is for a '
             f'single teacher. Move it into each of {list(teachers)}, and set '
-            f'{", ".join(f"{name}=None" for name in given)}.')
+            + ', '.join(
+                f'{name}={[] if name == "aligned_layers" else None}'
+                for name in given) + '.')
     legal = [*single]
     for name, options in teachers.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(
@@ -203,4 +239,30 @@ def distillation_options(teachers: Optional[dict],
         if options['teacher'] is None:
             raise ValueError(f'teachers.{name}: teacher=None. Remove '
                              f'{name!r}, or give its teacher.')
-    return {name: dict(options) for name, options in teachers.items()}
+    # In an order that a config has kept when MMEngine has written and read it:
+    # optimizers and random draws count by it.
+    return {name: dict(teachers[name]) for name in sorted(teachers)}
+
+
+def _check_dropping(probability: Optional[float],
+                    by_name: Dict[str, Distillation]) -> None:
+    """Refuse teachers that cannot be dropped."""
+    if probability is None:
+        return
+    if not is_finite_number(probability) or not 0 <= probability <= 1:
+        raise ValueError(f'teacher_dropping={probability!r} is not a '
+                         'probability from 0 to 1. Leave it out to sum the '
+                         'losses of all teachers.')
+    if len(by_name) < 2:
+        raise ValueError(
+            f'teacher_dropping={probability!r} needs at least two teachers, '
+            'of which one stays for each image. Give them as teachers=dict('
+            'NAME=dict(...), ...), or set teacher_dropping=None.')
+    for name, part in by_name.items():
+        if not hasattr(part.loss, 'per_image'):
+            raise ValueError(
+                f'teachers.{name}.distill_loss: teacher_dropping='
+                f'{probability!r} weighs each image, but a '
+                f'{type(part.loss).__name__} has no per_image(student, '
+                'teacher), the loss of each image, (B,). Add that, choose '
+                'another distill_loss, or set teacher_dropping=None.')

@@ -18,7 +18,8 @@ from .distillations import Distillations, distillation_options
 from .mmpretrain_vits import check_arch
 from .necks import CrossAttentionDecoder
 from .student import Student
-from .students import MASKED_STUDENTS
+from .students import (MASKED_STUDENTS, STOCK_BACKBONES,
+                       outputs_of_whole_images, stock_student)
 from .teachers import Teacher
 from .unreached import freeze_unreached
 
@@ -37,28 +38,35 @@ class DMAE(BaseSelfSupervisor):
     In shapes, B are images, L their patches, K the visible ones, P the prefix
     tokens in front of them (CLS and registers), C channels.
 
-    With ``teacher=None`` and no aligned layers this is plain MAE, the control
-    of an experiment; ``distill_neck`` and ``distill_loss`` are then not built.
+    Beside MAE's students it takes those of SimMIM and SparK, with their own
+    decoders, heads and losses: see :class:`SimMIMStudent` and
+    :class:`SparKStudent`. Of them, stages of maps are aligned, in the regions
+    that are visible.
+
+    With ``teacher=None`` and no aligned layers this is plain MAE (SimMIM,
+    SparK), the control of an experiment; ``distill_neck`` and
+    ``distill_loss`` are then not built.
     ``teachers`` takes the place of ``teacher`` and the options that follow it
     and gives them for each of several teachers.
 
     Args:
         backbone (dict): The student, a ``MAEViT`` or ``MAEHiViT`` of any
-            architecture, or a :class:`MaskedTimmViT`.
-        neck (dict, optional): The decoder, as in mmpretrain's MAE, or a
-            :class:`CrossAttentionDecoder`, which predicts fewer patches.
-            Defaults to None: nothing is reconstructed, as in TinyMIM. The
-            student's last block must then be aligned.
+            architecture, a :class:`MaskedTimmViT`, or a
+            ``SimMIMSwinTransformer``, ``SparseResNet`` or ``SparseConvNeXt``.
+        neck (dict, optional): The decoder, as in mmpretrain's MAE (SimMIM,
+            SparK), or a :class:`CrossAttentionDecoder`, which predicts fewer
+            patches. Defaults to None: nothing is reconstructed, as in
+            TinyMIM. The student's last block must then be aligned.
         head (dict, optional): The pixel reconstruction head, as in
-            mmpretrain's MAE. Defaults to None: no pixels are predicted. With
-            a decoder, its last block must then be aligned, as in G2SD.
+            mmpretrain's. Defaults to None: no pixels are predicted. With a
+            decoder, its last block must then be aligned, as in G2SD.
         teacher (dict, optional): The teacher: a :class:`TimmTeacher` or
             :class:`MMPretrainTeacher`. Defaults to None.
         aligned_layers (Sequence[tuple]): Pairs of (student block, teacher
             block): 0-based ints, negative from the end, or depth fractions
             in (0, 1]: (0.75, 0.75) is block ``round(0.75 * depth) - 1`` of
-            each. Blocks of a ``HiViT`` are those of its main stage. Defaults
-            to ().
+            each. Blocks of a ``HiViT`` are those of its main stage, those of
+            SimMIM's and SparK's students their stages. Defaults to ().
         distill_neck (dict, optional): Gets the widths and the number of pairs
             from here. Defaults to None: a linear
             :class:`FeatureProjectionNeck`, unless the loss compares
@@ -69,7 +77,7 @@ class DMAE(BaseSelfSupervisor):
             hidden from the teacher, from 0 to the student's ``mask_ratio``.
             The teacher sees the student's visible patches and, at random, as
             many more as that leaves. Defaults to None: the same as the
-            student, as in the paper.
+            student, as in the paper. With SimMIM and SparK this or 0.
         target (dict, optional): What standardises the teacher's features
             before they are compared: :class:`Standardize` or
             :class:`PHIStandardize`. Defaults to None.
@@ -83,6 +91,19 @@ class DMAE(BaseSelfSupervisor):
             ``distill_neck``, ``distill_loss``, ``mask_ratio`` (above:
             ``teacher_mask_ratio``), ``target`` and ``generator``. Defaults to
             None.
+        teacher_dropping (float, optional): With several teachers: of each
+            image, the one with the largest loss stays and each other one is
+            dropped with this probability, from 0 to 1. The loss is then the
+            mean over what is kept, and not the sum over the teachers:
+            see :func:`teacher_dropping`. Defaults to None.
+        input_size (int, optional): An option of mmpretrain's ``SparK``, for
+            its backbones only, as the following. Defaults to None: 224.
+        downsample_raito (int, optional): Pixels of a region that is hidden
+            or visible as a whole. Defaults to None: 32.
+        mask_ratio (float, optional): Defaults to None: 0.6.
+        enc_dec_norm_cfg (dict, optional): Defaults to None: as in ``SparK``.
+        enc_dec_norm_dim (int, optional): Defaults to None: the width of the
+            last stage.
         data_preprocessor (dict, optional): As in mmpretrain.
         init_cfg (dict | list[dict], optional): As in mmpretrain. It reaches
             neither the projectors nor the teacher.
@@ -104,6 +125,12 @@ class DMAE(BaseSelfSupervisor):
                  target: Optional[dict] = None,
                  generator: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
+                 teacher_dropping: Optional[float] = None,
+                 input_size: Optional[int] = None,
+                 downsample_raito: Optional[int] = None,
+                 mask_ratio: Optional[float] = None,
+                 enc_dec_norm_cfg: Optional[dict] = None,
+                 enc_dec_norm_dim: Optional[int] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[Union[dict, List[dict]]] = None) -> None:
         options = distillation_options(
@@ -120,21 +147,35 @@ class DMAE(BaseSelfSupervisor):
             raise ValueError(
                 f'head={head!r} predicts pixels from the output of a decoder, '
                 'but neck=None. Give a neck, or set head=None.')
+        stock = stock_student(
+            backbone,
+            neck,
+            head,
+            input_size=input_size,
+            downsample_raito=downsample_raito,
+            mask_ratio=mask_ratio,
+            enc_dec_norm_cfg=enc_dec_norm_cfg,
+            enc_dec_norm_dim=enc_dec_norm_dim)
         super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
+            backbone=stock.backbone if stock else backbone,
+            neck=stock.neck if stock else neck,
+            head=stock.head if stock else head,
             data_preprocessor=with_any_channels(data_preprocessor),
             init_cfg=init_cfg)
         use_plain_numbers(self)  # or torch.compile would stop at NumPy's
-        check_backbone(self.backbone, MASKED_STUDENTS)
-        check_sizes(self.backbone, self.neck, self.head)
         check_preprocessor(self.data_preprocessor, self.backbone)
-        check_mask_ratio(self.backbone, bool(options))
-        check_predict_ratio(self.neck, self.backbone)
-        student = Student.of_vit(self.backbone, self.data_preprocessor,
-                                 self.neck)
-        self.distillations = Distillations(student, options)
+        self.stock = stock  # of SimMIM or SparK; None: of MAE
+        if stock is None:
+            check_backbone(self.backbone, (*MASKED_STUDENTS, *STOCK_BACKBONES))
+            check_sizes(self.backbone, self.neck, self.head)
+            check_mask_ratio(self.backbone, bool(options))
+            check_predict_ratio(self.neck, self.backbone)
+            student = Student.of_vit(self.backbone, self.data_preprocessor,
+                                     self.neck)
+        else:
+            stock.register_in(self)
+            student = stock.describe(self.data_preprocessor)
+        self.distillations = Distillations(student, options, teacher_dropping)
         for each in self.teachers.values():
             check_sees_patches(each)
         self.distillations.register_in(self)
@@ -162,33 +203,38 @@ class DMAE(BaseSelfSupervisor):
 
         Args:
             inputs (torch.Tensor): Normalised images, (B, 3, H, W).
-            data_samples (list[DataSample]): Not used: no labels are needed.
+            data_samples (list[DataSample]): Those of SimMIM have a ``mask``.
+                Not used by others: no labels are needed.
 
         Returns:
             dict[str, torch.Tensor]: ``loss_recon`` and of each aligned pair
             ``loss_align_s{student block}_t{teacher block}``; with several
             teachers ``loss_align_{name}_s..._t...``.
         """
-        # Each of the student's features is (B, P + K, C_student).
+        # Each of the student's features is (B, P + K, C_student), or with
+        # SimMIM and SparK a whole map.
         (losses, ids_restore, num_visible), student_features = (
-            self.distillations.record(self.student_step, inputs))
+            self.distillations.record(self.student_step, inputs, data_samples))
         losses.update(
             self.distillations.losses(inputs, student_features, ids_restore,
                                       num_visible))
         return losses
 
     def student_step(
-        self, inputs: torch.Tensor
+        self, inputs: torch.Tensor, data_samples: List[DataSample]
     ) -> Tuple[Dict[str, torch.Tensor], torch.Tensor, int]:
         """What the student does without a teacher.
 
         Args:
             inputs (torch.Tensor): Normalised images, (B, 3, H, W).
+            data_samples (list[DataSample]): See :meth:`loss`.
 
         Returns:
             tuple: Of :meth:`reconstruction_loss`, MAE's permutation (B, L),
-            and K.
+            and K; with SimMIM and SparK those of regions.
         """
+        if self.stock is not None:
+            return self.stock.loss(inputs, data_samples)
         latent, mask, ids_restore = self.backbone(inputs)
         losses = self.reconstruction_loss(inputs, latent, mask, ids_restore)
         num_visible = latent.shape[1] - self.backbone.num_extra_tokens  # K
@@ -249,4 +295,4 @@ class DMAE(BaseSelfSupervisor):
             (B, 1 + L, C_student) tensor, of a HiViT (B, C_student, rows,
             columns).
         """
-        return self.backbone(inputs, mask=None)
+        return outputs_of_whole_images(self.backbone, inputs)

@@ -18,10 +18,10 @@ from .checks import check_preprocessor, check_sees_patches
 from .data_preprocessor import with_any_channels
 from .distillation import Block, Distillation
 from .distillations import Distillations, distillation_options
-from .feature_maps import (build_backbone, look_at, map_backbone, on_grid,
-                           whole_images)
+from .feature_maps import build_backbone, look_at, map_backbone, on_grid
 from .student import Student, num_seen
 from .student_input import StudentInput
+from .students import outputs_of_whole_images
 from .teachers import Teacher
 
 
@@ -258,9 +258,7 @@ class FeatureDistiller(BaseSelfSupervisor):
             tuple[torch.Tensor]: The backbone's outputs, (B, C_stage, h, w)
             each, those of later stages last.
         """
-        outputs = self.backbone(inputs, **whole_images(self.backbone))
-        return tuple(outputs) if isinstance(outputs, (list, tuple)) else (
-            outputs, )
+        return outputs_of_whole_images(self.backbone, inputs)
 
     def _student(self) -> Student:
         maps = self.maps

@@ -19,6 +19,7 @@ from dmae_mm.options import legal_options
 
 from .mmpretrain_vits import check_arch
 from .student_input import input_channels
+from .students import outputs_of_whole_images
 from .tokens import resolve_block
 
 # Which stages a backbone returns, by the names that this has.
@@ -113,12 +114,6 @@ def map_backbone(backbone: dict,
     return cfg, number
 
 
-def whole_images(backbone: nn.Module) -> Dict[str, Any]:
-    """Arguments with which a backbone masks nothing, as masked ones would."""
-    masked = 'mask' in inspect.signature(backbone.forward).parameters
-    return dict(mask=None) if masked else {}
-
-
 def look_at(backbone: nn.Module, cfg: dict, num_stages: int,
             aligned: Sequence[Union[int, float]]) -> FeatureMaps:
     """Find out what a backbone returns, by a forward and backward pass.
@@ -150,12 +145,12 @@ def look_at(backbone: nn.Module, cfg: dict, num_stages: int,
         trial = copy.deepcopy(backbone)
         try:
             with mode:
-                outputs = _run(trial, torch.empty(shape))
+                outputs = outputs_of_whole_images(trial, torch.empty(shape))
         except Exception:  # of the many kinds that such tensors raise
             mode = contextlib.nullcontext()
             trial = copy.deepcopy(backbone)
             try:
-                outputs = _run(trial, torch.randn(shape))
+                outputs = outputs_of_whole_images(trial, torch.randn(shape))
             except Exception as error:  # whatever a backbone raises
                 raise ValueError(
                     f'backbone: a {name} cannot be run on images of '
@@ -240,12 +235,6 @@ def _silent_torch() -> Iterator[None]:
         logger.disabled = before
 
 
-def _run(backbone: nn.Module, images: torch.Tensor) -> Tuple[Any, ...]:
-    outputs = backbone(images, **whole_images(backbone))
-    return tuple(outputs) if isinstance(outputs, (list, tuple)) else (
-        outputs, )
-
-
 def _check_map(name: str, cfg: dict, stage: int, output: Any) -> None:
     if isinstance(output, torch.Tensor) and output.dim() == 4:
         return
@@ -313,7 +302,7 @@ def _largest(indices: Any) -> int:
 def _build_for_a_look(cfg: dict, cls: type) -> nn.Module:
     cfg = {key: value for key, value in cfg.items() if key != 'init_cfg'}
     if issubclass(cls, TIMMBackbone):
-        cfg.update(pretrained=False, checkpoint_path='', out_indices=(0, ))
+        cfg.update(pretrained=False, checkpoint_path='')
     with torch.random.fork_rng(devices=[]), quietly():
         try:
             with torch.device('meta'):

@@ -25,7 +25,8 @@ class Student:
             Defaults to 0.
         has_cls_token (bool): Whether the first of these is CLS. Defaults to
             False.
-        num_patches (int, optional): L. None if there are none.
+        num_patches (int, optional): L. None if there are none. Where a mask
+            hides larger units (``images.units``), L counts these.
         num_visible (int, optional): K, of the masked ones. None: all.
     """
     images: StudentInput

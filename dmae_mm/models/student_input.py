@@ -21,6 +21,9 @@ class StudentInput:
         std (tuple[float], optional): Per channel, by what they were divided.
         to_rgb (bool, optional): Whether the order of the channels was
             reversed after loading. None if the model does not normalise.
+        units (tuple[int, int], optional): Rows and columns of the regions
+            that a mask hides or shows as a whole, where the student has no
+            patches. None if there are none.
     """
     img_size: Optional[Tuple[int, int]]
     patch_grid: Optional[Tuple[int, int]]
@@ -28,6 +31,7 @@ class StudentInput:
     mean: Optional[Tuple[float, ...]] = None
     std: Optional[Tuple[float, ...]] = None
     to_rgb: Optional[bool] = None
+    units: Optional[Tuple[int, int]] = None
 
     @classmethod
     def of(cls, backbone: nn.Module,
@@ -69,6 +73,32 @@ class StudentInput:
             img_size=img_size(backbone),
             patch_grid=patch_grid(backbone))
 
+    def teacher_grid(self, own: Tuple[int, int],
+                     patch_size: Tuple[int, int]) -> Tuple[int, int]:
+        """Into which grid of patches a teacher is to cut these images.
+
+        Where the student has patches: the same. Where a mask has units: each
+        must be whole patches of the teacher. If its own grid does not have
+        them, a unit gets the number of patches that is closest to its size,
+        so that 32 px are 2 x 2 patches of 16 px, or of 14 px of a resized
+        image.
+
+        Args:
+            own (tuple[int, int]): Rows and columns of the teacher's patches,
+                as its checkpoint has them.
+            patch_size (tuple[int, int]): Their height and width in pixels.
+
+        Returns:
+            tuple[int, int]: Rows and columns.
+        """
+        if self.patch_grid is not None:
+            return self.patch_grid
+        if self.units is None or not any(
+                patches % units for patches, units in zip(own, self.units)):
+            return own
+        return tuple(
+            units * max(1, round(size / units / patch)) for size, units, patch
+            in zip(self.img_size, self.units, patch_size))
 
     def of_channels(self, channels: Sequence[int]) -> 'StudentInput':
         """The same images with some of their channels, perhaps repeated."""

@@ -4,7 +4,8 @@
 all patches and then drops the hidden ones; all its blocks, its final norm and
 its decoder run, although only the features of the last aligned block are used.
 The optimizer is AdamW as PyTorch computes it by default, one group with and
-one without weight decay. "DMAE" is what a config of this project does.
+one without weight decay. "DMAE" is what a config of this project does. Behind
+these come objectives of other papers, with that config's student and teacher.
 """
 import argparse
 import copy
@@ -36,13 +37,49 @@ class Variant:
         teacher_dtype (str): Type of the teacher's weights and arithmetic.
         light_decoder (bool): CrossAttentionDecoder; a quarter of all patches
             is predicted.
+        objective (str): Key of ``OBJECTIVES``, or '' for that of the config.
     """
     teacher: str = 'truncated'
     fused: bool = True
     compile: bool = False
     teacher_dtype: str = 'float32'
     light_decoder: bool = False
+    objective: str = ''
 
+
+# What another paper's method changes in model of a config of DMAE.
+OBJECTIVES: Dict[str, dict] = {
+    'TinyMIM': {
+        'backbone.mask_ratio': 0.,
+        'neck': None,
+        'head': None,
+        'aligned_layers': [(1.0, 0.75)],
+        'distill_neck': None,
+        'distill_loss': dict(type='QKVRelationLoss'),
+    },
+    'token relations': {
+        'distill_neck': None,
+        'distill_loss': dict(type='TokenRelationLoss'),
+    },
+    'G2SD': {
+        'head': None,
+        'teacher.type': 'MAETeacher',
+        'aligned_layers': [(1.0, 0.5)],
+        'distill_neck': dict(type='FeatureProjectionNeck', projector='mlp'),
+        'distill_loss': dict(type='MaskedFeatureLoss'),
+    },
+    'AMD': {
+        'backbone.mask_ratio': 0.9,
+        'teacher_mask_ratio': 0.75,
+        'aligned_layers': [(0.5, 0.5), (1.0, 1.0)],
+        'distill_neck': dict(
+            type='FeatureProjectionNeck', projector='linear_no_bias'),
+        'distill_loss': dict(
+            type='FeatureAlignmentLoss', criterion='L2', normalize=False,
+            loss_weight=0.5),
+        'generator': dict(type='FeatureGenerationNeck'),
+    },
+}  # yapf: disable
 
 VARIANTS: Dict[str, Variant] = {
     'plain MAE': Variant(teacher='none'),
@@ -54,6 +91,7 @@ VARIANTS: Dict[str, Variant] = {
     'DMAE, light decoder': Variant(light_decoder=True),
     'DMAE, all options': Variant(
         compile=True, teacher_dtype='bfloat16', light_decoder=True),
+    **{name: Variant(objective=name) for name in OBJECTIVES},
 }  # yapf: disable
 
 
@@ -79,7 +117,7 @@ def options(doc: str, always: str, **numbers: int) -> argparse.ArgumentParser:
         '--variants',
         nargs='+',
         choices=['all', *VARIANTS],
-        help='by default all on a GPU, all but the compiled ones on a CPU; '
+        help='by default those of DMAE, on a CPU without the compiled ones; '
         f'"{always}" is always among them')
     return parser
 
@@ -90,7 +128,8 @@ def chosen(args: argparse.Namespace, always: str) -> List[str]:
     if wanted is None:  # compiling takes minutes on a CPU
         wanted = [
             name for name, variant in VARIANTS.items()
-            if args.device.startswith('cuda') or not variant.compile
+            if not variant.objective and (
+                args.device.startswith('cuda') or not variant.compile)
         ]
     return [
         name for name in VARIANTS if 'all' in wanted or name in (always,
@@ -143,6 +182,10 @@ def build(config: str, variant: Variant) -> DMAE:
             cfg.model.teacher.type = WholeTeacher
     if variant.light_decoder:
         cfg.model.neck.update(type='CrossAttentionDecoder', predict_ratio=0.25)
+    if variant.objective:
+        for name, value in OBJECTIVES[variant.objective].items():
+            *section, option = name.split('.')
+            functools.reduce(getattr, section, cfg.model)[option] = value
     model = MODELS.build(cfg.model)
     if model.teacher is not None:
         model.teacher.is_loaded = True
@@ -176,6 +219,9 @@ def build_all(config: str, names: Sequence[str],
               device: str) -> Dict[str, DMAE]:
     """Models that all train the same student, so that many fit into memory.
 
+    Those of other objectives have students of their own, of which not all
+    may learn.
+
     Args:
         config (str): Path of the config.
         names (Sequence[str]): Keys of ``VARIANTS``.
@@ -188,6 +234,10 @@ def build_all(config: str, names: Sequence[str],
     models = {}
     for name in names:
         variant = VARIANTS[name]
+        if variant.objective:
+            models[name] = build(config, variant).to(device)
+            models[name].teacher.to(device)
+            continue
         model = copy.copy(base)
         model._modules = dict(base._modules)
         if variant.teacher == 'none':

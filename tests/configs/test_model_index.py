@@ -46,11 +46,30 @@ def test_metadata_agree_with_the_configs(index):
         percent = re.search(r'-(\d+)pct', name)
         assert data['Training Data'] == (
             f'{percent[1]}% of ImageNet-1k' if percent else 'ImageNet-1k')
-        assert data.get('Mask Ratio') == cfg.model.backbone.get('mask_ratio')
+        assert data.get('Mask Ratio') == mask_ratio_of(cfg)
         assert data.get('Teacher') == teacher_of(cfg.model)
 
 
+def mask_ratio_of(cfg) -> float:
+    """Of MAE's backbone, of SparK, or of SimMIM's pipeline."""
+    generators = [
+        step for step in cfg.train_dataloader.dataset.pipeline
+        if step.type == 'SimMIMMaskGenerator'
+    ]
+    found = [
+        section.mask_ratio
+        for section in (cfg.model.backbone, cfg.model, *generators)
+        if 'mask_ratio' in section
+    ]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
 def teacher_of(model) -> str:
+    if model.get('teachers'):
+        names = sorted(each.teacher.model_name
+                       for each in model.teachers.values())
+        return f'{" and ".join(names)} of timm'
     teacher = model.get('teacher')
     if teacher is None:
         return None

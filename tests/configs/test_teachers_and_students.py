@@ -118,6 +118,69 @@ def test_teacher_of_timm(name, pixels, monkeypatch):
     torch.testing.assert_close(images, wanted, rtol=1e-5, atol=1e-5)
 
 
+BOTH = 'dmae/vit-s_dmae-mae-dinov2_in1k.py'
+
+
+def test_two_teachers(pixels):
+    """Nothing is left of the teacher of the base config."""
+    cfg = Config.fromfile(CONFIGS / BOTH)
+    for name, each in cfg.model.teachers.items():
+        single = Config.fromfile(CONFIGS / {
+            'mae': 'dmae/vit-s_dmae-timm-mae_in1k.py',
+            'dinov2': 'dmae/vit-s_dmae-dinov2_in1k.py'
+        }[name])
+        assert each.teacher == single.model.teacher
+        each.teacher.update(pretrained=False, allow_random=True)
+    model = build(BOTH, teachers=cfg.model.teachers)
+    assert model.teacher is None and set(model.teachers) == {'mae', 'dinov2'}
+    losses, got = step(model, normalised(pixels))
+    assert list(losses) == [
+        'loss_recon', 'loss_align_dinov2_s8_t8', 'loss_align_mae_s8_t8'
+    ]
+    assert all(0 < loss < 10 for loss in losses.values())
+    assert got == trained(model)
+    assert not any('teacher' in name for name in model.state_dict())
+
+
+RECIPE = f"_base_ = '{CONFIGS / 'dmae' / 'vit-s_dmae_in1k.py'}'\n"
+TWO = """teachers=dict(
+    a=dict(teacher=dict(type='TimmTeacher', allow_random=True,
+                        model_name='vit_tiny_patch16_224'),
+           aligned_layers=[(0.75, 0.75)]),
+    b=dict(teacher=dict(type='TimmTeacher', allow_random=True,
+                        model_name='deit3_small_patch16_224'),
+           aligned_layers=[(0.75, 0.5)]))"""
+NONE = 'teacher=None, aligned_layers=[], distill_neck=None, distill_loss=None'
+
+
+@pytest.mark.parametrize('text, refused', [
+    (f'model = dict({NONE}, {TWO})', ''),
+    (f"""model = dict(_delete_=True, type='DMAE', {TWO},
+    backbone=dict(type='MAEViT', arch='deit-s', patch_size=16),
+    neck=dict(type='MAEPretrainDecoder', embed_dim=384, patch_size=16),
+    head=dict(type='MAEPretrainHead', patch_size=16,
+              loss=dict(type='PixelReconstructionLoss', criterion='L2')))""",
+     ''),
+    (f'model = dict({TWO})',
+     'so is teacher, aligned_layers, distill_neck, distill_loss, .*set '
+     r'teacher=None, aligned_layers=\[\], distill_neck=None, '
+     'distill_loss=None'),
+    (f'model = dict(teacher=None, aligned_layers=[], {TWO})',
+     'so is distill_neck, distill_loss, .*each of'),
+])
+def test_teachers_in_the_place_of_an_inherited_one(tmp_path, text, refused):
+    (tmp_path / 'config.py').write_text(RECIPE + text)
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    with torch.device('meta'):
+        if refused:
+            with pytest.raises(ValueError, match=refused):
+                MODELS.build(cfg.model)
+            return
+        model = MODELS.build(cfg.model)
+    assert sorted(model.distillations.loss_names) == [
+        'loss_align_a_s8_t8', 'loss_align_b_s8_t5']
+
+
 @pytest.fixture(scope='module')
 def hivit():
     return build_with_random_teacher(HIVIT)

@@ -17,8 +17,8 @@ from mmengine.runner import Runner
 
 from dmae_mm.launch import complete_config
 
-from tests.toys.recipes import (ROWS, SIZES, VARIATIONS, build, load, shape_of,
-                                visible_patches)
+from tests.toys.recipes import (ROWS, SIZES, STUDENT_VARIATIONS, VARIATIONS,
+                                build, load, shape_of, visible_patches)
 
 
 def layers_of(projector: torch.nn.Module) -> list:
@@ -136,7 +136,8 @@ def test_it_is_what_the_page_says(name):
 def test_tools_train_takes_the_options():
     """They pass all that tools/train.py does with --cfg-options, and bash
     splits them as they are split here."""
-    for name, row in VARIATIONS.items():
+    variations = {**VARIATIONS, **STUDENT_VARIATIONS}
+    for name, row in variations.items():
         options = row.parsed_options()
         base = load(row.cells['config'].strip('`'))
         assert complete_config(copy.deepcopy(base), options) == [], name
@@ -147,11 +148,11 @@ def test_tools_train_takes_the_options():
             assert before != value, (name, option)
     words = subprocess.run(
         ['bash', '-c', "printf '%s\\n' " + ' '.join(
-            row.options for row in VARIATIONS.values())],
+            row.options for row in variations.values())],
         capture_output=True, text=True, check=True).stdout.split()
     assert words == [
         f'{option}={value}'.replace(' ', '')
-        for row in VARIATIONS.values()
+        for row in variations.values()
         for option, value in row.parsed_options().items()
     ]
 

@@ -46,6 +46,14 @@ def train_all(rank, root, port):
             student=bytes_held(runner.model.parameters()),
             teacher=bytes_held(runner.model.module.teacher.parameters(
             ) if strategy is None else runner.model.teacher.parameters()))
+    for name, strategy in dict(
+            ddp_qkv=None, sharded_qkv=dict(shard_teacher=True)).items():
+        cfg = config(f'{root}/{name}', strategy)
+        # The last block learns only up to its qkv layer.
+        cfg.model.update(
+            neck=None, head=None, aligned_layers=[(-1, 3)],
+            distill_loss=dict(type='QKVRelationLoss'))
+        results[name] = dict(losses=train(cfg)[1])
     results['rest'] = train(
         config(
             f'{root}/resumed',
@@ -95,13 +103,15 @@ def weights(path):
         path, map_location='cpu', weights_only=False)['state_dict']
 
 
-@pytest.mark.parametrize('name', ['replicated', 'sharded'])
-def test_losses_and_weights_are_those_of_ddp(root, ranks, name):
+@pytest.mark.parametrize('name, wanted', [('replicated', 'ddp'),
+                                          ('sharded', 'ddp'),
+                                          ('sharded_qkv', 'ddp_qkv')])
+def test_losses_and_weights_are_those_of_ddp(root, ranks, name, wanted):
     for rank in ranks:
         assert len(rank[name]['losses']) == 4
-        for ours, its in zip(rank[name]['losses'], rank['ddp']['losses']):
+        for ours, its in zip(rank[name]['losses'], rank[wanted]['losses']):
             assert ours == pytest.approx(its, rel=1e-5)
-    ddp = weights(f'{root}/ddp/epoch_2.pth')
+    ddp = weights(f'{root}/{wanted}/epoch_2.pth')
     ours = weights(f'{root}/{name}/epoch_2.pth')
     assert ddp.keys() == ours.keys()
     for key in ddp:

@@ -142,6 +142,17 @@ def test_teachers_without_visible_patches_are_refused():
             StudentInput.of_vit(model.backbone, model.data_preprocessor))
 
 
+def test_a_teacher_of_decoder_features_is_refused():
+    model = student()
+    with pytest.raises(ValueError, match='MAETeacher shows no outputs of'):
+        build_whole_teacher(
+            dict(
+                type='MAETeacher',
+                backbone=TOY_MODEL['teacher']['backbone'],
+                allow_random=True),
+            StudentInput.of_vit(model.backbone, model.data_preprocessor))
+
+
 CKA = torch.tensor([[.9, .5, .4, .1], [.2, .8, .8, .7], [.1, .3, .2, .6],
                     [.1, .2, .3, .4]], dtype=torch.float64)
 

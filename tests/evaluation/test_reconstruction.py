@@ -15,7 +15,7 @@ from dmae_mm.evaluation.pictures import GAP, TITLE, draw_reconstructions
 from dmae_mm.evaluation.reconstruction import (HIDDEN, NOT_FINITE,
                                                Reconstruction, reconstruct)
 from tests.toys.models import (HIVIT_STUDENT, LIGHT, TOY_MODEL, randomize,
-                               timm_student)
+                               timm_student, two_teachers)
 
 RGB = dict(
     type='SelfSupDataPreprocessor',
@@ -151,6 +151,26 @@ def test_similarity_is_that_of_the_loss(monkeypatch, backbone):
             losses[f'loss_align_{name}'].item(), abs=1e-6)
 
 
+def test_similarity_of_several_teachers():
+    """One of which sees more patches, or fewer than are shown now."""
+    parts = two_teachers(teacher_dropping=0.5)
+    model = build(**parts, teacher=None, aligned_layers=[])
+    for ratio, number in ((0.75, 4), (0.25, 12)):
+        model.backbone.mask_ratio = ratio
+        found, = reconstruct(model, photos(1))
+        assert list(found.similarity) == ['dino_s3_t3', 'mae_s1_t1',
+                                          'mae_s2_t3']
+        for values in found.similarity.values():
+            assert (~np.isnan(values)).sum() == number
+            assert np.array_equal(np.isnan(values).ravel(), hidden(found))
+
+
+@pytest.mark.parametrize('kind', ['TokenRelationLoss', 'QKVRelationLoss'])
+def test_relations_have_no_map(kind):
+    model = build(distill_loss=dict(type=kind))
+    assert reconstruct(model, photos(1))[0].similarity == {}
+
+
 def test_similarity_lies_where_its_patch_lies():
     """A teacher that agrees with the student on one patch and no other."""
     model = build()
@@ -263,7 +283,21 @@ class OtherMask(nn.Module):
         return torch.zeros(1, 5, 24), mask, torch.arange(16)[None]
 
 
+@pytest.mark.parametrize('parts, pairs', [
+    (dict(distill_loss=dict(type='QKVRelationLoss')), []),
+    (dict(distill_loss=dict(type='TokenRelationLoss')), []),
+    (dict(teacher_mask_ratio=0.5,
+          generator=dict(type='FeatureGenerationNeck')), ['s2_t3']),
+])
+def test_pairs_of_other_objectives(parts, pairs):
+    """Relations are no tokens that are alike."""
+    found = reconstruct(build(**parts), photos(1))[0]
+    assert list(found.similarity) == pairs
+
+
 def test_refusals():
+    with pytest.raises(ValueError, match='model.neck is None, but pixels'):
+        reconstruct(build(neck=None, head=None, aligned_layers=[(-1, 3)]), [])
     model = build()
     model.data_preprocessor = Brighter(
         **{name: value for name, value in RGB.items() if name != 'type'})

@@ -1,4 +1,5 @@
 """tools/train.py --check: what it finds, tells and leaves behind."""
+import copy
 import io
 import os
 import re
@@ -12,6 +13,7 @@ from mmengine.logging import MMLogger
 from dmae_mm.launch import (complete_config, measure, preflight,
                             set_epochs)
 from dmae_mm.launch.start import TRACEBACK, start
+from tests.toys import runs
 from tests.toys.runs import write_toy_run
 
 
@@ -108,6 +110,46 @@ def test_errors_of_the_step(cfg, tmp_path, options, message):
     good, said = check(cfg, **options)
     assert not good and said.startswith('1 problem:\n- ' + message), said
     assert not (tmp_path / 'some').exists()
+
+
+def with_two_teachers(cfg):
+    cfg = runs.with_two_teachers(cfg)
+    cfg.model.teachers.mae.target.num_images = 8
+    return cfg
+
+
+def test_two_teachers(cfg, tmp_path):
+    before = files(tmp_path)
+    _, alone = check(copy.deepcopy(cfg))
+    good, said = check(with_two_teachers(cfg))
+    assert good, said
+    one, both = (float(re.search(r'teacher (\S+) MB', text)[1])
+                 for text in (alone, said))
+    # Six blocks of 32, of which four are kept; and four of 16.
+    assert 1.2 * one < both < 1.6 * one
+    assert files(tmp_path) == before
+
+
+def test_each_missing_teacher_is_named(cfg):
+    options = {
+        f'model.teachers.{name}.teacher.{key}': value
+        for name in ('mae', 'dino')
+        for key, value in dict(checkpoint=f'gone/{name}.pth',
+                               allow_random=False).items()
+    }
+    good, said = check(with_two_teachers(cfg), **options)
+    assert not good and said.startswith('2 problems:')
+    for name in ('mae', 'dino'):
+        assert (f"there is no checkpoint 'gone/{name}.pth': set --cfg-options "
+                f'model.teachers.{name}.teacher.checkpoint=/path/to/file'
+                ) in said
+
+
+def test_too_few_images_to_measure(cfg):
+    cfg = with_two_teachers(cfg)
+    cfg.model.teachers.mae.target.num_images = 9
+    good, said = check(cfg)
+    assert not good and 'teachers.mae.target: num_images=9, but ' in said
 
 
 def test_a_teacher_that_is_another_model(cfg, tmp_path):

@@ -97,3 +97,30 @@ def test_crop_and_model_of_different_sizes(backbone, pipeline, named, nested):
     assert problem.startswith(f'{place} gives images of another size than '
                               f'model.backbone.img_size={size}: set '
                               f'{place.split("=")[0]}={size}, or img_size')
+
+
+MASK = dict(type='SimMIMMaskGenerator', input_size=96)
+MASKED = [  # model, pipeline, what is said
+    (dict(backbone=dict(type='SimMIMSwinTransformer', img_size=96)),
+     [CROP, MASK], None),
+    (dict(backbone=dict(type='SimMIMSwinTransformer', img_size=96)), [CROP],
+     'has no SimMIMMaskGenerator'),
+    (dict(backbone=dict(type='SimMIMSwinTransformer', img_size=96)),
+     [CROP, dict(MASK, input_size=64)],
+     '.1.input_size=64 is another size than model.backbone.img_size=96'),
+    (dict(backbone=dict(type='SimMIMSwinTransformer', img_size=192)),
+     [CROP, dict(type='SimMIMMaskGenerator')],
+     '.0.scale=96 is another size than model.backbone.img_size=192'),
+    (dict(backbone=dict(type='SparseResNet'), input_size=96), [CROP], None),
+    (dict(backbone=dict(type='SparseConvNeXt')), [CROP],
+     '.0.scale=96 is another size than model.input_size=224'),
+]
+
+
+@pytest.mark.parametrize('model, pipeline, said', MASKED)
+def test_masks_and_crops_of_students_of_simmim_and_spark(
+        model, pipeline, said):
+    found = problems(**{f'model.{key}': part for key, part in model.items()},
+                     **{'train_dataloader.dataset.pipeline': pipeline})
+    assert bool(found) == bool(said)
+    assert all(said in problem for problem in found) and len(found) < 2

@@ -4,6 +4,8 @@ import copy
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.runner.activation_checkpointing import (
+    turn_on_activation_checkpointing)
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.losses import FeatureLoss
@@ -326,6 +328,25 @@ def test_generator_sees_what_the_student_saw(images):
 ])
 def test_what_does_not_fit_is_refused(match, change):
     refuse(match, **change)
+
+
+@pytest.mark.parametrize('checkpointed, refused', [('backbone.layers.0', 0),
+                                                   ('backbone.layers.2', 1)])
+def test_activation_checkpointing_of_compared_qkv(checkpointed, refused,
+                                                  images):
+    """A recomputed block shows no gradient from its inside."""
+    plain, model = build(distill_loss=QKV), build(distill_loss=QKV)
+    turn_on_activation_checkpointing(model, [checkpointed])
+    images.requires_grad_()  # reentrant checkpointing asks for it
+    if refused:
+        with pytest.raises(RuntimeError, match='none whose qkv layer is'):
+            model.loss(images, None)
+        return
+    for each in (plain, model):
+        torch.manual_seed(0)
+        each.loss(images, None)['loss_align_s2_t3'].backward()
+    for p, q in zip(plain.parameters(), model.parameters()):
+        torch.testing.assert_close(q.grad, p.grad)
 
 
 def test_a_classifier_has_no_blocks_that_make_qkv_apart():

@@ -328,7 +328,7 @@ def test_compiled_gives_the_same_losses_and_gradients(toy_model, images):
      'masks nothing.*nothing to learn'),
     (dict(backbone=dict(
         type='VisionTransformer', arch='deit-t', _delete_=True)),
-     "type='VisionTransformer' is not supported.*MAEHiViT or MaskedTimmViT"),
+     "type='VisionTransformer' is not supported.*MaskedTimmViT, SimMIM"),
     (dict(teacher=dict(backbone=dict(type='HiViT', arch='t', _delete_=True))),
      'HiViT has a grid of 14 x 14 patches, the student of 4 x 4.*img_size'),
     (dict(teacher=dict(backbone=dict(patch_cfg=dict(in_channels=1)))),

@@ -206,9 +206,9 @@ def test_several_teachers_with_grids_of_their_own():
         teachers=dict(
             vit=dict(teacher=VIT, aligned_layers=[(-2, 0.5)]),
             timm=dict(teacher=TIMM)))
-    assert [*step(model, pictures())] == ['loss_align_vit_s2_t2',
-                                          'loss_align_timm_s3_t1']
-    assert model.teacher is None and [*model.teachers] == ['vit', 'timm']
+    assert [*step(model, pictures())] == ['loss_align_timm_s3_t1',
+                                          'loss_align_vit_s2_t2']
+    assert model.teacher is None and [*model.teachers] == ['timm', 'vit']
 
 
 def test_masked_regions():

@@ -141,7 +141,8 @@ def test_tinymim(tmp_path):
     model.load_state_dict(
         mae_to_mmpretrain(side(golden, 'student.')), strict=True)
     # There, the student's images are the teacher's with other colours.
-    model.teacher.image_matcher.forward = lambda x: golden['images_teacher']
+    model.teacher.image_matcher.forward = (
+        lambda *args: golden['images_teacher'])
     losses = model.loss(golden['images_student'], None)
     assert_golden(losses['loss_align_s11_t3'], golden['loss_total'])
     losses['loss_align_s11_t3'].backward()

@@ -110,7 +110,6 @@ def test_ddp_finds_no_unused_parameter(name, frozen, images, one_process):
     (NO_DECODER, r'last aligned block of the backbone is 2 of 4 blocks.*Align '
      'the last one, 3, or set the num_layers of its arch to 3'),
     (NO_DECODER | QKV, 'last aligned block of the backbone is 2'),
-    (NO_DECODER | dict(teacher=None, aligned_layers=[]), 'nothing to learn'),
     (dict(neck=None), 'predicts pixels from the output of a decoder.*neck='),
     (dict(head=None), "no loss reaches this decoder. Set neck=None, or give a "
      'head, or .*MaskedFeatureLoss'),

@@ -52,6 +52,23 @@ def test_parts_by_hand(script):
     assert counts['total'] == pytest.approx(sum(counted) / 1e9, rel=1e-4)
 
 
+def test_without_decoder_and_with_two_teachers(script):
+    """Relations of the last block; the second teacher counts as the first."""
+    cfg = config('dmae/vit-t_dmae_in1k.py')
+    one = dict(
+        teacher=cfg.model.teacher,
+        aligned_layers=[(-1, 8)],
+        distill_loss=dict(type='QKVRelationLoss'))
+    cfg.model.update(
+        neck=None, head=None, teacher=None, aligned_layers=[],
+        distill_neck=None, distill_loss=None, teachers=dict(a=one))
+    single = script['count_gflop'](cfg)
+    cfg.model.teachers = dict(a=one, b=one)
+    double = script['count_gflop'](cfg)
+    assert single['decoder'] == double['decoder'] == 0
+    assert double['teacher'] == pytest.approx(2 * single['teacher'])
+
+
 def test_teacher_of_196_pixels(script):
     counts = script['count_gflop'](
         config('dmae/vit-b_dmae-teacher-h_in1k.py'))

@@ -38,6 +38,7 @@ def test_all_files_have_a_row_under_their_folder():
 # One of each kind, and of these the fastest to count.
 @pytest.mark.parametrize('name', [
     'vit-b_dmae-mask98', 'hivit-t_dmae', 'vit-t_dmae-400e', 'vit-t_mae',
+    'swin-t_dmae-simmim',
     'vit-t_soft-logits', 'vit-t_linear', 'vit-t_finetune-10pct'
 ])
 def test_costs_are_what_the_tool_says(name):

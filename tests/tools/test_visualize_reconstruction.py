@@ -165,6 +165,8 @@ def test_without_decoder(checkpoint, model, capsys):
       'model.backbone.patch_size=4'], 'neck: num_patches is 16'),
     (['toy_run.py', 'run.pth', *IMAGES, '--similarity', '--cfg-options',
       'model.teacher=None'], 'has no model.teacher'),
+    (['toy_run.py', 'run.pth', *IMAGES, '--similarity', '--cfg-options',
+      'model.distill_loss.type=TokenRelationLoss'], 'compares no projected'),
     (['gone.py', 'run.pth', *IMAGES], "There is no config 'gone.py'"),
 ])
 def test_refusals(args, message, model, capsys):

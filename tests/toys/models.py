@@ -35,6 +35,28 @@ TOY_MODEL = dict(
         checkpoint=None,
         allow_random=True),
     aligned_layers=[(2, 3)])
+# Two teachers of other widths; the second sees more of an image.
+TWO_TEACHERS = dict(
+    mae=dict(teacher=TOY_MODEL['teacher'], aligned_layers=[(1, 1), (2, 3)]),
+    dino=dict(
+        teacher=dict(
+            type='MMPretrainTeacher',
+            backbone=dict(
+                type='VisionTransformer',
+                arch=dict(
+                    embed_dims=16,
+                    num_layers=4,
+                    num_heads=2,
+                    feedforward_channels=64),
+                img_size=32,
+                patch_size=8),
+            checkpoint=None,
+            allow_random=True),
+        aligned_layers=[(3, -1)],
+        distill_neck=dict(type='FeatureProjectionNeck', projector='mlp'),
+        distill_loss=dict(
+            type='FeatureAlignmentLoss', criterion='smooth_L1'),
+        mask_ratio=0.5))
 # With CrossAttentionDecoder in the place of the stock decoder.
 LIGHT = dict(
     TOY_MODEL['neck'],
@@ -53,6 +75,15 @@ HIVIT_TEACHER = dict(
     img_size=32,
     patch_size=8,
     inner_patches=4)
+
+
+def two_teachers(**changes) -> dict:
+    """Config of a toy DMAE with two random teachers."""
+    single = ('teacher', 'aligned_layers')
+    return copy.deepcopy({
+        key: value
+        for key, value in TOY_MODEL.items() if key not in single
+    } | dict(teachers=TWO_TEACHERS) | changes)
 
 
 def classifier(arch=TEACHER, backbone=dict(), head=dict(), **parts) -> dict:

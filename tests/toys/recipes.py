@@ -13,9 +13,19 @@ sys.path.insert(0, str(ROOT / 'studies'))
 from recipes_page import PAGE, read_page  # noqa: E402
 
 CONFIGS = ROOT / 'configs'
-# All rows of docs/recipes.md, by name; and those that are options of others.
+# All rows of docs/recipes.md, by name; and those that are options of others,
+# of ViTs and of other students.
 ROWS = read_page(PAGE.read_text())
-VARIATIONS = {name: row for name, row in ROWS.items() if row.options}
+STUDENT_VARIATIONS = {
+    name: row
+    for name, row in ROWS.items()
+    if row.options and '/students/' in row.config
+}
+VARIATIONS = {
+    name: row
+    for name, row in ROWS.items()
+    if row.options and name not in STUDENT_VARIATIONS
+}
 
 # Width, depth, heads and parameters of a backbone as it is pre-trained.
 SIZES = dict(t=(192, 12, 3, 5_524_416),
@@ -50,7 +60,7 @@ LINEAR = {f'benchmarks/vit-{size}_linear_in1k.py': size for size in 'tsb'}
 # The files that docs/recipes.md and the model index list.
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for folder in ('dmae', 'baselines', 'benchmarks')
+    for folder in ('dmae', 'students', 'baselines', 'benchmarks')
     for path in CONFIGS.glob(f'{folder}/*.py'))
 
 

@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from .models import ROOT, TOY_MODEL
+from .models import ROOT, TOY_MODEL, two_teachers
 
 TRAIN = ROOT / 'tools' / 'train.py'
 LAUNCHER_VARIABLES = re.compile(
@@ -75,6 +75,22 @@ def config(photos, work_dir, epochs=2, num_workers=0, teacher=True):
             ],
             randomness=dict(seed=0),
             log_level='ERROR'))
+
+
+def with_two_teachers(cfg, **changes):
+    """A config of a toy run, taught by two whose targets have statistics."""
+    cfg = copy.deepcopy(cfg)
+    model = two_teachers(**changes)
+    model['teachers']['mae']['target'] = dict(
+        type='PHIStandardize', num_images=13)
+    model['teachers']['dino']['target'] = dict(
+        type='Standardize', momentum=dict(start=1.0, end=0.1, steps=6))
+    preprocessor = cfg.model.get('data_preprocessor')
+    if preprocessor is not None:
+        model['data_preprocessor'] = preprocessor
+    cfg.model = model
+    cfg.custom_hooks.append(dict(type='CalibrationHook'))
+    return cfg
 
 
 def run(cfg, **changes):

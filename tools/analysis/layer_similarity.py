@@ -50,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add('--checkpoint', metavar='STUDENT',
         help='path or http(s) URL of the trained student, with or without '
         'its decoder; without it, the student is untrained')
+    add('--teacher', metavar='NAME',
+        help='which one, of a config with several teachers')
     add('--num-images', type=at_least(MIN_EXAMPLES), default=1024, metavar='N',
         help='images that are drawn from the folder, broken ones skipped; '
         'defaults to 1024, or all where there are fewer')
@@ -78,7 +80,8 @@ def compare(args: argparse.Namespace) -> None:
         json.dump(results, file, indent=2)
     state = 'untrained' if args.checkpoint is None else '/'.join(
         args.checkpoint.split('/')[-2:])
-    title = (f'{osp.basename(args.config)}, student {state}\n'
+    named = f', teacher {args.teacher}' * bool(args.teacher)
+    title = (f'{osp.basename(args.config)}, student {state}{named}\n'
              f'{results["num_images"]} images, '
              f'mask ratio {results["mask_ratio"]}')
     write_png(out, draw_layer_similarity(results, title))

@@ -1,4 +1,5 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .calibration_hook import CalibrationHook
 from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook
 from .follow_config_hook import FollowConfigHook
@@ -12,8 +13,9 @@ from .skipped_images_hook import SkippedImagesHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'ExactResumeHook', 'FiniteLossHook',
-    'FollowConfigHook', 'LearningRateHook', 'OnlineProbeHook',
-    'PreemptionHook', 'PretrainedBackboneHook', 'ProgressBarHook',
-    'ReconstructionVisualizationHook', 'SkippedImagesHook', 'TeacherHook'
+    'AtomicCheckpointHook', 'CalibrationHook', 'ExactResumeHook',
+    'FiniteLossHook', 'FollowConfigHook', 'LearningRateHook',
+    'OnlineProbeHook', 'PreemptionHook', 'PretrainedBackboneHook',
+    'ProgressBarHook', 'ReconstructionVisualizationHook', 'SkippedImagesHook',
+    'TeacherHook'
 ]

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from dmae_mm.engine.step_dump import Step, dump_step, random_state
 from dmae_mm.host import unwrapped_model
+from dmae_mm.models import Standardize
 from dmae_mm.options import reject_unknown_options
 
 
@@ -82,16 +83,27 @@ class FiniteLossHook(RuntimeInfoHook):
         self._skips = torch.tensor(float(self.skips), device=device)
         self._bad = self._verdict = torch.zeros((), device=device)
         model = unwrapped_model(runner)
-        self._note_random()
+        # Other buffers that a step changes, such as those of batch norms, are
+        # not read in it.
+        self._running = {
+            f'{prefix}.{name}': buffer
+            for prefix, module in model.named_modules()
+            if isinstance(module, Standardize)
+            for name, buffer in module.named_buffers()
+        }
+        self._note_state()
         # It begins a step: nothing has been drawn yet.
-        model.data_preprocessor.register_forward_pre_hook(self._note_random)
+        model.data_preprocessor.register_forward_pre_hook(self._note_state)
         model.register_forward_hook(self._judge_losses, with_kwargs=True)
         optim_wrapper.optimizer.register_step_pre_hook(self._guard_step)
         optim_wrapper.optimizer.register_step_post_hook(self._end_guard)
 
     @torch.compiler.disable
-    def _note_random(self, *args) -> None:
+    def _note_state(self, *args) -> None:
         self._random_state = random_state()
+        self._statistics = {
+            name: buffer.clone() for name, buffer in self._running.items()
+        }
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -160,7 +172,8 @@ class FiniteLossHook(RuntimeInfoHook):
                 for name, lr in runner.optim_wrapper.get_lr().items()
             },
             batch=data_batch,
-            random_state=self._random_state)
+            random_state=self._random_state,
+            statistics=self._statistics)
         # float64 holds all that a loss may be in, unchanged.
         to = dict(dtype=torch.float64, device=self._verdict.device)
         numbers, copied = copy_to_host(

@@ -118,7 +118,14 @@ class FullyShardedStrategy(DDPStrategy):
                 reduce_dtype=torch.float32,
                 output_dtype=torch.float32))
         for block in blocks:
-            fully_shard(block, mesh=self.mesh, mp_policy=policy)
+            # What is frozen in part gives gradients from its inside (see
+            # freeze_unreached), for which PyTorch does not gather it again.
+            fully_shard(
+                block,
+                mesh=self.mesh,
+                mp_policy=policy,
+                reshard_after_forward=len(
+                    {p.requires_grad for p in block.parameters()}) < 2)
         fully_shard(model, mesh=self.mesh)
 
     def model_state_dict(self) -> dict:

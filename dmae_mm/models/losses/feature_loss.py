@@ -1,4 +1,5 @@
-from typing import Tuple
+import contextlib
+from typing import ContextManager, Tuple
 
 import torch
 import torch.nn as nn
@@ -67,6 +68,13 @@ def at_least_float32(
     """Both sides in float32, or in float64 if the student is."""
     student = student.to(torch.promote_types(student.dtype, torch.float32))
     return student, teacher.to(student.dtype)
+
+
+def without_autocast(tensor: torch.Tensor) -> ContextManager:
+    """Full precision; the device of shapes alone has no autocast."""
+    if tensor.is_meta:
+        return contextlib.nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def check_same_tokens(student: torch.Tensor, teacher: torch.Tensor) -> None:

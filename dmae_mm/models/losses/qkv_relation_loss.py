@@ -5,7 +5,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import reject_unknown_options
 
-from .feature_loss import FeatureLoss, at_least_float32, check_same_tokens
+from .feature_loss import (FeatureLoss, at_least_float32, check_same_tokens,
+                           without_autocast)
 from .relation_divergence import relation_divergence
 
 
@@ -90,7 +91,7 @@ class QKVRelationLoss(FeatureLoss):
         """
         check_same_tokens(student, teacher)
         self._check_widths(student.shape[-1] / 3, teacher.shape[-1] / 3)
-        with torch.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             (q, k, v), (q_teacher, k_teacher, v_teacher) = (
                 side.unflatten(-1, (3, self.num_heads, -1)).permute(
                     2, 0, 3, 1, 4)  # three times (B, heads, N, d)

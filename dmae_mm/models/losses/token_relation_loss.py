@@ -4,7 +4,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.options import is_finite_number, reject_unknown_options
 
-from .feature_loss import FeatureLoss, at_least_float32, check_same_tokens
+from .feature_loss import (FeatureLoss, at_least_float32, check_same_tokens,
+                           without_autocast)
 from .relation_divergence import relation_divergence
 
 
@@ -60,7 +61,7 @@ class TokenRelationLoss(FeatureLoss):
             ValueError: If the numbers of images or tokens differ.
         """
         check_same_tokens(student, teacher)
-        with torch.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             relations = (
                 tokens @ tokens.transpose(1, 2) / self.temperature
                 for tokens in (F.normalize(side, dim=-1)

@@ -6,6 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
+from dmae_mm.models.losses.feature_loss import without_autocast
 from dmae_mm.options import reject_unknown_options
 
 from .hadamard import hadamard
@@ -137,9 +138,11 @@ class PHIStandardize(nn.Module):
         if not self._fitted:
             raise RuntimeError(
                 'target: the statistics of PHIStandardize have not been '
-                'measured. Call fit(features), or accumulate(features) and '
-                'finish(), first, or load a checkpoint that has them.')
-        with torch.autocast(tokens.device.type, enabled=False):
+                "measured. Add dict(type='CalibrationHook') to custom_hooks, "
+                'which measures them before a training, or load a checkpoint '
+                'that has them. Without a runner: call fit(features), or '
+                'accumulate(features) and finish().')
+        with without_autocast(tokens):
             return F.linear(
                 tokens.to(self.mean.dtype) - self.mean, self.matrix)
 

@@ -86,8 +86,8 @@ class Standardize(nn.Module):
             for row, part in parts.items():
                 batch = _statistics_of_batch(part)
                 if batch is not None:
-                    self.mean[row].lerp_(batch[0], momentum)
-                    self.std[row].lerp_(batch[1], momentum)
+                    _update(self.mean[row], batch[0], momentum)
+                    _update(self.std[row], batch[1], momentum)
             self.num_updates += 1
         return standardised
 
@@ -102,6 +102,16 @@ class Standardize(nn.Module):
 
     def extra_repr(self) -> str:
         return f'embed_dims={self.mean.shape[1]}, momentum={self.momentum}'
+
+
+def _update(running: torch.Tensor, batch: torch.Tensor,
+            momentum: Union[float, torch.Tensor]) -> None:
+    """Go on, but not from a broken image: that would spoil all later steps.
+
+    A :class:`FiniteLossHook` leaves out its step.
+    """
+    running.copy_(
+        torch.where(batch.isfinite(), running.lerp(batch, momentum), running))
 
 
 def _statistics_of_batch(

@@ -11,7 +11,7 @@ from timm.layers import resize_rel_pos_bias_table
 from dmae_mm.host import quietly
 from dmae_mm.models.tokens import OutputRecorder, resolve_block
 from dmae_mm.models.mmpretrain_vits import (blocks, img_size, patch_grid,
-                                            projection)
+                                            patch_size, projection)
 from dmae_mm.models.qkv_layers import (UpToQKV, check_tap, qkv_layers,
                                        shared_num_heads)
 from dmae_mm.models.student_input import StudentInput
@@ -118,9 +118,9 @@ class MMPretrainTeacher(Teacher):
                 backbone_cfg(backbone, backbone_cls, arch, num_layers))
         grid = own_grid = patch_grid(whole)
         cfg = backbone_cfg(backbone, backbone_cls, arch, max(aligned) + 1)
-        if student_input is not None and student_input.patch_grid not in (
-                None, own_grid):
-            grid = student_input.patch_grid
+        if student_input is not None:
+            grid = student_input.teacher_grid(own_grid, patch_size(whole))
+        if grid != own_grid:
             check_regrid(backbone_cls, own_grid, grid)
             height, width = projection(whole).kernel_size
             cfg['img_size'] = (grid[0] * height, grid[1] * width)

@@ -122,10 +122,10 @@ class TimmTeacher(Teacher):
             resolve_block(index, num_layers, 'teacher')
             for index in aligned_blocks)
 
-        # A student without patches has images of any size; else they have
-        # one, whatever timm's recipe expects.
+        # A student without patches may have images of any size; else they
+        # have one, whatever timm's recipe expects.
         any_grid = student_input is not None and (
-            student_input.patch_grid is None)
+            student_input.img_size is None)
         with fixed_seed():
             network = create_model(
                 model_name, dict(model_kwargs, dynamic_img_size=any_grid))
@@ -138,11 +138,13 @@ class TimmTeacher(Teacher):
             num_heads = shared_num_heads(network.blocks[i] for i in blocks)
             network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
-        if student_input is not None and student_input.patch_grid not in (
-                None, embed.grid_size):
-            rows, columns = student_input.patch_grid
+        if student_input is not None:
             height, width = embed.patch_size
-            network.set_input_size(img_size=(rows * height, columns * width))
+            rows, columns = student_input.teacher_grid(embed.grid_size,
+                                                       embed.patch_size)
+            if (rows, columns) != embed.grid_size:
+                network.set_input_size(
+                    img_size=(rows * height, columns * width))
         show_only_visible(network)
         super().__init__(
             network=network,

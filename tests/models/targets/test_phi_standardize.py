@@ -109,7 +109,7 @@ def test_channels_that_never_vary():
 
 def test_nothing_before_the_fit():
     target = PHIStandardize(12)
-    with pytest.raises(RuntimeError, match='not been measured. Call fit'):
+    with pytest.raises(RuntimeError, match='measured. Add dict.*Hook'):
         target(torch.zeros(1, 2, 12), False)
     assert not target.is_fitted
     target.fit(features())

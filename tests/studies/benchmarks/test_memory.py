@@ -40,12 +40,12 @@ def test_it_measures_all_and_writes_them(toy_model, tmp_path, monkeypatch,
     monkeypatch.setattr(sys, 'argv', [
         'memory.py', str(config), '--batch-size', '2', '--device', 'cpu',
         '--variants', 'plain MAE', 'DMAE', 'DMAE, bf16 teacher',
-        'DMAE, light decoder', '--json', str(tmp_path / 'out.json')
+        'DMAE, light decoder', 'G2SD', '--json', str(tmp_path / 'out.json')
     ])
     memory.main()
     result = json.loads((tmp_path / 'out.json').read_text())
     rows = result['results'][str(config)]
-    assert len(rows) == 5  # with the reference's
+    assert len(rows) == 6  # with the reference's
     for name, row in rows.items():
         standing = row['weights'] + row['teacher'] + row['optimizer']
         assert row['floor'] == standing + max(row['gradients'],

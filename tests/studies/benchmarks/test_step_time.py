@@ -9,8 +9,8 @@ import torch
 from studies.benchmarks import machine, step_time
 from studies.benchmarks.measuring import in_turns
 from studies.benchmarks.profiling import kind_of
-from studies.benchmarks.variants import (VARIANTS, build_all, count_flops,
-                                         make_steps)
+from studies.benchmarks.variants import (OBJECTIVES, VARIANTS, build_all,
+                                         count_flops, make_steps)
 from tests.toys.models import ROOT
 
 CONFIG = str(ROOT / 'configs' / 'dmae' / 'vit-b_dmae_in1k.py')
@@ -45,6 +45,14 @@ def test_counted_arithmetic_is_that_of_the_models():
         'as the reference': (student + decoder + projector, reference),
         'DMAE, light decoder': (student + light_decoder + projector, teacher),
     }
+    # Without a decoder; the last block of both ends behind its qkv layer, but
+    # the student's forward pass computes it all. Relations of q with k and of
+    # v with v, which only the student's backward pass goes through.
+    qkv = 2 * 3 * 197 * 768**2
+    wanted['TinyMIM'] = (
+        3 * (blocks(11, 197, 768) + qkv) + blocks(1, 197, 768) - qkv +
+        2 * 2 * 196 * 768 * 768 + 2 * 2 * 197**2 * (3 * 768 + 1024),
+        blocks(17, 197, 1024) + 2 * 196 * 768 * 1024 + 2 * 3 * 197 * 1024**2)
     for variant, (own, its) in wanted.items():
         counted = count_flops(CONFIG, VARIANTS[variant])
         assert counted == (pytest.approx(own, rel=0.01),
@@ -73,8 +81,9 @@ def config(toy_model, tmp_path):
 
 def test_variants_compute_the_same(config, images):
     """The reference's way, and each option, from the same student."""
-    names = [name for name in VARIANTS if 'compiled' not in name
-             and 'light' not in name and 'all' not in name]
+    names = [name for name, variant in VARIANTS.items()
+             if 'compiled' not in name and 'light' not in name
+             and 'all' not in name and not variant.objective]
     models = build_all(config, names, 'cpu')
     # The same weights where a teacher has the same part.
     weights = models['DMAE'].teacher.network.state_dict()
@@ -97,6 +106,19 @@ def test_variants_compute_the_same(config, images):
     assert len(whole.network.layers) == 6
     assert len(models['DMAE'].teacher.network.layers) == 4
     assert models['DMAE'].backbone is models['plain MAE'].backbone
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_objectives_do_not_touch_the_shared_student(name, config, images):
+    models = build_all(config, ['DMAE', name], 'cpu')
+    steps = make_steps(models, images, False)
+    for step in steps.values():
+        step()
+    assert models[name].backbone is not models['DMAE'].backbone
+    assert [p.requires_grad for n, p in models['DMAE'].named_parameters()
+            if 'pos_embed' not in n].count(False) == 0
+    assert ('generate' in str(models[name].loss(images, None))) == (
+        name == 'AMD')
 
 
 def test_steps_change_the_weights_alike(config, images):
@@ -127,7 +149,7 @@ def test_it_measures_all_and_writes_them(config, tmp_path, monkeypatch,
     monkeypatch.setattr(sys, 'argv', [
         'step_time.py', config, '--batch-size', '2', '--rounds', '1',
         '--device', 'cpu', '--variants', 'as the reference', 'DMAE',
-        'DMAE, light decoder', '--profile', '--json',
+        'DMAE, light decoder', 'TinyMIM', '--profile', '--json',
         str(tmp_path / 'out.json')
     ])
     step_time.main()
@@ -135,7 +157,8 @@ def test_it_measures_all_and_writes_them(config, tmp_path, monkeypatch,
     assert result['machine'] == measured
     rows = result['results'][config]
     assert list(rows) == [
-        'plain MAE', 'as the reference', 'DMAE', 'DMAE, light decoder'
+        'plain MAE', 'as the reference', 'DMAE', 'DMAE, light decoder',
+        'TinyMIM'
     ]
     assert rows['plain MAE']['ratio'] == 1
     for row in rows.values():

@@ -14,7 +14,7 @@ from dmae_mm.evaluation.images import EvaluationPipeline
 from dmae_mm.evaluation.layer_similarity import (build_whole_teacher,
                                                  layer_similarity)
 from dmae_mm.models.student_input import StudentInput
-from tests.toys.models import ROOT
+from tests.toys.models import ROOT, two_teachers
 from tests.toys.odd_files import broken_files, write
 from tests.toys.runs import write_toy_run
 
@@ -81,6 +81,40 @@ def test_matrix_pairs_and_picture(model, capsys):
     assert cv2.imread('layer_similarity.png').ndim == 3
 
 
+@pytest.fixture
+def two(model):
+    """The same config with two teachers; the first is as before."""
+    cfg = Config.fromfile('toy_run.py')
+    preprocessor = cfg.model.data_preprocessor
+    cfg.model = two_teachers(data_preprocessor=preprocessor)
+    Path('toy_run.py').unlink()
+    cfg.dump('toy_run.py')
+
+
+def test_one_of_several_teachers(model, two, capsys):
+    found = compare('--teacher', 'dino')
+    assert found['name'] == 'dino' and len(found['cka'][0]) == 4
+    assert [(pair['student'], pair['teacher'])
+            for pair in found['config_pairs']] == [(3, 3)]
+    found = compare('--teacher', 'mae', '--cfg-options',
+                    'model.teachers.mae.aligned_layers="[(0,5)]"')
+    assert len(found['cka'][0]) == 6
+    assert found['config_pairs'][0]['teacher'] == 5
+    capsys.readouterr()
+    for options, message in (
+        ([], 'toy_run.py has the teachers dino, mae: choose one with '
+         '--teacher NAME'),
+        (['--teacher', 'clip'], '--teacher clip: The config toy_run.py has '
+         'the teachers dino, mae'),
+        (['--teacher', 'dino', '--cfg-options',
+          'model.teachers.dino.teacher.backbone.type=Nothing'],
+         'model.teachers.dino.teacher cannot be built'),
+    ):
+        with pytest.raises(SystemExit):
+            compare(*options)
+        assert message in capsys.readouterr().err
+
+
 def test_untrained_and_repeatable(model):
     """Two batches of 4; the same each time."""
     first = compare('--batch-size', '4')
@@ -124,6 +158,7 @@ def test_broken_images_are_skipped_and_named(model, capfd):
     (['--checkpoint', 'backbone.pth', '--cfg-options',
       'model.backbone.arch.num_layers=3'], 'layers.3.'),
     (['--cfg-options', 'model.teacher=None'], 'has no model.teacher'),
+    (['--teacher', 'mae'], 'has a single teacher, without a name: leave out'),
     (['--cfg-options', 'model.aligned_layers="[(0,6)]"'],
      'teacher has no block 6'),
 ])
