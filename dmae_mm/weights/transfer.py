@@ -18,9 +18,12 @@ _RESAMPLED = ('pos_embed', 'relative_position_bias_table')
 # No pre-training has these: tables of relative positions, and layer scale.
 _TABLE = re.compile(r'.*\.(relative_position_bias_table|rel_pos_[hw])')
 _SCALE = re.compile(r'.*\.(gamma_?[12])(\.weight)?')
+# Nor does all have the norms behind the stages that a backbone puts out.
+_STAGE_NORM = re.compile(r'norm\d+\.(weight|bias)')
 # What many backbones lack by design: CLS, a norm behind all blocks, a norm
-# behind average pooling, values that are computed.
-_DROPPED = re.compile(r'cls_token|ln[12]\.(weight|bias)|' + COMPUTED.pattern)
+# behind average pooling or a stage, values that are computed.
+_DROPPED = re.compile(r'cls_token|ln[12]\.(weight|bias)|' +
+                      f'{_STAGE_NORM.pattern}|{COMPUTED.pattern}')
 # What only pre-training or another task has; at the front of a name.
 _BESIDE = re.compile(
     r'(backbone|neck|head|distill_\w+|data_preprocessor|mask_token|teacher|'
@@ -71,8 +74,8 @@ class Transfer:
         lost (dict[str, tuple]): Names and shapes of tensors of the file's
             backbone that this one lacks, though they matter.
         dropped (dict[str, tuple]): The same of those that it lacks by design.
-        beside (dict[str, tuple]): Names, with their prefix, and shapes of the
-            file's tensors for other parts of a model.
+        beside (dict[str, tuple]): Names and shapes of the file's tensors for
+            other parts of a model, and of its backbone for pre-training.
     """
     prefix: str
     rows: List[Row]
@@ -201,7 +204,7 @@ def compare(backbone: nn.Module,
             unused[BESIDE][name] = tuple(tensor.shape)
         elif rest not in own:
             use = _use(rest)
-            unused[use][name if use == BESIDE else rest] = tuple(tensor.shape)
+            unused[use][rest] = tuple(tensor.shape)
     return Transfer(prefix, rows, **unused)
 
 
@@ -224,6 +227,8 @@ def _without_file(name: str, tensor: torch.Tensor) -> str:
     if not tensor.is_floating_point() or COMPUTED.fullmatch(name):
         return COMPUTED_ONLY
     if (name.startswith('ln2.')  # the norm behind average pooling
+            or (_STAGE_NORM.fullmatch(name)
+                and bool((tensor == name.endswith('weight')).all()))
             or (_TABLE.fullmatch(name) and not tensor.any())
             or (_SCALE.fullmatch(name) and bool((tensor == 1).all()))):
         return NEW  # and tables and scales start as if there were none
