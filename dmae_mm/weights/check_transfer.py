@@ -16,7 +16,7 @@ from .download import local_path
 from .pretrained_option import (EXPORT, PretrainedOption, name_checkpoint,
                                 pretrained_options, read_for_host)
 from .origin import normalisation_of, origin_of, preprocessing_of_config
-from .positions import other_heads
+from .positions import other_options
 from .tensor_file import TensorFile
 from .transfer import CHANGED, LEFT, LOADED, MISSED, RESIZED, compare
 
@@ -78,8 +78,8 @@ def check_transfer(config: str,
         *_other_images(cfg, file)
     ]
     arrived = len(transfer.names(LOADED, RESIZED))
-    heads = other_heads(backbone, origin)
-    if arrived and transfer.arrived and not (stopped or heads):
+    others = other_options(backbone, origin)
+    if arrived and transfer.arrived and not (stopped or others):
         resized = len(transfer.names(RESIZED))
         return lines + [f'All {arrived} backbone tensors arrived ({resized} '
                         'resized).'], ''
