@@ -69,7 +69,7 @@ def check_transfer(config: str,
     stopped = _load(model, cfg)
     origin = origin_of(file.meta, file.tensors)
     transfer = compare(backbone, file.tensors, option.prefix, origin)
-    option = dataclasses.replace(option, prefix=transfer.prefix)
+    option = dataclasses.replace(option, name=name, prefix=transfer.prefix)
 
     lines = [
         f'{config}: {cfg.default_scope}, {type(backbone).__name__}',
@@ -102,7 +102,8 @@ def _other_images(cfg: Config, file: TensorFile) -> List[str]:
         return []
     return [f'Note: it was trained on images of {_listed(known)} '
             f'({origin.said_by}), the data_preprocessor here has '
-            f'{_listed(given)}.']
+            f'{_listed(given)}. Give it the same (to_rgb is bgr_to_rgb in '
+            'mmdet and mmseg).']
 
 
 def _listed(values: dict) -> str:

@@ -72,7 +72,7 @@ class PretrainedOption:
                                  file.source)
         return (f'Under the prefix {prefix!r}, '
                 f'{first_few(problems, 5, "; ")}. '
-                f'{_cause(backbone, file, prefix)}')
+                f'{_cause(backbone, file, prefix, self.name)}')
 
 
 def misunderstood(backbone: nn.Module, weights: Tensors, origin: Origin,
@@ -93,6 +93,8 @@ def misunderstood(backbone: nn.Module, weights: Tensors, origin: Origin,
     if not problems:
         return ''
     said = f'{"; ".join(problems)}. '.replace('pos_embed', 'Its pos_embed', 1)
+    if said.startswith(origin.said_by):
+        said = said[:1].upper() + said[1:]
     if 'positions' not in said:
         return said + ('Give the architecture of this checkpoint in '
                        'model.backbone.')
@@ -216,7 +218,8 @@ def read_for_host(checkpoint: str) -> TensorFile:
     return file
 
 
-def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
+def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str,
+           option: str) -> str:
     """The likely cause of a misfit, and its cure."""
     names = needed_shapes(backbone, {}).keys()
     weights = under_prefix(file.tensors, own_prefix)
@@ -242,8 +245,9 @@ def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
                     'whatever init_cfg says. Give the checkpoint that a run '
                     'has left.')
         given = f', prefix={prefix!r}' if prefix else ''
+        instead = f' and {option}=None' * option.endswith('.pretrained')
         return (f"{cause} Give model.backbone.init_cfg=dict("
-                f"type='Pretrained', checkpoint=...{given}).")
+                f"type='Pretrained', checkpoint=...{given}){instead}.")
     if layout_of(file.tensors) == 'timm/MAE':
         return (f"It begins with {begins}, which are names of FAIR's MAE or "
                 f'of timm. Convert it: python {CONVERT_MAE} {file.source} DST '

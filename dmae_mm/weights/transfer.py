@@ -43,7 +43,7 @@ NOT_FINITE = 'not finite in the checkpoint'
 SCRAMBLED = 'scrambled: at the places of another grid of patches'
 # Of these, the checkpoint's values did not arrive.
 MISSED = (LEFT, CHANGED, NOT_FINITE, SCRAMBLED)
-NEW = 'new: not in any pre-training'
+NEW = 'new: not in this pre-training'
 COMPUTED_ONLY = 'computed, not learnt'
 # What a file's tensor is that the backbone does not have: see Transfer.
 LOST, DROPPED, BESIDE = 'lost', 'dropped', 'beside'
