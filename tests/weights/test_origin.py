@@ -42,7 +42,7 @@ def test_by_the_config_in_it(config, key):
     text = 'import os\nos.abort()\n' + Config(config).pretty_text
     origin = origin_of({key: text})
     assert origin == Origin((32, 64), (8, 8), 6, (1, 2, 3.5), (4, 5, 6), True,
-                            'the config in it')
+                            'the config in it', backbone='mmpretrain.MAEViT')
     assert origin.grid(32) == (4, 8) and origin.grid(16) is None
 
 

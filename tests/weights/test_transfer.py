@@ -263,7 +263,7 @@ def test_what_the_file_has_and_the_backbone_has_not():
     assert set(transfer.lost) == {'pre_norm.weight'} | {
         f'layers.4.{name}' for name in BLOCK_NAMES
     }
-    assert list(transfer.beside) == ['backbone.mask_token']
+    assert list(transfer.beside) == ['mask_token']
     assert set(status(transfer).values()) == {LOADED}
     assert not transfer.arrived
     problems = file_misfits(backbone, tensors, 'backbone.')
