@@ -8,7 +8,8 @@ A100 can do in float16. Loading of data, validation and communication are not
 included.
 
     python studies/recipe_costs.py configs/dmae/*.py vit-b_dmae-mlp
-    python studies/recipe_costs.py --page    # rewrites docs/recipes.md
+    python studies/recipe_costs.py --page    # rewrites docs/recipes.md and, of
+                                             # it, docs/students.md
 """
 import argparse
 import re
@@ -31,7 +32,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from dmae_mm.files import write_whole  # noqa: E402
 from dmae_mm.host import quietly, read_config  # noqa: E402
 from dmae_mm.models import DMAE, FeatureDistiller  # noqa: E402
-from recipes_page import PAGE, read_page, replace_cells  # noqa: E402
+from recipes_page import (PAGE, STUDENTS_PAGE, read_page,  # noqa: E402
+                          replace_cells)
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
 
@@ -41,7 +43,7 @@ def build(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
     # These ask tensors for their values while they are built.
     asking = cfg.model.type == 'FeatureDistiller' or re.search(
-        'HiViT|Swin|Sparse|ConvNeXt|EfficientFormer', cfg.model.backbone.type)
+        'HiViT|Swin|ResNet|ConvNeXt|EfficientFormer', cfg.model.backbone.type)
     with torch.device('cpu' if asking else 'meta'):
         model = MODELS.build(cfg.model)
     for teacher in getattr(model, 'teachers', {}).values():
@@ -178,7 +180,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--page',
         action='store_true',
-        help='count all rows of docs/recipes.md and write its last columns')
+        help='count all rows of docs/recipes.md and write its last columns, '
+        'and that of docs/students.md')
     parser.add_argument(
         '--tflops',
         type=float,
@@ -200,8 +203,13 @@ def main() -> None:
         with quietly():
             text = replace_cells(
                 text, lambda row: cost_cells(row.read(), args.tflops))
-        with write_whole(PAGE) as path:
-            Path(path).write_text(text, encoding='utf-8')
+        rows = read_page(text)
+        students = replace_cells(
+            STUDENTS_PAGE.read_text(encoding='utf-8'),
+            lambda row: [rows[row.name].cells['GFLOP/image']])
+        for page, content in ((PAGE, text), (STUDENTS_PAGE, students)):
+            with write_whole(page) as path:
+                Path(path).write_text(content, encoding='utf-8')
         return
 
     rows = read_page(text)

@@ -17,6 +17,7 @@ from dmae_mm.host import ConfigOptions, read_config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'recipes.md'
+STUDENTS_PAGE = ROOT / 'docs' / 'students.md'  # with rows of some of these
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_page(text: str) -> Dict[str, Row]:
             headers = []
         elif not headers:
             headers = _cells(line)
-        elif line.startswith('| `'):
+        elif line.startswith('| `') and 'config' in headers:
             row = _row(dict(zip(headers, _cells(line))))
             if row.name in rows:
                 raise ValueError(f'{PAGE.name} has two rows {row.name!r}.')
@@ -90,8 +91,8 @@ def replace_cells(text: str, cells_of: Callable[[Row], List[str]]) -> str:
     rows = read_page(text)
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        if line.startswith('| `'):
-            cells = _cells(line)
+        cells = _cells(line)
+        if line.startswith('| `') and cells[0].strip('`') in rows:
             last = cells_of(rows[cells[0].strip('`')])
             cells[-len(last):] = last
             lines[number] = f'| {" | ".join(cells)} |'

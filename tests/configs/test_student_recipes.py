@@ -109,7 +109,8 @@ def test_it_is_what_the_page_says(name):
         assert model.mask_ratio == 0.5
     else:
         title, = re.findall(r'[A-Z]\w+-\w+', said)
-        assert name.split('_')[0] == title.lower()
+        assert name.split('_')[0].replace('-', '') == (
+            title.lower().replace('-', ''))
 
 
 @pytest.mark.parametrize('student', FAMILIES)
@@ -188,9 +189,9 @@ def test_from_any_folder_to_a_classifier(student, tmp_path):
     """Pre-trained on a folder, then fine-tuned and probed."""
     write_images(tmp_path)
     runner = run(f'{student}_features-dinov2', tmp_path, tmp_path / 'run')
-    losses = runner.message_hub.get_scalar('train/loss_align_'
-                                           f's{stage(student)}_t3')
-    assert 0 < losses.current() < 10
+    name, = (name for name in runner.message_hub.log_scalars
+             if name.startswith('train/loss_align_'))
+    assert 0 < runner.message_hub.get_scalar(name).current() < 10
     trained = runner.model.backbone.state_dict()
     options = {
         'model.backbone.init_cfg.checkpoint': str(tmp_path / 'run/epoch_1.pth')
@@ -213,7 +214,3 @@ def test_from_any_folder_to_a_classifier(student, tmp_path):
         accuracy = after.message_hub.get_scalar('val/accuracy/top5').current()
         assert accuracy > 0
 
-
-def stage(student: str) -> int:
-    """Index of the last one."""
-    return {'mobilenetv3-s': 12}.get(student, 3)

@@ -156,3 +156,12 @@ def test_batches_of_an_epoch():
         assert -(-images // 128) == batches
         assert batches % counts == pending
         assert f'{batches:,}' in PAGE or f'{batches}' in PAGE
+
+
+def test_costs_of_students_are_those_of_their_recipes():
+    page = recipes_page.STUDENTS_PAGE.read_text()
+    found = recipes_page.read_page(page)
+    assert len(found) > 10
+    assert {name: row.cells['GFLOP/image'] for name, row in found.items()} == {
+        name: ROWS[name].cells['GFLOP/image'] for name in found
+    }
