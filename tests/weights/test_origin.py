@@ -145,6 +145,8 @@ class TestNormalisation:
     (dict(type='mmpretrain.ResNet', norm_cfg=dict(type='SyncBN', eps=.01)),
      'pytorch', .01),
     (dict(type='MobileNetV3'), None, 1e-3),  # its class's default
+    (dict(type='HRNet', arch='w18'), None, 1e-5),
+    (dict(type='EfficientNet', arch='b0'), None, 1e-3),
     (dict(type='mmcv.NoSuchNet', norm_cfg=dict(type='BN')), None, 1e-5),
     (dict(type='mmcv.NoSuchNet'), None, None),
     (dict(type='SwinTransformer'), None, None),  # no batch norms
