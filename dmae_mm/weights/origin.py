@@ -264,7 +264,8 @@ def _of_config(text: str) -> Dict[str, Any]:
     arch = read('model.backbone.arch')
     if cls is not None and hasattr(cls, 'arch_zoo'):
         arch = cls.arch_zoo.get(str(arch or 'base').lower())
-        said['num_heads'] = arch and arch.get('num_heads')
+        if isinstance(arch, dict):  # of an HRNet, it is a list
+            said['num_heads'] = arch.get('num_heads')
     if 'model.backbone.arch.num_heads' in flat:
         said['num_heads'] = read('model.backbone.arch.num_heads')
     norm = {
