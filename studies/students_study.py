@@ -186,9 +186,9 @@ def write_page(file: str, teacher: dict, results: Dict[Tuple[int, str], dict],
                          for name, version in versions().items())
     written = (
         f'Written by `{command}`: {len(results) + 1} trainings, '
-        f'{seeds} seeds, {minutes:.0f} minutes of trainings in all, {processes} at a time '
-        f'with one thread each, on {os.cpu_count()} cores '
-        f'({platform.machine()}), CPU only; {packages}.')
+        f'{seeds} seeds, {minutes:.0f} minutes of trainings in all, '
+        f'{processes} at a time with one thread each, on {os.cpu_count()} '
+        f'cores ({platform.machine()}), CPU only; {packages}.')
     page = PAGE.format(
         written=textwrap.fill(written, 80, break_on_hyphens=False),
         teacher_seed=TEACHER_SEED,
