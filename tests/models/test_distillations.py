@@ -376,3 +376,51 @@ class TestDropping:
         assert_golden(
             sum(value for each in losses for value in each.values()),
             golden['loss'])
+
+
+G2SD = dict(
+    neck=dict(TOY_MODEL['neck'], decoder_embed_dim=16),
+    teacher=dict(
+        type='MAETeacher',
+        backbone=TOY_MODEL['teacher']['backbone'],
+        neck=dict(
+            type='MAEPretrainDecoder', decoder_embed_dim=24, decoder_depth=3,
+            decoder_num_heads=2),
+        allow_random=True),
+    aligned_layers=[(-1, 1)],
+    distill_loss=dict(type='MaskedFeatureLoss'))
+AMD = dict(
+    teacher_mask_ratio=0.5,
+    generator=dict(type='FeatureGenerationNeck', num_heads=2))
+
+
+@pytest.mark.parametrize('change, tokens', [
+    (dict(), 5),  # CLS and four visible patches of 16
+    (dict(teacher_mask_ratio=0.5), 5),
+    (AMD, 9),  # what the teacher sees
+    (G2SD, 17),  # what its decoder gives
+    (dict(distill_loss=dict(type='TokenRelationLoss')), 4),
+    (dict(backbone=dict(TOY_MODEL['backbone'], mask_ratio=0.)), 17),
+], ids=['DMAE', 'sees more', 'AMD', 'G2SD', 'patches', 'all'])
+def test_what_is_measured_is_what_a_step_standardises(images, change,
+                                                      tokens):
+    target = dict(type='PHIStandardize', num_images=20)
+    model = MODELS.build(copy.deepcopy(
+        TOY_MODEL | dict(target=target) | change))
+    model.init_weights()
+    part = model.distillations.by_name['']
+    assert part.num_targets() == tokens
+    counted, seen = [], []
+    accumulate = part.targets[0].accumulate
+    part.targets[0].accumulate = lambda features: (
+        counted.append(features), accumulate(features))
+    for _ in range(4):  # more tokens than channels
+        part.measure_targets(torch.cat([images] * 3))
+    part.targets[0].finish()
+    assert {tuple(each.shape[:2]) for each in counted} == {(9, tokens)}
+    assert part.unmeasured_targets() == []
+    part.targets[0].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].shape[1]))
+    losses = model.loss(images, None)
+    assert seen == [tokens]
+    assert all(loss.isfinite() for loss in losses.values())
