@@ -70,7 +70,10 @@ def test_every_student_has_all_its_recipes():
     assert {name.split('_')[0] for name in FEATURES} == {*STUDENTS}
 
 
-@pytest.mark.parametrize('student', STUDENTS)
+@pytest.mark.parametrize('student', [
+    name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow)
+    for name in STUDENTS
+])
 def test_student(student):
     width, number = STUDENTS[student]
     model = build_with_toy_teacher(f'{student}_features-dinov2')
@@ -158,7 +161,7 @@ def write_images(folder) -> None:
 
 
 def run(name, images, work_dir, **options) -> Runner:
-    """Two iterations, on images of 64 px."""
+    """Two iterations of two images."""
     cfg = Config(copy.deepcopy(load(name).to_dict()))
     shrink_run(cfg, images, work_dir)
     for loader in ('train_dataloader', 'val_dataloader'):
@@ -166,7 +169,9 @@ def run(name, images, work_dir, **options) -> Runner:
                 pipeline=())))['dataset']['pipeline']:
             for key in ('scale', 'crop_size'):
                 if step.get(key) == 32:
-                    step[key] = 224 if 'efficientformer' in name else 64
+                    # Windows and attention of these are for real images.
+                    step[key] = 224 if name.startswith(
+                        ('swin', 'efficientformer')) else 64
     cfg.optim_wrapper.optimizer.pop('fused', None)
     cfg.merge_from_dict({
         'train_cfg.max_epochs': 1,
@@ -176,6 +181,8 @@ def run(name, images, work_dir, **options) -> Runner:
     })
     if 'teacher' in cfg.model:
         cfg.model.teacher = TOY_TEACHER
+    else:
+        cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = 5
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner
@@ -212,5 +219,5 @@ def test_from_any_folder_to_a_classifier(student, tmp_path):
         assert len(same) == len(weights) if task == 'linear' else (
             len(same) < len(weights) / 2)
         accuracy = after.message_hub.get_scalar('val/accuracy/top5').current()
-        assert accuracy > 0
+        assert accuracy == 100  # of five classes
 
