@@ -1,0 +1,12 @@
+# The teacher sees more than ViT-S, as in AMD (arXiv 2311.03149): 49 patches
+# against 19. Aligned are tokens that both see, and those that a generator
+# makes of what only the teacher saw. Weights and epochs are our choice.
+_base_ = './vit-s_dmae_in1k.py'
+
+model = dict(
+    backbone=dict(mask_ratio=0.9),
+    teacher_mask_ratio=0.75,
+    aligned_layers=[(0.5, 0.5), (1.0, 1.0)],
+    distill_neck=dict(projector='linear_no_bias'),
+    distill_loss=dict(criterion='L2', normalize=False, loss_weight=0.5),
+    generator=dict(type='FeatureGenerationNeck'))
