@@ -18,8 +18,13 @@ CONFIGS = [
     for path in sorted((ROOT / 'configs' / folder).glob('*.py'))
     if not path.stem.endswith('pct_in1k')
 ]
-# Students that are no vision transformers, and how many tensors they have.
+# Students that are not mmpretrain's vision transformers, and how many tensors
+# they have.
+TIMM = dict(
+    type='MaskedTimmViT', model_name='vit_tiny_patch16_224', mask_ratio=0.75)
 OTHERS = {
+    'vit-t-timm_linear_in1k': (TIMM, 150),
+    'vit-t-timm_finetune_in1k': (TIMM, 150),
     'resnet50_faster-rcnn_coco': (dict(type='ResNet', depth=50), 318),
     'cspnext-t_rtmdet_coco': (dict(
         type='mmdet.CSPNeXt',

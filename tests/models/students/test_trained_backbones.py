@@ -69,7 +69,7 @@ def test_every_tensor_arrives_and_features_are_the_same(name, tmp_path):
     text = '\n'.join(lines)
     assert 'unused in the checkpoint: 0' in text, text
     assert ('mask_token (1)' in text) == (name == 'SimMIM'), text
-    assert ('new: not in any pre-training: 2\n  norm3.weight' in text) == (
+    assert ('new: not in this pre-training: 2\n  norm3.weight' in text) == (
         name == 'SparKConvNeXt')
     with DefaultScope.overwrite_default_scope('mmpretrain'), quietly():
         model = MODELS.build(cfg)
