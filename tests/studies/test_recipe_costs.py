@@ -156,9 +156,19 @@ def test_writing_the_page(tmp_path, monkeypatch):
                     '| --- | ---: | ---: | ---: |\n'
                     '| `vit-t_linear` | ? | ? | ? |\n'
                     '| `vit-t_mae` | ? | ? | ? |\n')
+    students = page.with_name('students.md')
+    students.write_text('| config | student | GFLOP/image |\n'
+                        '| --- | --- | ---: |\n'
+                        '| `vit-t_mae` | ViT-T | ? |\n\n'
+                        '| option | |\n| --- | --- |\n| `mask` | 0 |\n')
     monkeypatch.setattr('recipes_page.PAGE', page)
+    monkeypatch.setattr('recipes_page.STUDENTS_PAGE', students)
     run(monkeypatch, '--page')
     assert page.read_text().splitlines()[4:] == [
         '| `vit-t_linear` | 2.5 |  | 0.80 |',
         '| `vit-t_mae` | 33.9 |  | 12.1 |'
+    ]
+    assert students.read_text().splitlines()[2:] == [
+        '| `vit-t_mae` | ViT-T | 33.9 |', '', '| option | |', '| --- | --- |',
+        '| `mask` | 0 |'
     ]
