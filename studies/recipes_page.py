@@ -9,7 +9,7 @@ import functools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List
 
 from mmengine.config import Config
 
@@ -18,7 +18,6 @@ from dmae_mm.host import ConfigOptions, read_config
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'recipes.md'
 STUDENTS_PAGE = ROOT / 'docs' / 'students.md'  # with rows of some of these
-OBJECTIVES_PAGE = ROOT / 'docs' / 'objectives.md'  # likewise
 
 
 @dataclass(frozen=True)
@@ -79,21 +78,17 @@ def read_page(text: str) -> Dict[str, Row]:
     return rows
 
 
-def replace_cells(text: str,
-                  cells_of: Callable[[Row], List[str]],
-                  rows: Optional[Dict[str, Row]] = None) -> str:
+def replace_cells(text: str, cells_of: Callable[[Row], List[str]]) -> str:
     """The page with other last columns.
 
     Args:
         text (str): The page.
         cells_of (Callable): Of a row, its last cells.
-        rows (dict[str, Row], optional): The rows that a page names. Defaults
-            to None: its own.
 
     Returns:
         str: The page.
     """
-    rows = read_page(text) if rows is None else rows
+    rows = read_page(text)
     lines = text.splitlines()
     for number, line in enumerate(lines):
         cells = _cells(line)

@@ -10,7 +10,7 @@ from tests.toys.models import ROOT
 
 sys.path.insert(0, str(ROOT / 'studies'))
 
-from recipes_page import OBJECTIVES_PAGE, PAGE, read_page  # noqa: E402
+from recipes_page import PAGE, read_page  # noqa: E402
 
 CONFIGS = ROOT / 'configs'
 # All rows of docs/recipes.md, by name; and those that are options of others,
@@ -21,14 +21,10 @@ STUDENT_VARIATIONS = {
     for name, row in ROWS.items()
     if row.options and '/students/' in row.config
 }
-# What docs/objectives.md compares.
-OBJECTIVES = [
-    name for name in ROWS if f'\n| `{name}` |' in OBJECTIVES_PAGE.read_text()
-]
 VARIATIONS = {
     name: row
     for name, row in ROWS.items()
-    if row.options and name not in {*STUDENT_VARIATIONS, *OBJECTIVES}
+    if row.options and name not in STUDENT_VARIATIONS
 }
 
 # Width, depth, heads and parameters of a backbone as it is pre-trained.
