@@ -8,7 +8,8 @@ A100 can do in float16. Loading of data, validation and communication are not
 included.
 
     python studies/recipe_costs.py configs/dmae/*.py vit-b_dmae-mlp
-    python studies/recipe_costs.py --page    # rewrites docs/recipes.md
+    python studies/recipe_costs.py --page    # rewrites docs/recipes.md and
+                                             # docs/objectives.md
 """
 import argparse
 import re
@@ -31,7 +32,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from dmae_mm.files import write_whole  # noqa: E402
 from dmae_mm.host import quietly, read_config  # noqa: E402
 from dmae_mm.models import DMAE, FeatureDistiller  # noqa: E402
-from recipes_page import PAGE, read_page, replace_cells  # noqa: E402
+from recipes_page import (PAGE, copy_costs, read_page,  # noqa: E402
+                          replace_cells)
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
 
@@ -178,7 +180,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--page',
         action='store_true',
-        help='count all rows of docs/recipes.md and write its last columns')
+        help='count all rows of docs/recipes.md and write its last columns, '
+        'and from these those of docs/objectives.md')
     parser.add_argument(
         '--tflops',
         type=float,
@@ -200,8 +203,11 @@ def main() -> None:
         with quietly():
             text = replace_cells(
                 text, lambda row: cost_cells(row.read(), args.tflops))
-        with write_whole(PAGE) as path:
-            Path(path).write_text(text, encoding='utf-8')
+        objectives = PAGE.with_name('objectives.md')
+        for page, written in ((PAGE, text), (objectives, copy_costs(
+                objectives.read_text(encoding='utf-8'), read_page(text)))):
+            with write_whole(page) as path:
+                Path(path).write_text(written, encoding='utf-8')
         return
 
     rows = read_page(text)

@@ -9,7 +9,7 @@ import functools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 from mmengine.config import Config
 
@@ -17,6 +17,7 @@ from dmae_mm.host import ConfigOptions, read_config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'recipes.md'
+COPIED = ('GFLOP/image', 'teacher')  # by docs/objectives.md
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,22 @@ def read_page(text: str) -> Dict[str, Row]:
     return rows
 
 
-def replace_cells(text: str, cells_of: Callable[[Row], List[str]]) -> str:
-    """The page with other last columns.
+def replace_cells(text: str,
+                  cells_of: Callable[[Row], List[str]],
+                  rows: Optional[Dict[str, Row]] = None) -> str:
+    """A page with other last columns.
 
     Args:
         text (str): The page.
         cells_of (Callable): Of a row, its last cells.
+        rows (dict[str, Row], optional): Rows by name, of another page.
+            Defaults to None: those of this page.
 
     Returns:
         str: The page.
     """
-    rows = read_page(text)
+    if rows is None:
+        rows = read_page(text)
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if line.startswith('| `'):
@@ -96,6 +102,20 @@ def replace_cells(text: str, cells_of: Callable[[Row], List[str]]) -> str:
             cells[-len(last):] = last
             lines[number] = f'| {" | ".join(cells)} |'
     return '\n'.join(lines) + '\n'
+
+
+def copy_costs(text: str, rows: Dict[str, Row]) -> str:
+    """A page whose last two columns are GFLOP/image and teacher.
+
+    Args:
+        text (str): The page, such as docs/objectives.md.
+        rows (dict[str, Row]): Where its rows have their costs from.
+
+    Returns:
+        str: The page.
+    """
+    return replace_cells(
+        text, lambda row: [row.cells[name] for name in COPIED], rows)
 
 
 # MMEngine takes a third of a second to find mmpretrain's base configs.

@@ -149,15 +149,21 @@ def test_refused_arguments(arguments, message, monkeypatch, capsys):
 
 
 def test_writing_the_page(tmp_path, monkeypatch):
-    """A page of two rows, whose costs are not yet known."""
+    """A page of two rows, whose costs are not yet known, and one of these."""
     page = tmp_path / 'docs' / 'recipes.md'
     page.parent.mkdir()
     page.write_text('# Recipes\n\n| config | GFLOP/image | teacher | h |\n'
                     '| --- | ---: | ---: | ---: |\n'
                     '| `vit-t_linear` | ? | ? | ? |\n'
                     '| `vit-t_mae` | ? | ? | ? |\n')
+    objectives = page.with_name('objectives.md')
+    objectives.write_text('# Objectives\n\n| recipe | GFLOP/image | teacher |\n'
+                          '| --- | ---: | ---: |\n| `vit-t_mae` | ? | ? |\n')
     monkeypatch.setattr('recipes_page.PAGE', page)
     run(monkeypatch, '--page')
+    assert objectives.read_text().splitlines()[4:] == [
+        '| `vit-t_mae` | 33.9 |  |'
+    ]
     assert page.read_text().splitlines()[4:] == [
         '| `vit-t_linear` | 2.5 |  | 0.80 |',
         '| `vit-t_mae` | 33.9 |  | 12.1 |'

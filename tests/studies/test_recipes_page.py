@@ -60,6 +60,15 @@ def test_writing_the_columns_changes_nothing_else():
         ]
 
 
+def test_costs_of_the_objectives_are_those_of_the_recipes():
+    """All of its rows are recipes, and none lacks its cost."""
+    page = recipes_page.PAGE.with_name('objectives.md').read_text()
+    assert recipes_page.copy_costs(page, ROWS) == page
+    names = re.findall(r'^\| `([^`]+)`', page, re.MULTILINE)
+    assert len(names) == len(set(names)) == 13
+    assert all(ROWS[name].cells['GFLOP/image'] for name in names)
+
+
 @pytest.mark.parametrize('row, message', [
     ('| `vit-t_dmae` |', "recipes.md has two rows 'vit-t_dmae'."),
     ('| `vit-x_dmae` |', "recipes.md: vit-x_dmae is made of 'vit-x_dmae', "),
