@@ -17,7 +17,8 @@ from dmae_mm.host import ConfigOptions, read_config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'recipes.md'
-COPIED = ('GFLOP/image', 'teacher')  # by docs/objectives.md
+STUDENTS_PAGE = ROOT / 'docs' / 'students.md'  # with rows of some of these
+OBJECTIVES_PAGE = ROOT / 'docs' / 'objectives.md'  # likewise
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def read_page(text: str) -> Dict[str, Row]:
             headers = []
         elif not headers:
             headers = _cells(line)
-        elif line.startswith('| `'):
+        elif line.startswith('| `') and 'config' in headers:
             row = _row(dict(zip(headers, _cells(line))))
             if row.name in rows:
                 raise ValueError(f'{PAGE.name} has two rows {row.name!r}.')
@@ -81,41 +82,26 @@ def read_page(text: str) -> Dict[str, Row]:
 def replace_cells(text: str,
                   cells_of: Callable[[Row], List[str]],
                   rows: Optional[Dict[str, Row]] = None) -> str:
-    """A page with other last columns.
+    """The page with other last columns.
 
     Args:
         text (str): The page.
         cells_of (Callable): Of a row, its last cells.
-        rows (dict[str, Row], optional): Rows by name, of another page.
-            Defaults to None: those of this page.
+        rows (dict[str, Row], optional): The rows that it names. Defaults to
+            None: they stand on it.
 
     Returns:
         str: The page.
     """
-    if rows is None:
-        rows = read_page(text)
+    rows = read_page(text) if rows is None else rows
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        if line.startswith('| `'):
-            cells = _cells(line)
+        cells = _cells(line)
+        if line.startswith('| `') and cells[0].strip('`') in rows:
             last = cells_of(rows[cells[0].strip('`')])
             cells[-len(last):] = last
             lines[number] = f'| {" | ".join(cells)} |'
     return '\n'.join(lines) + '\n'
-
-
-def copy_costs(text: str, rows: Dict[str, Row]) -> str:
-    """A page whose last two columns are GFLOP/image and teacher.
-
-    Args:
-        text (str): The page, such as docs/objectives.md.
-        rows (dict[str, Row]): Where its rows have their costs from.
-
-    Returns:
-        str: The page.
-    """
-    return replace_cells(
-        text, lambda row: [row.cells[name] for name in COPIED], rows)
 
 
 # MMEngine takes a third of a second to find mmpretrain's base configs.

@@ -185,9 +185,10 @@ def write_page(file: str, teacher: dict, results: Dict[Tuple[int, str], dict],
     packages = ', '.join(f'{name} {version}'
                          for name, version in versions().items())
     written = (
-        f'Written by `{command}`: {len(results) + 1} trainings, {seeds} seeds, '
-        f'{minutes:.0f} minutes of trainings in all, {processes} at a time '
-        f'with one thread each, on {os.cpu_count()} cores '
+        f'Written by `{command}`: {len(results) + 1} trainings, '
+        f'{seeds} seeds, '
+        f'{minutes:.0f} minutes of trainings in all, {processes} at a '
+        f'time with one thread each, on {os.cpu_count()} cores '
         f'({platform.machine()}), CPU only; {packages}.')
     page = PAGE.format(
         written=textwrap.fill(written, 80, break_on_hyphens=False),

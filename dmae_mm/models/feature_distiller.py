@@ -78,12 +78,13 @@ class FeatureDistiller(BaseSelfSupervisor):
         target (dict, optional): As in :class:`DMAE`.
         teachers (dict, optional): As in :class:`DMAE`, without
             ``mask_ratio``.
+        teacher_dropping (float, optional): As in :class:`DMAE`.
         mask_ratio (float): Part of the teacher's patches that is hidden from
             the student, from 0 up to 1: these regions of its images are set
             to 0, the mean of normalised images, and it has to predict the
             teacher's features there. Which ones is drawn for each image; of
-            several teachers, the first one's patches count. Defaults to 0.0:
-            the student sees whole images.
+            several teachers, the patches of the first by name count. Defaults
+            to 0.0: the student sees whole images.
         align_cls (bool): Whether the mean of each aligned map, as one more
             token in front of the others, is aligned with the teacher's CLS.
             Defaults to False.
@@ -105,6 +106,7 @@ class FeatureDistiller(BaseSelfSupervisor):
                  distill_loss: Optional[dict] = None,
                  target: Optional[dict] = None,
                  teachers: Optional[Dict[str, dict]] = None,
+                 teacher_dropping: Optional[float] = None,
                  mask_ratio: float = 0.0,
                  align_cls: bool = False,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
@@ -131,7 +133,8 @@ class FeatureDistiller(BaseSelfSupervisor):
         self.mask_ratio = mask_ratio
         self.align_cls = align_cls
         self._freeze_unused()
-        self.distillations = Distillations(self._student(), options)
+        self.distillations = Distillations(self._student(), options,
+                                           teacher_dropping)
         for part in self.distillations:
             self._check_teacher(part)
         self.distillations.register_in(self)

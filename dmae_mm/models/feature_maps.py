@@ -302,7 +302,7 @@ def _largest(indices: Any) -> int:
 def _build_for_a_look(cfg: dict, cls: type) -> nn.Module:
     cfg = {key: value for key, value in cfg.items() if key != 'init_cfg'}
     if issubclass(cls, TIMMBackbone):
-        cfg.update(pretrained=False, checkpoint_path='')
+        cfg.update(pretrained=False, checkpoint_path='', out_indices=(0, ))
     with torch.random.fork_rng(devices=[]), quietly():
         try:
             with torch.device('meta'):

@@ -17,7 +17,7 @@ from .pretrained_option import (EXPORT, PretrainedOption, name_checkpoint,
                                 pretrained_options, read_for_host)
 from .origin import (Origin, normalisation_of, origin_of,
                      preprocessing_of_config)
-from .positions import other_heads
+from .positions import other_options
 from .tensor_file import TensorFile, read_tensor_file
 from .transfer import CHANGED, LEFT, LOADED, MISSED, RESIZED, compare
 
@@ -75,7 +75,7 @@ def check_transfer(config: str,
     if reads_itself and not stopped:  # it has renamed and resampled them
         origin, tensors = Origin(), backbone.weights_of(file)
     transfer = compare(backbone, tensors, option.prefix, origin)
-    option = dataclasses.replace(option, prefix=transfer.prefix)
+    option = dataclasses.replace(option, name=name, prefix=transfer.prefix)
 
     lines = [
         f'{config}: {cfg.default_scope}, {type(backbone).__name__}',
@@ -84,8 +84,8 @@ def check_transfer(config: str,
         *_other_images(cfg, file)
     ]
     arrived = len(transfer.names(LOADED, RESIZED))
-    heads = other_heads(backbone, origin)
-    if arrived and transfer.arrived and not (stopped or heads):
+    others = other_options(backbone, origin)
+    if arrived and transfer.arrived and not (stopped or others):
         resized = len(transfer.names(RESIZED))
         return lines + [f'All {arrived} backbone tensors arrived ({resized} '
                         'resized).'], ''
@@ -109,7 +109,8 @@ def _other_images(cfg: Config, file: TensorFile) -> List[str]:
         return []
     return [f'Note: it was trained on images of {_listed(known)} '
             f'({origin.said_by}), the data_preprocessor here has '
-            f'{_listed(given)}.']
+            f'{_listed(given)}. Give it the same (to_rgb is bgr_to_rgb in '
+            'mmdet and mmseg).']
 
 
 def _listed(values: dict) -> str:

@@ -68,7 +68,8 @@ _LAYOUTS = {
 }
 
 # In checkpoints, but computed from the grid of patches and never learnt.
-COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+)')
+COMPUTED = re.compile(r'(.*\.)?(relative_position_index|rope\.freqs_\w+|'
+                      r'relative_coords_table|attn_mask)')
 
 
 def layout_of(tensors: Tensors) -> Optional[str]:

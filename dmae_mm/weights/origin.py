@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
+from mmengine.registry import MODELS
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
-from mmpretrain.registry import MODELS
 
 from dmae_mm.config_text import flat_config
 from dmae_mm.options import is_finite_number
@@ -26,9 +26,14 @@ _CONFIG_KEYS = ('cfg', 'config')
 _PREPROCESSORS = ('model.data_preprocessor', 'data_preprocessor',
                   'img_norm_cfg')
 _TO_RGB = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
+# Of a backbone, what is of no interest to whoever builds it once more.
+_OF_TRAINING = ('init_cfg.', 'out_', 'frozen', 'drop_', 'with_cp',
+                'mask_ratio')
 # For pixel values from 0 to 255. MAE's pre-training has these.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+_BEFORE_MMPRETRAIN = ('mmcls', 'mmselfsup')  # these packages became it
+_EPS_OF_PYTORCH = 1e-5  # of a batch norm whose config does not say it
 # What MAE's pre-training does not have, at the front of names, or anywhere.
 _NOT_OF_MAE = ('head.', 'head_dist.', 'dist_token', 'norm_pre.', 'fc_norm.',
                'attn_pool.', 'reg_token', 'register_tokens')
@@ -44,6 +49,11 @@ class Origin:
             for which it has positions.
         patch_size (tuple[int, int], optional): Height and width of a patch.
         num_heads (int, optional): Attention heads of a block.
+        style (str, optional): Of a ResNet, which convolution of a block has
+            its stride: 'pytorch' the 3 x 3, 'caffe' the first 1 x 1.
+        norm_eps (float, optional): Of batch norms.
+        backbone (str, optional): Its class, behind its package:
+            'mmpretrain.ResNet'.
         mean (tuple[float], optional): Per channel, what was subtracted from
             pixel values of 0 to 255.
         std (tuple[float], optional): By what they were divided.
@@ -58,6 +68,9 @@ class Origin:
     std: Optional[Tuple[float, ...]] = None
     to_rgb: Optional[bool] = None
     said_by: str = 'its metadata'
+    style: Optional[str] = None
+    norm_eps: Optional[float] = None
+    backbone: Optional[str] = None
 
     def grid(self, number: int) -> Optional[Tuple[int, int]]:
         """Rows and columns of so many patches; None if it is not said, or
@@ -130,6 +143,7 @@ def origin_of(meta: Dict[str, Any], tensors: Tensors = {}) -> Origin:
                            'patch_embed.proj.weight',
                            'patch_embed.projection.weight'))), None)
     to_rgb, num_heads = said.get('to_rgb'), said.get('num_heads')
+    style, eps, kind = map(said.get, ('style', 'norm_eps', 'backbone'))
     return Origin(
         img_size=_size(said.get('img_size')),
         patch_size=patch_size or _size(said.get('patch_size')),
@@ -137,7 +151,10 @@ def origin_of(meta: Dict[str, Any], tensors: Tensors = {}) -> Origin:
         mean=mean,
         std=std,
         to_rgb=to_rgb if isinstance(to_rgb, bool) else None,
-        said_by=said_by)
+        said_by=said_by,
+        style=style if isinstance(style, str) else None,
+        norm_eps=eps if is_finite_number(eps) else None,
+        backbone=kind if isinstance(kind, str) else None)
 
 
 def normalisation_of(file: TensorFile) -> Origin:
@@ -241,16 +258,29 @@ def _of_config(text: str) -> Dict[str, Any]:
         name: read(f'model.backbone.{name}')
         for name in ('img_size', 'patch_size', 'num_heads')
     }
-    kind = str(read('model.backbone.type')).split('.')[-1]
-    cls = MODELS.get(kind) if kind != 'None' else None
+    said['backbone'] = _with_package(
+        read('model.backbone.type'), read('default_scope'))
+    cls = _class_of(said['backbone'])
     arch = read('model.backbone.arch')
     if cls is not None and hasattr(cls, 'arch_zoo'):
         arch = cls.arch_zoo.get(str(arch or 'base').lower())
-        said['num_heads'] = arch and arch.get('num_heads')
+        if isinstance(arch, dict):  # of an HRNet, it is a list
+            said['num_heads'] = arch.get('num_heads')
     if 'model.backbone.arch.num_heads' in flat:
         said['num_heads'] = read('model.backbone.arch.num_heads')
-    if cls is not None and said['img_size'] is None:
-        said['img_size'] = _default(cls, 'img_size')
+    norm = {
+        name: read(f'model.backbone.norm_cfg.{name}')
+        for name in ('type', 'eps')
+    }
+    said['style'] = read('model.backbone.style')
+    if cls is not None:
+        for option in ('img_size', 'style'):
+            if said[option] is None:
+                said[option] = _default(cls, option)
+        if norm['type'] is None:
+            norm = _default(cls, 'norm_cfg') or norm
+    if norm.get('type') in ('BN', 'SyncBN'):
+        said['norm_eps'] = norm.get('eps') or _EPS_OF_PYTORCH
     for owner in _PREPROCESSORS:
         if said.get('mean') is None:
             said.update(mean=read(f'{owner}.mean'), std=read(f'{owner}.std'))
@@ -259,10 +289,59 @@ def _of_config(text: str) -> Dict[str, Any]:
     return said
 
 
+def _with_package(kind: Any, scope: Any) -> Optional[str]:
+    """A ``type`` of a config with its ``default_scope`` in front."""
+    if not isinstance(kind, str) or '.' in kind:
+        return kind if isinstance(kind, str) else None
+    if scope in (None, *_BEFORE_MMPRETRAIN):
+        scope = 'mmpretrain'
+    return f'{scope}.{kind}'
+
+
+def _class_of(backbone: Optional[str]) -> Optional[type]:
+    """The class of a backbone, if its package is imported."""
+    package, _, name = (backbone or '').rpartition('.')
+    registry = MODELS.children.get(package)
+    return None if registry is None else registry.module_dict.get(name)
+
+
 def _default(cls: type, option: str) -> Any:
     """What a class takes for an option that is not given."""
     parameter = inspect.signature(cls).parameters.get(option)
-    return None if parameter is None else parameter.default
+    default = None if parameter is None else parameter.default
+    return None if default is inspect.Parameter.empty else default
+
+
+def backbone_said(meta: Dict[str, Any]) -> Dict[str, Any]:
+    """The options of a backbone in the config that a checkpoint holds.
+
+    Args:
+        meta (dict): As in a :class:`TensorFile`.
+
+    Returns:
+        dict[str, Any]: Those that are plain values and say what is built,
+        with dots in the names of nested ones; 'type' first, with its package,
+        'mmpretrain.ResNet'. {} if it holds no config.
+    """
+    for text in map(meta.get, _CONFIG_KEYS):
+        try:
+            flat = flat_config(text) if isinstance(text, str) else {}
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        said = {}
+        for name, value in flat.items():
+            option = name.removeprefix('model.backbone.')
+            if option == name or option.startswith(_OF_TRAINING):
+                continue
+            try:
+                said[option] = ast.literal_eval(value)
+            except (SyntaxError, ValueError):
+                pass
+        kind = _with_package(said.pop('type', None),
+                             flat.get('default_scope', '').strip("'") or None)
+        if kind is not None:
+            return {'type': kind, **said}
+    return {}
 
 
 def _size(value: Any) -> Optional[Tuple[int, int]]:

@@ -5,10 +5,11 @@ the hosts resample where shapes differ, and only there.
 """
 import math
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.models.utils import resize_pos_embed
 
 from .origin import KEY, Origin, square
@@ -151,16 +152,49 @@ def other_meaning(network: nn.Module, weights: Tensors,
         if grids and grids.differ:
             problems.append(grid_problem(name, grids.source, grids.assumed,
                                          origin if grids.is_said else None))
-    return problems + other_heads(backbone, origin)
+    return problems + other_options(backbone, origin)
+
+
+def other_options(backbone: nn.Module, origin: Origin) -> List[str]:
+    """The problems of options that no shape shows: another number of
+    attention heads, style of a ResNet, epsilon of batch norms, or padding."""
+    epsilons = {
+        module.eps
+        for module in backbone.modules() if isinstance(module, _BatchNorm)
+    }
+    # Of several, nobody can tell whose the file's is.
+    eps = epsilons.pop() if len(epsilons) == 1 else None
+    return [
+        *other_heads(backbone, origin),
+        *_other_option('style', origin.style,
+                       getattr(backbone, 'style', None), origin),
+        *_other_option('norm_cfg.eps', origin.norm_eps, eps, origin),
+        *_other_padding(backbone, origin)
+    ]
 
 
 def other_heads(backbone: nn.Module, origin: Origin) -> List[str]:
     """The problem of another number of attention heads, in a list."""
-    heads = own_num_heads(backbone)
-    if None in (heads, origin.num_heads) or heads == origin.num_heads:
+    return _other_option('num_heads', origin.num_heads,
+                         own_num_heads(backbone), origin)
+
+
+def _other_padding(backbone: nn.Module, origin: Origin) -> List[str]:
+    """The problem of mmpretrain's MobileNetV3 in mmseg's, in a list."""
+    owner = type(backbone).__module__
+    if (origin.backbone != 'mmpretrain.MobileNetV3'
+            or owner != 'mmseg.models.backbones.mobilenet_v3'):
         return []
-    return [f'{origin.said_by} says num_heads={origin.num_heads}, but the '
-            f'backbone has num_heads={heads}, which no shape shows']
+    return [f"{origin.said_by} says type='{origin.backbone}', but mmseg's "
+            'pads its strided convolutions otherwise, which no shape shows']
+
+
+def _other_option(name: str, said: Any, own: Any,
+                  origin: Origin) -> List[str]:
+    if None in (said, own) or said == own:
+        return []
+    return [f'{origin.said_by} says {name}={said!r}, but the backbone has '
+            f'{name}={own!r}, which no shape shows']
 
 
 def other_grid(own: Grid, origin: Origin) -> List[str]:

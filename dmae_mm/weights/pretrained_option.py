@@ -15,16 +15,20 @@ from dmae_mm.messages import first_few
 from .download import local_path
 from .misfits import num_blocks
 from .names import layout_of, under_prefix
-from .origin import Origin, origin_of
+from .origin import Origin, backbone_said, origin_of
 from .positions import other_meaning
 from .tensor_file import TensorFile, Tensors, read_tensor_file
-from .transfer import file_misfits, needed_shapes
+from .transfer import file_misfits, needed_shapes, other_windows
 
 EXPORT = 'tools/model_converters/export.py'
 CONVERT_MAE = 'tools/model_converters/mae_to_mmpretrain.py'
 # Where `init_weights` reads the checkpoint and ignores the prefix.
 _WITHOUT_PREFIX = [
     f'mmseg.models.backbones.{name}' for name in ('beit', 'mae', 'vit')
+]
+# Where it does, and wants (mmdet) or leaves out (mmseg) 'backbone.'.
+_FINDS_PREFIX = [
+    f'{package}.models.backbones.swin' for package in ('mmdet', 'mmseg')
 ]
 
 
@@ -52,15 +56,23 @@ class PretrainedOption:
             :func:`misunderstood`, their likely cause and the cure, in
             sentences; '' if the file fits.
         """
-        problems = file_misfits(backbone, file.tensors, self.prefix)
+        prefix = self.prefix
+        if _reader(backbone) == 'mmseg.models.backbones.swin' and not (
+                under_prefix(file.tensors, prefix)):
+            prefix = ''
+        problems = file_misfits(backbone, file.tensors, prefix)
+        if _converts(backbone) and not problems:
+            return ("With convert_weights=True, mmdet's "
+                    f"{type(backbone).__name__} takes the names of "
+                    "Microsoft's files, and loads nothing of this one. Give "
+                    'model.backbone.convert_weights=False.')
         if not problems:
-            return misunderstood(backbone,
-                                 under_prefix(file.tensors, self.prefix),
+            return misunderstood(backbone, under_prefix(file.tensors, prefix),
                                  origin_of(file.meta, file.tensors),
                                  file.source)
-        return (f'Under the prefix {self.prefix!r}, '
+        return (f'Under the prefix {prefix!r}, '
                 f'{first_few(problems, 5, "; ")}. '
-                f'{_cause(backbone, file, self.prefix)}')
+                f'{_cause(backbone, file, prefix, self.name)}')
 
 
 def misunderstood(backbone: nn.Module, weights: Tensors, origin: Origin,
@@ -81,6 +93,8 @@ def misunderstood(backbone: nn.Module, weights: Tensors, origin: Origin,
     if not problems:
         return ''
     said = f'{"; ".join(problems)}. '.replace('pos_embed', 'Its pos_embed', 1)
+    if said.startswith(origin.said_by):
+        said = said[:1].upper() + said[1:]
     if 'positions' not in said:
         return said + ('Give the architecture of this checkpoint in '
                        'model.backbone.')
@@ -104,6 +118,8 @@ def pretrained_options(model: nn.Module) -> List[PretrainedOption]:
         prefix = cfg.get('prefix') or ''
         if owner is not model and ignores_prefix(owner):
             prefix = ''
+        if owner is not model and _reader(owner) in _FINDS_PREFIX:
+            prefix = 'backbone'
         prefix = f'{prefix.rstrip(".")}.' if prefix else ''
         prefix += 'backbone.' * (owner is model)
         options.append(
@@ -165,9 +181,19 @@ def _pretrained_inits(model: Any) -> Iterator[Tuple[Any, str, dict, bool]]:
 
 def ignores_prefix(backbone: nn.Module) -> bool:
     """Whether a backbone of mmseg loads its file itself, without prefix."""
-    definer = next((cls for cls in type(backbone).__mro__
-                    if 'init_weights' in vars(cls)), None)
-    return definer is not None and definer.__module__ in _WITHOUT_PREFIX
+    return _reader(backbone) in _WITHOUT_PREFIX
+
+
+def _reader(backbone: nn.Module) -> str:
+    """The module of the class that initialises a backbone."""
+    return next((cls.__module__ for cls in type(backbone).__mro__
+                 if 'init_weights' in vars(cls)), '')
+
+
+def _converts(backbone: nn.Module) -> bool:
+    """Whether mmdet renames what it reads as if it were Microsoft's."""
+    return (_reader(backbone) == 'mmdet.models.backbones.swin'
+            and backbone.convert_weights)
 
 
 def read_for_host(checkpoint: str) -> TensorFile:
@@ -192,7 +218,8 @@ def read_for_host(checkpoint: str) -> TensorFile:
     return file
 
 
-def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
+def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str,
+           option: str) -> str:
     """The likely cause of a misfit, and its cure."""
     names = needed_shapes(backbone, {}).keys()
     weights = under_prefix(file.tensors, own_prefix)
@@ -201,6 +228,10 @@ def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
         return ("It seems to have been exported for mmseg's MAE. Give the "
                 'checkpoint that it was exported from.')
     fits, prefix = _best_prefix(names, file.tensors)
+    windows = other_windows(backbone, weights)
+    if windows:
+        return (f'Give model.backbone.window_size={windows[0]}: the toolboxes '
+                'load no windows of another size.')
     if prefix != own_prefix and fits > max(
             len(names & weights.keys()), len(names) / 2):
         cause = (f'Its names begin with {begins}: they fit under the prefix '
@@ -209,9 +240,14 @@ def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
             return (f"{cause} mmseg's {type(backbone).__name__} takes names "
                     'without prefix, whatever init_cfg says: '
                     f'python {EXPORT} MODEL {file.source} DST --to mmseg')
+        if _reader(backbone) in _FINDS_PREFIX:
+            return (f"{cause} {type(backbone).__name__} takes 'backbone.', "
+                    'whatever init_cfg says. Give the checkpoint that a run '
+                    'has left.')
         given = f', prefix={prefix!r}' if prefix else ''
+        instead = f' and {option}=None' * option.endswith('.pretrained')
         return (f"{cause} Give model.backbone.init_cfg=dict("
-                f"type='Pretrained', checkpoint=...{given}).")
+                f"type='Pretrained', checkpoint=...{given}){instead}.")
     if layout_of(file.tensors) == 'timm/MAE' and hasattr(
             backbone, 'weights_of'):
         return (f'It begins with {begins}, which are names of timm. Give '
@@ -224,7 +260,7 @@ def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
                 'mmpretrain (or mmseg) for a model of timm.')
     if len(names & weights.keys()) <= len(names) / 2:
         return (f'It begins with {begins}, so it belongs to another kind of '
-                'model. Give a checkpoint of this architecture.')
+                f'model. {_give_its_options(file)}')
     given, own = _size(weights), _size(backbone.state_dict())
     if None not in (*given, *own) and given != own:
         cure = 'Give a checkpoint of this size'
@@ -235,8 +271,20 @@ def _cause(backbone: nn.Module, file: TensorFile, own_prefix: str) -> str:
         return ('It holds {} blocks, {} wide; the backbone has {}, '
                 '{} wide. '.format(*given, *own) +
                 f"{cure}; or take a config of the file's size.")
-    return ('Give a checkpoint of this architecture, or the architecture of '
-            'this checkpoint in model.backbone.')
+    return _give_its_options(file)
+
+
+def _give_its_options(file: TensorFile) -> str:
+    """The cure where the architecture is another: what the file says of it."""
+    options = [
+        f'{name}={value!r}'
+        for name, value in backbone_said(file.meta).items()
+    ]
+    if not options:
+        return ('Give a checkpoint of this architecture, or the architecture '
+                'of this checkpoint in model.backbone.')
+    return ('Give a checkpoint of this architecture, or this one\'s in '
+            f'model.backbone: {first_few(options, 8)}.')
 
 
 def _best_prefix(names: Sequence[str], tensors: Tensors) -> Tuple[int, str]:

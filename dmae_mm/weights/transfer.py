@@ -1,4 +1,5 @@
 """Did a checkpoint arrive in a backbone? Said of each tensor."""
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ _STAGE_NORM = re.compile(r'norm\d+\.(weight|bias)')
 # behind average pooling or a stage, values that are computed.
 _DROPPED = re.compile(r'cls_token|ln[12]\.(weight|bias)|' +
                       f'{_STAGE_NORM.pattern}|{COMPUTED.pattern}')
+# mmdet and mmseg do not build what is behind the last stage that they take.
+_BEHIND_STAGES = dict(
+    EfficientNet=r'layers\.\d+\..+', MobileNetV2=r'conv2\..+')
 # What only pre-training or another task has; at the front of a name.
 _BESIDE = re.compile(
     r'(backbone|neck|head|distill_\w+|data_preprocessor|mask_token|teacher|'
@@ -39,7 +43,7 @@ NOT_FINITE = 'not finite in the checkpoint'
 SCRAMBLED = 'scrambled: at the places of another grid of patches'
 # Of these, the checkpoint's values did not arrive.
 MISSED = (LEFT, CHANGED, NOT_FINITE, SCRAMBLED)
-NEW = 'new: not in any pre-training'
+NEW = 'new: not in this pre-training'
 COMPUTED_ONLY = 'computed, not learnt'
 # What a file's tensor is that the backbone does not have: see Transfer.
 LOST, DROPPED, BESIDE = 'lost', 'dropped', 'beside'
@@ -150,14 +154,48 @@ def file_misfits(backbone: nn.Module, tensors: Tensors,
     The problems are those of :func:`misfits`, and tensors of the file's
     backbone, under ``prefix``, that would be lost.
     """
-    weights = under_prefix(tensors, prefix)
     own = backbone.state_dict()
+    weights = {
+        name: tensor
+        for name, tensor in under_prefix(tensors, prefix).items()
+        if name in own or _use(backbone, name) != DROPPED
+    }
     problems = misfits(weights, needed_shapes(backbone, weights), own.keys(),
                        torch.float32)
+    windows = other_windows(backbone, weights)
+    if windows:
+        problems.append('it is for windows of {0} x {0} instead of {1} x {1}'
+                        .format(*windows))
     return problems + [
         f'{name} has no place in it' for name in weights
-        if name not in own and _use(name) == LOST
+        if name not in own and _use(backbone, name) == LOST
     ]
+
+
+def other_windows(backbone: nn.Module,
+                  weights: Tensors) -> Optional[Tuple[int, int]]:
+    """The sides of the windows of a Swin, in a file and in the backbone.
+
+    The toolboxes resample its table of relative positions, and then stop at
+    the index into it, which they load as it is.
+
+    Args:
+        backbone (nn.Module): The backbone, built.
+        weights (dict[str, torch.Tensor]): The file's, without prefix.
+
+    Returns:
+        tuple[int, int] | None: None if they are equal, or it is no Swin.
+    """
+    for name in backbone.state_dict():
+        index = name.replace('bias_table', 'index')
+        if name.endswith('w_msa.relative_position_bias_table') and (
+                index in weights):
+            # (window ** 2, window ** 2)
+            sides = tuple(
+                math.isqrt(math.isqrt(tensor.numel()))
+                for tensor in (weights[index], backbone.get_buffer(index)))
+            return None if sides[0] == sides[1] else sides
+    return None
 
 
 def compare(backbone: nn.Module,
@@ -167,8 +205,8 @@ def compare(backbone: nn.Module,
     """Find out what of a checkpoint is in a backbone that has loaded it.
 
     A tensor counts as loaded if the file has it and the backbone has its
-    values. Where nothing but constants (zeros of a bias, ones of a norm)
-    agrees, nothing was loaded: any initialisation has those.
+    values. Where nothing but constants (zeros of a bias, ones of a norm) and
+    computed values agrees, nothing was loaded: any initialisation has those.
 
     Args:
         backbone (nn.Module): The backbone, after loading.
@@ -204,23 +242,26 @@ def compare(backbone: nn.Module,
         if not name.startswith(prefix):
             unused[BESIDE][name] = tuple(tensor.shape)
         elif rest not in own:
-            use = _use(rest)
+            use = _use(backbone, rest)
             unused[use][rest] = tuple(tensor.shape)
     return Transfer(prefix, rows, **unused)
 
 
-def _use(name: str) -> str:
+def _use(backbone: nn.Module, name: str) -> str:
     """What a tensor of a file is that the backbone does not have."""
     if _BESIDE.match(name):
         return BESIDE
-    return DROPPED if _DROPPED.fullmatch(name) else LOST
+    behind = _BEHIND_STAGES.get(type(backbone).__name__, '')
+    return DROPPED if (_DROPPED.fullmatch(name)
+                       or re.fullmatch(behind, name)) else LOST
 
 
 def _agrees(weights: Tensors, own: Tensors) -> bool:
     return any(
         name in own and _same(tensor, own[name])
         and bool((tensor != tensor.flatten()[0]).any())
-        for name, tensor in weights.items() if tensor.numel())
+        for name, tensor in weights.items()
+        if tensor.numel() and not COMPUTED.fullmatch(name))
 
 
 def _without_file(name: str, tensor: torch.Tensor) -> str:

@@ -70,7 +70,10 @@ def test_every_student_has_all_its_recipes():
     assert {name.split('_')[0] for name in FEATURES} == {*STUDENTS}
 
 
-@pytest.mark.parametrize('student', STUDENTS)
+@pytest.mark.parametrize('student', [
+    name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow)
+    for name in STUDENTS
+])
 def test_student(student):
     width, number = STUDENTS[student]
     model = build_with_toy_teacher(f'{student}_features-dinov2')
@@ -109,7 +112,8 @@ def test_it_is_what_the_page_says(name):
         assert model.mask_ratio == 0.5
     else:
         title, = re.findall(r'[A-Z]\w+-\w+', said)
-        assert name.split('_')[0] == title.lower()
+        assert name.split('_')[0].replace('-', '') == (
+            title.lower().replace('-', ''))
 
 
 @pytest.mark.parametrize('student', FAMILIES)
@@ -157,7 +161,7 @@ def write_images(folder) -> None:
 
 
 def run(name, images, work_dir, **options) -> Runner:
-    """Two iterations, on images of 64 px."""
+    """Two iterations of two images."""
     cfg = Config(copy.deepcopy(load(name).to_dict()))
     shrink_run(cfg, images, work_dir)
     for loader in ('train_dataloader', 'val_dataloader'):
@@ -165,7 +169,9 @@ def run(name, images, work_dir, **options) -> Runner:
                 pipeline=())))['dataset']['pipeline']:
             for key in ('scale', 'crop_size'):
                 if step.get(key) == 32:
-                    step[key] = 224 if 'efficientformer' in name else 64
+                    # Windows and attention of these are for real images.
+                    step[key] = 224 if name.startswith(
+                        ('swin', 'efficientformer')) else 64
     cfg.optim_wrapper.optimizer.pop('fused', None)
     cfg.merge_from_dict({
         'train_cfg.max_epochs': 1,
@@ -175,6 +181,8 @@ def run(name, images, work_dir, **options) -> Runner:
     })
     if 'teacher' in cfg.model:
         cfg.model.teacher = TOY_TEACHER
+    else:
+        cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = 5
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner
@@ -188,9 +196,9 @@ def test_from_any_folder_to_a_classifier(student, tmp_path):
     """Pre-trained on a folder, then fine-tuned and probed."""
     write_images(tmp_path)
     runner = run(f'{student}_features-dinov2', tmp_path, tmp_path / 'run')
-    losses = runner.message_hub.get_scalar('train/loss_align_'
-                                           f's{stage(student)}_t3')
-    assert 0 < losses.current() < 10
+    name, = (name for name in runner.message_hub.log_scalars
+             if name.startswith('train/loss_align_'))
+    assert 0 < runner.message_hub.get_scalar(name).current() < 10
     trained = runner.model.backbone.state_dict()
     options = {
         'model.backbone.init_cfg.checkpoint': str(tmp_path / 'run/epoch_1.pth')
@@ -211,9 +219,5 @@ def test_from_any_folder_to_a_classifier(student, tmp_path):
         assert len(same) == len(weights) if task == 'linear' else (
             len(same) < len(weights) / 2)
         accuracy = after.message_hub.get_scalar('val/accuracy/top5').current()
-        assert accuracy > 0
+        assert accuracy == 100  # of five classes
 
-
-def stage(student: str) -> int:
-    """Index of the last one."""
-    return {'mobilenetv3-s': 12}.get(student, 3)

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from tests.toys.recipes import SIZES, differences
 from tests.toys import needs_mmdet  # noqa: F401
 from tests.toys.detection_runs import (ALL, CONFIGS, FASTER_RCNN, MASK_RCNN,
-                                       load)
+                                       STOCK_FASTER_RCNN, STOCK_RTMDET, load)
 
 SIZE_OF = {name: name[len('vit-')] for name in ALL}
 VITDET = [name for name in ALL if name != FASTER_RCNN]
@@ -22,7 +22,8 @@ def built(request):
 
 
 def test_all_files_are_checked_here():
-    assert sorted(path.name for path in CONFIGS.glob('*')) == sorted(ALL)
+    assert sorted(path.name for path in CONFIGS.glob('*')) == sorted(
+        (*ALL, STOCK_FASTER_RCNN, STOCK_RTMDET))
 
 
 def test_backbones_are_the_papers(built):
@@ -149,7 +150,7 @@ def test_schedule_is_100_passes_of_64_images():
     assert cfg.val_evaluator.metric == ['bbox', 'segm']
 
 
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', [*ALL, STOCK_FASTER_RCNN, STOCK_RTMDET])
 def test_a_run_begins_with_a_check_of_the_file(name):
     cfg = load(name)
     hooks = [hook.type for hook in cfg.custom_hooks]

@@ -14,6 +14,7 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.engine.hooks import PretrainedBackboneHook
 from dmae_mm.weights import export_checkpoint
+from tests.toys.hosted_students import write_student
 from tests.toys.models import (STUDENT, TEACHER, TOY_MODEL, classifier,
                                timm_student)
 
@@ -369,3 +370,23 @@ class TestAsManyPatchesOfAnotherGrid:
         torch.save(dict(state_dict=state, meta=meta), path)
         with pytest.raises(ValueError, match='num_heads=3.*num_heads=2'):
             before_run(build(path))
+
+
+def test_a_resnet_of_the_other_style_stops_the_run(tmp_path):
+    """Names and shapes are equal; what stops a run is the config in it."""
+    narrow = dict(
+        type='ResNet', depth=50, base_channels=8, stem_channels=8,
+        norm_cfg=dict(type='BN'))
+    path = tmp_path / 'epoch_100.pth'
+    write_student(path, dict(narrow, style='caffe'))
+    init_cfg = dict(type='Pretrained', checkpoint=str(path),
+                    prefix='backbone.')
+
+    def model(**options):
+        return SimpleNamespace(backbone=MODELS.build(
+            dict(narrow, init_cfg=init_cfg, **options)))
+
+    before_run(model(style='caffe'))
+    with pytest.raises(ValueError, match="The config in it says style='caffe'"
+                       ", but the backbone has style='pytorch'"):
+        before_run(model())

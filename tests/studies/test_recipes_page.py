@@ -61,12 +61,17 @@ def test_writing_the_columns_changes_nothing_else():
 
 
 def test_costs_of_the_objectives_are_those_of_the_recipes():
-    """All of its rows are recipes, and none lacks its cost."""
-    page = recipes_page.PAGE.with_name('objectives.md').read_text()
-    assert recipes_page.copy_costs(page, ROWS) == page
-    names = re.findall(r'^\| `([^`]+)`', page, re.MULTILINE)
-    assert len(names) == len(set(names)) == 13
-    assert all(ROWS[name].cells['GFLOP/image'] for name in names)
+    page = recipes_page.OBJECTIVES_PAGE.read_text()
+    found = {
+        name: cells[-2:]
+        for name, *cells in (
+            re.split(r' *\| *', line[2:-2])
+            for line in page.splitlines() if line.startswith('| `'))
+    }
+    assert len(found) == 13
+    for name, cells in found.items():
+        row = ROWS[name.strip('`')].cells
+        assert cells == [row['GFLOP/image'], row['teacher']], name
 
 
 @pytest.mark.parametrize('row, message', [
@@ -165,3 +170,12 @@ def test_batches_of_an_epoch():
         assert -(-images // 128) == batches
         assert batches % counts == pending
         assert f'{batches:,}' in PAGE or f'{batches}' in PAGE
+
+
+def test_costs_of_students_are_those_of_their_recipes():
+    page = recipes_page.STUDENTS_PAGE.read_text()
+    found = recipes_page.read_page(page)
+    assert len(found) > 10
+    assert {name: row.cells['GFLOP/image'] for name, row in found.items()} == {
+        name: ROWS[name].cells['GFLOP/image'] for name in found
+    }

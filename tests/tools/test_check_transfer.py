@@ -44,7 +44,7 @@ def test_every_line(toy, capsys):
         '  pos_embed                                (1, 65, 24), in the '
         'checkpoint (1, 17, 24)',
         'left at initialisation: 0',
-        'new: not in any pre-training: 2',
+        'new: not in this pre-training: 2',
         '  ln2.weight                               (24,)',
         '  ln2.bias                                 (24,)',
         'unused in the checkpoint: 2',

@@ -15,6 +15,9 @@ MASK_RCNN = 'vit-s_mask-rcnn_coco-1024.py'
 FASTER_RCNN = 'vit-s_faster-rcnn_coco.py'
 ALL = ('vit-t_mask-rcnn_coco-1024.py', MASK_RCNN,
        'vit-b_mask-rcnn_coco-1024.py', FASTER_RCNN)
+# mmdet's stock models, from students that are no vision transformers.
+STOCK_FASTER_RCNN = 'resnet50_faster-rcnn_coco.py'
+STOCK_RTMDET = 'cspnext-t_rtmdet_coco.py'
 # Global are blocks 1 and 3.
 ARCH = dict(
     embed_dims=32,
@@ -63,15 +66,26 @@ def toy_config(name: str, coco: Path, work_dir: Path,
 
 
 def shrink_model(model: Config, checkpoint: Optional[str]) -> None:
-    model.backbone.update(arch=ARCH, img_size=IMAGE_SIZE)
+    if 'rpn_head' not in model:  # RTMDet-tiny, which is small
+        model.backbone.init_cfg.checkpoint = checkpoint
+        model.bbox_head.num_classes = 3
+        model.test_cfg.nms_pre = 100
+        return
+    if model.backbone.type == 'ResNet':  # an eighth of its channels
+        model.backbone.base_channels = 8
+    else:
+        model.backbone.update(arch=ARCH, img_size=IMAGE_SIZE)
     if model.backbone.type.endswith('WindowedViT'):
         model.backbone.window_size = 3
         model.data_preprocessor.pad_size_divisor = IMAGE_SIZE
     model.backbone.init_cfg = checkpoint and dict(
         model.backbone.init_cfg, checkpoint=checkpoint)
     width = ARCH['embed_dims']
-    one = isinstance(model.neck.in_channels, int)
-    model.neck.update(in_channels=width if one else [width], out_channels=32)
+    if model.backbone.type == 'ResNet':
+        width = [number // 8 for number in model.neck.in_channels]
+    elif not isinstance(model.neck.in_channels, int):
+        width = [width]
+    model.neck.update(in_channels=width, out_channels=32)
     model.rpn_head.update(in_channels=32, feat_channels=32)
     heads = model.roi_head
     heads.bbox_roi_extractor.out_channels = 32

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 
 from dmae_mm.weights import TensorFile, convert_mae_file, read_tensor_file
-from dmae_mm.weights.origin import (IMAGENET_MEAN, Origin, normalisation_of,
-                                    origin_of, signs_of_another_origin)
+from dmae_mm.weights.origin import (IMAGENET_MEAN, Origin, backbone_said,
+                                    normalisation_of, origin_of,
+                                    signs_of_another_origin)
 
 from tests.toys.models import STUDENT
 from tests.toys.checkpoints import encoder_only, golden_weights
@@ -42,7 +43,7 @@ def test_by_the_config_in_it(config, key):
     text = 'import os\nos.abort()\n' + Config(config).pretty_text
     origin = origin_of({key: text})
     assert origin == Origin((32, 64), (8, 8), 6, (1, 2, 3.5), (4, 5, 6), True,
-                            'the config in it')
+                            'the config in it', backbone='mmpretrain.MAEViT')
     assert origin.grid(32) == (4, 8) and origin.grid(16) is None
 
 
@@ -136,3 +137,42 @@ class TestNormalisation:
         file = read_tensor_file(dst)
         assert normalisation_of(file).mean is None
         assert signs_of_another_origin(file) == ['head.weight']
+
+
+@pytest.mark.parametrize('backbone, style, eps', [
+    (dict(type='ResNet', depth=50), 'pytorch', 1e-5),
+    (dict(type='ResNet', depth=50, style='caffe'), 'caffe', 1e-5),
+    (dict(type='mmpretrain.ResNet', norm_cfg=dict(type='SyncBN', eps=.01)),
+     'pytorch', .01),
+    (dict(type='MobileNetV3'), None, 1e-3),  # its class's default
+    (dict(type='HRNet', arch='w18'), None, 1e-5),
+    (dict(type='EfficientNet', arch='b0'), None, 1e-3),
+    (dict(type='mmcv.NoSuchNet', norm_cfg=dict(type='BN')), None, 1e-5),
+    (dict(type='mmcv.NoSuchNet'), None, None),
+    (dict(type='SwinTransformer'), None, None),  # no batch norms
+    (dict(type='ResNet', norm_cfg=dict(type='GN', eps=.1)), 'pytorch', None),
+])
+def test_options_of_students_without_tokens(backbone, style, eps):
+    text = Config(dict(model=dict(backbone=backbone))).pretty_text
+    origin = origin_of(dict(cfg=text))
+    assert (origin.style, origin.norm_eps) == (style, eps)
+
+
+@pytest.mark.parametrize('kind, scope, found', [
+    ('ResNet', 'mmpretrain', 'mmpretrain.ResNet'),
+    ('ResNet', 'mmcls', 'mmpretrain.ResNet'),
+    ('mmdet.ResNet', 'mmpretrain', 'mmdet.ResNet'),
+    ('ResNet', 'mmseg', 'mmseg.ResNet'),
+])
+def test_the_package_of_a_backbone(kind, scope, found):
+    backbone = dict(type=kind, depth=18, out_indices=[0, 3], arch=dict(a=1),
+                    drop_path_rate=.1, init_cfg=dict(type='x'))
+    text = Config(dict(model=dict(backbone=backbone),
+                       default_scope=scope)).pretty_text
+    assert origin_of(dict(cfg=text)).backbone == found
+    said = backbone_said(dict(cfg=text))
+    assert said == {'type': found, 'arch.a': 1, 'depth': 18}
+    assert list(said)[0] == 'type'
+    for nonsense in (dict(), dict(cfg=3), dict(cfg='model = dict('),
+                     dict(cfg='model = dict(backbone=f())')):
+        assert backbone_said(nonsense) == {}

@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 from dmae_mm.host import quietly
 from dmae_mm.weights.transfer import (CHANGED, COMPUTED_ONLY, LEFT, LOADED,
                                       NEW, NOT_FINITE, RESIZED, SCRAMBLED,
-                                      compare, file_misfits)
+                                      compare, file_misfits, other_windows)
 from dmae_mm.weights.origin import Origin
 from dmae_mm.weights.positions import PositionGrids, resampled_table
 
@@ -263,7 +263,7 @@ def test_what_the_file_has_and_the_backbone_has_not():
     assert set(transfer.lost) == {'pre_norm.weight'} | {
         f'layers.4.{name}' for name in BLOCK_NAMES
     }
-    assert list(transfer.beside) == ['backbone.mask_token']
+    assert list(transfer.beside) == ['mask_token']
     assert set(status(transfer).values()) == {LOADED}
     assert not transfer.arrived
     problems = file_misfits(backbone, tensors, 'backbone.')
@@ -295,3 +295,76 @@ def test_computed_values_may_differ():
     tensors['backbone.relative_position_index'] = index + 1
     transfer = compare(backbone, tensors, 'backbone.')
     assert transfer.names(COMPUTED_ONLY) == ['relative_position_index']
+
+
+TOY_SWIN = dict(
+    type='SwinTransformer',
+    arch=dict(embed_dims=12, depths=[1] * 4, num_heads=[1, 2, 3, 4]))
+
+
+def swin(seed=0, **options):
+    torch.manual_seed(seed)
+    backbone = MODELS.build(dict(TOY_SWIN, **options))
+    with quietly():
+        backbone.init_weights()
+    return backbone
+
+
+def test_computed_values_alone_are_no_sign_of_loading():
+    """A Swin's indices are the same in each, loaded or not."""
+    given = swin().state_dict()
+    transfer = compare(swin(seed=1), given, '')
+    assert not transfer.arrived and not transfer.names(CHANGED)
+    assert len(transfer.names(LEFT)) == len(given)
+
+
+def test_norms_of_stages():
+    """New where a backbone alone has them, dropped where the file does."""
+    last, four = swin(), swin(seed=1, out_indices=[0, 1, 2, 3])
+    norms = [
+        f'norm{stage}.{kind}' for stage in range(3)
+        for kind in ('weight', 'bias')
+    ]
+    four.load_state_dict(last.state_dict(), strict=False)
+    transfer = compare(four, last.state_dict(), '')
+    assert transfer.names(NEW) == norms and transfer.arrived
+    with torch.no_grad():
+        four.norm1.bias[3] = 1.  # trained, but not by this file
+    transfer = compare(four, last.state_dict(), '')
+    assert transfer.names(LEFT) == ['norm1.bias']
+    transfer = compare(last, four.state_dict(), '')
+    assert list(transfer.dropped) == norms
+    assert file_misfits(last, four.state_dict(), '') == []
+
+
+def test_windows_of_a_swin():
+    given = swin(window_size=4).state_dict()
+    assert other_windows(swin(), given) == (4, 7)
+    assert other_windows(swin(window_size=4), given) is None
+    assert other_windows(build(), given) is None
+    assert file_misfits(swin(), given, '') == [
+        'it is for windows of 4 x 4 instead of 7 x 7']
+
+
+@pytest.mark.parametrize('lost', [
+    'bn1.weight', 'bn1.running_mean', 'layer3.0.bn2.running_var', None])
+def test_statistics_of_batch_norms(lost):
+    """They count as weights; the number of batches does not."""
+    resnet = MODELS.build(
+        dict(type='ResNet', depth=18, base_channels=4, stem_channels=4))
+    given = {
+        name: torch.rand(tensor.shape) if tensor.is_floating_point() else
+        tensor + 5 for name, tensor in resnet.state_dict().items()
+    }
+    count = given.pop('bn1.num_batches_tracked')
+    given.pop(lost, None)
+    resnet.load_state_dict(given, strict=False)
+    transfer = compare(resnet, given, '')
+    assert transfer.names(LEFT) == ([lost] if lost else [])
+    assert transfer.names(COMPUTED_ONLY) == ['bn1.num_batches_tracked']
+    assert transfer.arrived is (lost is None)
+    assert file_misfits(resnet, given, '') == (
+        [f'{lost} is missing'] if lost else [])
+    # A file that has another number is as good.
+    assert compare(resnet, {**given, 'bn1.num_batches_tracked': count}, ''
+                   ).names(COMPUTED_ONLY) == ['bn1.num_batches_tracked']
