@@ -9,7 +9,8 @@ included.
 
     python studies/recipe_costs.py configs/dmae/*.py vit-b_dmae-mlp
     python studies/recipe_costs.py --page    # rewrites docs/recipes.md and, of
-                                             # it, docs/{students,objectives}.md
+                                             # it, docs/students.md and
+                                             # docs/objectives.md
 """
 import argparse
 import re

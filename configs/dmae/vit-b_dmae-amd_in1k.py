@@ -1,4 +1,4 @@
-# ViT-B learns as ViT-S does in AMD, from ViT-L.
+# ViT-B learns as vit-s_dmae-amd_in1k.py says, from ViT-L.
 _base_ = './vit-b_dmae_in1k.py'
 
 model = dict(

@@ -1,7 +1,7 @@
-# ViT-B learns relations as in TinyMIM (https://arxiv.org/abs/2301.01296): of the
-# queries with the keys and of the values in its last block, those of block 18 of 24
-# of its teacher, ViT-L. Both see whole images and no pixels are predicted.
-# The paper has 300 epochs (--epochs 300).
+# ViT-B learns as in TinyMIM (https://arxiv.org/abs/2301.01296): relations of
+# queries with keys, and of values, in its last block and block 18 of 24 of its
+# teacher, ViT-L. Both see whole images, and no pixels are predicted. The paper
+# has 300 epochs (--epochs 300).
 _base_ = './vit-b_dmae_in1k.py'
 
 model = dict(

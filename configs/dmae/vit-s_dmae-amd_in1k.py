@@ -1,7 +1,7 @@
-# ViT-S learns as in AMD (https://arxiv.org/abs/2311.03149): it sees 19 patches,
-# the teacher 49. Projected, the middle and the last block are aligned in the
-# visible patches, and a generator predicts what the teacher shows of the
-# others. Loss weights 1 / 2: the mean of both pairs.
+# ViT-S learns as in AMD (https://arxiv.org/abs/2311.03149): it sees 19
+# patches, the teacher 49. The middle and the last block are aligned where both
+# see, and a generator predicts the teacher's features of the others. The
+# losses of the two pairs are averaged.
 _base_ = './vit-s_dmae_in1k.py'
 
 model = dict(

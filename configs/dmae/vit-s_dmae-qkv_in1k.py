@@ -1,7 +1,7 @@
-# ViT-S learns relations as in TinyMIM (https://arxiv.org/abs/2301.01296): of the
-# queries with the keys and of the values in its last block, those of the last block
-# of its teacher, ViT-B. Both see whole images and no pixels are predicted.
-# The paper has 300 epochs (--epochs 300).
+# ViT-S learns as in TinyMIM (https://arxiv.org/abs/2301.01296): relations of
+# queries with keys, and of values, in its last block and the last block of its
+# teacher, ViT-B. Both see whole images, and no pixels are predicted. The paper
+# has 300 epochs (--epochs 300).
 _base_ = './vit-s_dmae_in1k.py'
 
 model = dict(

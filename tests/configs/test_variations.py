@@ -162,7 +162,7 @@ def test_tools_train_takes_the_options():
                 if key.isdigit():
                     before = before[int(key)]
                 else:
-                    before = before.get(key) if hasattr(before, 'get') else None
+                    before = getattr(before, 'get', {}.get)(key)
             assert before != value, (name, option)
     words = subprocess.run(
         ['bash', '-c', "printf '%s\\n' " + ' '.join(

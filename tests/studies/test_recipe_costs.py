@@ -149,7 +149,7 @@ def test_refused_arguments(arguments, message, monkeypatch, capsys):
 
 
 def test_writing_the_page(tmp_path, monkeypatch):
-    """A page of two rows, whose costs are not yet known, and pages of these."""
+    """A page of two rows, whose costs are not yet known, and two of these."""
     page = tmp_path / 'docs' / 'recipes.md'
     page.parent.mkdir()
     page.write_text('# Recipes\n\n| config | GFLOP/image | teacher | h |\n'
