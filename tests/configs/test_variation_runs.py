@@ -83,11 +83,26 @@ def base_of(name: str) -> str:
 def shrink(cfg) -> None:
     """The model at toy size; what a variation changes stays."""
     if cfg.model.type == 'DMAE':
-        decoder_depth = cfg.model.neck.decoder_depth
         teacher = TOY_TEACHERS[cfg.model.teacher.backbone.arch]
+        options = {  # what shrink_student would change
+            part: cfg.model[part] and cfg.model[part].to_dict()
+            for part in ('neck', 'head')
+        }
+        for part in options:
+            cfg.model[part] = cfg.model[part] or dict()
         shrink_student(cfg, patch_size=4)
-        cfg.model.neck.decoder_depth = decoder_depth
+        for part, given in options.items():
+            if given is None:
+                cfg.model[part] = None
+        if options['neck']:
+            cfg.model.neck.decoder_depth = options['neck']['decoder_depth']
+        if 'layer_cfgs' in cfg.model.backbone:  # as many heads as the teacher
+            cfg.model.backbone.layer_cfgs = [dict()] * 3 + [dict(num_heads=2)]
         cfg.model.teacher.backbone.update(teacher)
+        if cfg.model.teacher.type == 'MAETeacher':
+            cfg.model.teacher.neck = dict(
+                type='MAEPretrainDecoder', decoder_embed_dim=16,
+                decoder_num_heads=2)
         if 'target' in cfg.model and cfg.model.target.type == 'PHIStandardize':
             cfg.model.target.num_images = 4  # all there are
         return
@@ -155,7 +170,8 @@ def distance(loss: dict, student: torch.Tensor,
             for one, other in ((q, k), (v, v)))
     if isinstance(loss.criterion, dict):
         return sum(
-            weight * distance(ConfigDict(loss, criterion=name), student, teacher)
+            weight *
+            distance(ConfigDict(loss, criterion=name), student, teacher)
             for name, weight in loss.criterion.items())
     if loss.criterion == 'cosine':
         return 1 - torch.cosine_similarity(student, teacher, dim=-1).mean()
@@ -264,6 +280,44 @@ def test_two_iterations(name, run):
     }
     assert watch.model.teacher.fingerprint() == watch.teacher
     assert learns_something_else(name, base, watch)
+
+
+# Of 4 blocks of the student; with a decoder, of its 8.
+FILES = {
+    'vit-t_dmae-qkv': ('loss_align_s3_t3', ),
+    'vit-s_dmae-qkv': ('loss_align_s3_t3', ),
+    'vit-b_dmae-qkv': ('loss_align_s3_t5', ),
+    'vit-s_dmae-amd':
+    ('loss_recon', 'loss_align_s1_t1', 'loss_align_s3_t3',
+     'loss_generate_s1_t1', 'loss_generate_s3_t3'),
+    'vit-b_dmae-amd':
+    ('loss_recon', 'loss_align_s1_t3', 'loss_align_s3_t7',
+     'loss_generate_s1_t3', 'loss_generate_s3_t7'),
+    'vit-s_dmae-g2sd': ('loss_align_s7_t3', ),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_two_iterations_of_another_papers_objective(name, run):
+    """test_golden_steps.py computes the losses."""
+    watch, model = run(name), load(name).model
+    names = FILES[name]
+    for losses in watch.losses:
+        # A single loss is the loss.
+        assert list(losses) == ['loss', *names][:1 + len(names)]
+        assert losses['loss'] == pytest.approx(
+            sum(losses[loss] for loss in names), rel=1e-6)
+    seen = 1 + int(64 * (1 - model.get('teacher_mask_ratio',
+                                       model.backbone.mask_ratio)))
+    assert watch.seen == 2 * [65 if 'g2sd' in name else seen]
+    frozen = {
+        parameter for parameter, value in watch.model.named_parameters()
+        if not value.requires_grad
+    }
+    assert watch.untrained() == frozen
+    assert ('backbone.ln1.weight' in frozen) == ('qkv' in name)
+    assert ('neck.decoder_pred.weight' in frozen) == ('g2sd' in name)
+    assert watch.model.teacher.fingerprint() == watch.teacher
 
 
 @pytest.mark.parametrize('name', CLASSIFIERS)
