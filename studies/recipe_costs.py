@@ -9,7 +9,8 @@ included.
 
     python studies/recipe_costs.py configs/dmae/*.py vit-b_dmae-mlp
     python studies/recipe_costs.py --page    # rewrites docs/recipes.md and, of
-                                             # it, docs/students.md
+                                             # it, docs/students.md and
+                                             # docs/objectives.md
 """
 import argparse
 import re
@@ -31,9 +32,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from dmae_mm.files import write_whole  # noqa: E402
 from dmae_mm.host import quietly, read_config  # noqa: E402
-from dmae_mm.models import DMAE, FeatureDistiller  # noqa: E402
-from recipes_page import (PAGE, STUDENTS_PAGE, read_page,  # noqa: E402
-                          replace_cells)
+from dmae_mm.models import (DMAE, FeatureDistiller,  # noqa: E402
+                            PHIStandardize)
+from recipes_page import (OBJECTIVES_PAGE, PAGE,  # noqa: E402
+                          STUDENTS_PAGE, read_page, replace_cells)
 
 IMAGES, CLASSES = 1_281_167, 1000  # of ImageNet-1k's training set
 
@@ -48,6 +50,9 @@ def build(cfg: Config) -> nn.Module:
         model = MODELS.build(cfg.model)
     for teacher in getattr(model, 'teachers', {}).values():
         teacher.is_loaded = True
+    for module in model.modules():
+        if isinstance(module, PHIStandardize):
+            module._fitted = True  # there are no features to measure
     if getattr(model, 'stock', None) is None:
         model.to('meta')
     return model.train()  # SimMIM and SparK look where their masks are
@@ -181,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--page',
         action='store_true',
         help='count all rows of docs/recipes.md and write its last columns, '
-        'and that of docs/students.md')
+        'and those of docs/students.md and docs/objectives.md')
     parser.add_argument(
         '--tflops',
         type=float,
@@ -207,7 +212,12 @@ def main() -> None:
         students = replace_cells(
             STUDENTS_PAGE.read_text(encoding='utf-8'),
             lambda row: [rows[row.name].cells['GFLOP/image']])
-        for page, content in ((PAGE, text), (STUDENTS_PAGE, students)):
+        objectives = replace_cells(
+            OBJECTIVES_PAGE.read_text(encoding='utf-8'),
+            lambda row: [row.cells[name] for name in (
+                'GFLOP/image', 'teacher')], rows)
+        for page, content in ((PAGE, text), (STUDENTS_PAGE, students),
+                              (OBJECTIVES_PAGE, objectives)):
             with write_whole(page) as path:
                 Path(path).write_text(content, encoding='utf-8')
         return

@@ -9,7 +9,7 @@ import functools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 from mmengine.config import Config
 
@@ -18,6 +18,7 @@ from dmae_mm.host import ConfigOptions, read_config
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'recipes.md'
 STUDENTS_PAGE = ROOT / 'docs' / 'students.md'  # with rows of some of these
+OBJECTIVES_PAGE = ROOT / 'docs' / 'objectives.md'  # likewise
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,21 @@ def read_page(text: str) -> Dict[str, Row]:
     return rows
 
 
-def replace_cells(text: str, cells_of: Callable[[Row], List[str]]) -> str:
+def replace_cells(text: str,
+                  cells_of: Callable[[Row], List[str]],
+                  rows: Optional[Dict[str, Row]] = None) -> str:
     """The page with other last columns.
 
     Args:
         text (str): The page.
         cells_of (Callable): Of a row, its last cells.
+        rows (dict[str, Row], optional): The rows that it names. Defaults to
+            None: they stand on it.
 
     Returns:
         str: The page.
     """
-    rows = read_page(text)
+    rows = read_page(text) if rows is None else rows
     lines = text.splitlines()
     for number, line in enumerate(lines):
         cells = _cells(line)

@@ -49,6 +49,51 @@ def test_dmae_model(name):
     assert model.distill_loss.loss_weight == 1
 
 
+# Student, its heads in the last block, visible patches, those of the teacher,
+# pairs, blocks of the teacher that run, its heads.
+OBJECTIVES = {
+    'vit-t_dmae-qkv': ('t', 12, 196, None, ['s11_t11'], 12, 12),
+    'vit-s_dmae-qkv': ('s', 12, 196, None, ['s11_t11'], 12, 12),
+    'vit-b_dmae-qkv': ('b', 16, 196, None, ['s11_t17'], 18, 16),
+    'vit-s_dmae-amd': ('s', 6, 19, 49, ['s5_t5', 's11_t11'], 12, 12),
+    'vit-b_dmae-amd': ('b', 12, 19, 49, ['s5_t11', 's11_t23'], 24, 16),
+    'vit-s_dmae-g2sd': ('s', 6, 49, None, ['s7_t3'], 12, 12),
+}
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_objectives_of_other_papers(name):
+    size, heads, visible, seen, pairs, blocks, its_heads = OBJECTIVES[name]
+    model = build(name)
+    layers = model.backbone.layers
+    width, depth, own_heads, _ = SIZES[size]
+    assert (model.backbone.embed_dims, len(layers)) == (width, depth)
+    assert [layer.attn.num_heads for layer in layers] == (
+        [own_heads] * (depth - 1) + [heads])
+    assert visible_patches(model.backbone) == visible
+    part = model.distillations.by_name['']
+    assert part.num_seen == seen
+    assert part.loss_names == [f'loss_align_{pair}' for pair in pairs]
+    network = model.teacher.network
+    network = getattr(network, 'backbone', network)
+    assert len(network.layers) == blocks
+    assert {layer.attn.num_heads for layer in network.layers} == {its_heads}
+    if 'qkv' in name:
+        assert model.neck is model.head is part.neck is None
+        assert model.distill_loss.num_heads == its_heads
+    elif 'amd' in name:
+        assert (part.loss.criterion, part.loss.normalize,
+                part.loss.loss_weight) == ('L2', False, 0.5)
+        assert len(part.generators) == 2
+        assert all(type(each) is torch.nn.Linear and each.bias is None
+                   for each in part.neck.projectors)
+    else:
+        assert model.head is None
+        assert part.loss.positions == 'all'
+        assert [type(layer).__name__ for layer in part.neck.projectors[0]
+                ] == ['Linear', 'GELU', 'Linear']
+
+
 def test_teacher_of_14_pixel_patches():
     """ViT-H sees the student's 14 x 14 patches in smaller images."""
     model = build('dmae/vit-b_dmae-teacher-h_in1k.py')

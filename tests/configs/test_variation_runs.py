@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.nn.functional import normalize
@@ -45,18 +46,22 @@ class Watch(Hook):
 
     def before_train(self, runner) -> None:
         model = self.model = runner.model
-        self.losses, self.projected, self.compared, self.images = (
-            [], [], [], [])
+        self.losses, self.projected, self.compared, self.images, self.seen = (
+            [], [], [], [], [])
         self.initial = {k: v.clone() for k, v in model.state_dict().items()}
         if getattr(model, 'distill_neck', None) is not None:
             model.distill_neck.register_forward_pre_hook(
                 lambda module, args: self.projected.extend(args[0]))
+        if getattr(model, 'distill_loss', None) is not None:
             model.distill_loss.register_forward_pre_hook(
                 lambda module, args: self.compared.append(args))
         if getattr(model, 'teacher', None) is not None:
             self.teacher = model.teacher.fingerprint()
             model.teacher.network.register_forward_pre_hook(
                 lambda module, args: self.images.append(args[0]))
+            model.teacher.register_forward_hook(
+                lambda module, args, output: self.seen.append(
+                    output[0].shape[1]))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None,
                          outputs=None) -> None:
@@ -78,11 +83,28 @@ def base_of(name: str) -> str:
 def shrink(cfg) -> None:
     """The model at toy size; what a variation changes stays."""
     if cfg.model.type == 'DMAE':
-        decoder_depth = cfg.model.neck.decoder_depth
         teacher = TOY_TEACHERS[cfg.model.teacher.backbone.arch]
+        options = {  # what shrink_student would change
+            part: cfg.model[part] and cfg.model[part].to_dict()
+            for part in ('neck', 'head')
+        }
+        for part in options:
+            cfg.model[part] = cfg.model[part] or dict()
         shrink_student(cfg, patch_size=4)
-        cfg.model.neck.decoder_depth = decoder_depth
+        for part, given in options.items():
+            if given is None:
+                cfg.model[part] = None
+        if options['neck']:
+            cfg.model.neck.decoder_depth = options['neck']['decoder_depth']
+        if 'layer_cfgs' in cfg.model.backbone:  # as many heads as the teacher
+            cfg.model.backbone.layer_cfgs = [dict()] * 3 + [dict(num_heads=2)]
         cfg.model.teacher.backbone.update(teacher)
+        if cfg.model.teacher.type == 'MAETeacher':
+            cfg.model.teacher.neck = dict(
+                type='MAEPretrainDecoder', decoder_embed_dim=16,
+                decoder_num_heads=2)
+        if 'target' in cfg.model and cfg.model.target.type == 'PHIStandardize':
+            cfg.model.target.num_images = 4  # all there are
         return
     shrink_classifier(cfg)
     cfg.model.backbone.init_cfg = None
@@ -131,20 +153,48 @@ def run(tmp_path_factory):
     return run
 
 
-def distance(criterion: str, normalized: bool, student: torch.Tensor,
+def distance(loss: dict, student: torch.Tensor,
              teacher: torch.Tensor) -> torch.Tensor:
-    """The criteria, written out."""
-    if criterion == 'cosine':
+    """The losses, written out."""
+    if loss.type == 'TokenRelationLoss':
+        return divergence(*(
+            normalize(side, dim=-1) @ normalize(side, dim=-1).mT / 0.07
+            for side in (student, teacher)))
+    if loss.type == 'QKVRelationLoss':  # of two heads
+        q, k, v = zip(*(
+            side.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+            for side in (student, teacher)))
+        return sum(
+            divergence(*(x @ y.mT / math.sqrt(x.shape[-1])
+                         for x, y in zip(one, other)))
+            for one, other in ((q, k), (v, v)))
+    if isinstance(loss.criterion, dict):
+        return sum(
+            weight *
+            distance(ConfigDict(loss, criterion=name), student, teacher)
+            for name, weight in loss.criterion.items())
+    if loss.criterion == 'cosine':
         return 1 - torch.cosine_similarity(student, teacher, dim=-1).mean()
-    if normalized:
+    beta = loss.get('beta', 1)
+    if loss.normalize == 'layer':
+        teacher = teacher - teacher.mean(-1, keepdim=True)
+        teacher = teacher / (
+            teacher.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    elif loss.normalize:
+        beta = 1 / math.sqrt(student.shape[-1])
         student, teacher = (
             side / side.square().sum(-1, keepdim=True).sqrt()
             for side in (student, teacher))
     x = (student - teacher).abs()
-    if criterion == 'smooth_L1':
-        beta = 1 / math.sqrt(student.shape[-1])
+    if loss.criterion == 'smooth_L1':
         return torch.where(x < beta, x * x / (2 * beta), x - beta / 2).mean()
-    return (x if criterion == 'L1' else x * x).mean()
+    return (x if loss.criterion == 'L1' else x * x).mean()
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean over all rows of KL of their softmax."""
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    return (p * (p / q).log()).sum(-1).mean()
 
 
 def loss_names(model: dict, depth: int) -> list:
@@ -193,23 +243,36 @@ def test_two_iterations(name, run):
     # CLS and the visible ones of 64 patches; the formula on what was compared.
     visible = int(64 * (1 - model.backbone.mask_ratio))
     width = teacher['embed_dims']
+    # A toy's teacher of relations is as wide as the student.
+    shape = dict(
+        FeatureAlignmentLoss=(2, 1 + visible, width),
+        TokenRelationLoss=(2, visible, width),
+        QKVRelationLoss=(2, 1 + visible, 3 * width))[model.distill_loss.type]
     assert len(watch.compared) == 2 * len(names)
     for loss, (ours, its) in zip(names, watch.compared):
-        assert ours.shape == its.shape == (2, 1 + visible, width)
+        assert ours.shape == its.shape == shape
         assert first[loss] == pytest.approx(
-            model.distill_loss.loss_weight *
-            distance(model.distill_loss.criterion,
-                     model.distill_loss.normalize, ours, its).item(),
+            model.distill_loss.get('loss_weight', 1) *
+            distance(model.distill_loss, ours, its).item(),
             rel=1e-5)
     linear, square = 25 * width, (width + 1) * width
-    assert sum(p.numel() for p in watch.model.distill_neck.parameters()) == (
-        len(names) * dict(linear=linear, mlp=linear + square,
-                          mlp2=linear + 3 * square,
-                          identity=0)[model.distill_neck.projector])
+    if model.distill_neck is None:
+        assert not hasattr(watch.model, 'distill_neck')
+    else:
+        assert sum(
+            p.numel() for p in watch.model.distill_neck.parameters()) == (
+                len(names) * dict(linear=linear, mlp=linear + square,
+                                  mlp2=linear + 3 * square,
+                                  identity=0)[model.distill_neck.projector])
 
     side = 24 if model.teacher.backbone.patch_size == 14 else 32
-    assert [images.shape
-            for images in watch.images] == 2 * [(2, 3, side, side)]
+    # All four images were looked at before, to measure the target.
+    measured = 2 * (model.get('target', {}).get('type') == 'PHIStandardize')
+    assert [images.shape for images in watch.images
+            ] == (measured + 2) * [(2, 3, side, side)]
+    seen = int(64 * (1 - model.get('teacher_mask_ratio',
+                                   model.backbone.mask_ratio)))
+    assert watch.seen == (measured + 2) * [1 + seen]
 
     # All but the position embeddings was trained, the teacher was not.
     assert watch.untrained() == {
@@ -217,6 +280,44 @@ def test_two_iterations(name, run):
     }
     assert watch.model.teacher.fingerprint() == watch.teacher
     assert learns_something_else(name, base, watch)
+
+
+# Of 4 blocks of the student; with a decoder, of its 8.
+FILES = {
+    'vit-t_dmae-qkv': ('loss_align_s3_t3', ),
+    'vit-s_dmae-qkv': ('loss_align_s3_t3', ),
+    'vit-b_dmae-qkv': ('loss_align_s3_t5', ),
+    'vit-s_dmae-amd':
+    ('loss_recon', 'loss_align_s1_t1', 'loss_align_s3_t3',
+     'loss_generate_s1_t1', 'loss_generate_s3_t3'),
+    'vit-b_dmae-amd':
+    ('loss_recon', 'loss_align_s1_t3', 'loss_align_s3_t7',
+     'loss_generate_s1_t3', 'loss_generate_s3_t7'),
+    'vit-s_dmae-g2sd': ('loss_align_s7_t3', ),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_two_iterations_of_another_papers_objective(name, run):
+    """test_golden_steps.py computes the losses."""
+    watch, model = run(name), load(name).model
+    names = FILES[name]
+    for losses in watch.losses:
+        # A single loss is the loss.
+        assert list(losses) == ['loss', *names][:1 + len(names)]
+        assert losses['loss'] == pytest.approx(
+            sum(losses[loss] for loss in names), rel=1e-6)
+    seen = 1 + int(64 * (1 - model.get('teacher_mask_ratio',
+                                       model.backbone.mask_ratio)))
+    assert watch.seen == 2 * [65 if 'g2sd' in name else seen]
+    frozen = {
+        parameter for parameter, value in watch.model.named_parameters()
+        if not value.requires_grad
+    }
+    assert watch.untrained() == frozen
+    assert ('backbone.ln1.weight' in frozen) == ('qkv' in name)
+    assert ('neck.decoder_pred.weight' in frozen) == ('g2sd' in name)
+    assert watch.model.teacher.fingerprint() == watch.teacher
 
 
 @pytest.mark.parametrize('name', CLASSIFIERS)

@@ -51,11 +51,18 @@ def describe(name: str) -> dict:
             teacher=shape_of(getattr(network, 'backbone', network))[:3],
             teacher_images=model.teacher.img_size,
             losses=model.distillations.loss_names)
-    if getattr(model, 'distill_neck', None) is not None:
-        loss = model.distill_loss
+        part = model.distillations.by_name['']
         found.update(
-            projectors=[layers_of(p) for p in model.distill_neck.projectors],
-            criterion=(loss.criterion, loss.normalize),
+            seen=part.num_seen,
+            targets={type(target).__name__ for target in part.targets or ()})
+    if getattr(model, 'distill_loss', None) is not None:
+        loss, neck = model.distill_loss, getattr(model, 'distill_neck', None)
+        found.update(
+            loss=type(loss).__name__,
+            projectors=neck and [layers_of(p) for p in neck.projectors],
+            criterion=tuple(
+                getattr(loss, name, None)
+                for name in ('criterion', 'normalize', 'beta')),
             weight=loss.loss_weight)
     if getattr(model, 'logit_loss', None) is not None:
         found.update(logits=model.logit_loss.mode)
@@ -89,10 +96,18 @@ CLAIMS = {
     r'projector is two (MLPs)': lambda *_: dict(projector=mlps(2)),
     r'no (projector)': lambda *_: dict(projector=lambda *_: ['Identity']),
     r'(L1|L2|smooth L1), normalised':
-    lambda name, _: dict(criterion=(name.replace(' ', '_'), True)),
+    lambda name, _: dict(criterion=(name.replace(' ', '_'), True, None)),
     r'(L1|L2), not normalised':
-    lambda name, _: dict(criterion=(name, False)),
-    r'1 - (cosine)': lambda name, _: dict(criterion=(name, True)),
+    lambda name, _: dict(criterion=(name, False, None)),
+    r'1 - (cosine)': lambda name, _: dict(criterion=(name, True, None)),
+    r'smooth L1 with beta (\d+) on layer-normalised targets':
+    lambda beta, _: dict(criterion=('smooth_L1', 'layer', float(beta))),
+    r'half cosine and half (smooth L1)': lambda *_: dict(
+        criterion=(dict(cosine=0.5, smooth_L1=0.5), False, None)),
+    r'targets of `(\w+)`': lambda name, _: dict(targets={name}),
+    r'`(\w+RelationLoss)`': lambda name, _: dict(
+        loss=name, criterion=(None, None, None), projectors=None),
+    r'the teacher sees (\d+) patches': lambda n, _: dict(seen=int(n)),
     r'weighs ([\d.]+)': lambda weight, _: dict(weight=float(weight)),
     r'(hard) logits': lambda mode, _: dict(logits=mode),
     r'(`s\d+_t.*`)': lambda names, wanted: pairs(names, wanted),
@@ -120,7 +135,7 @@ def claimed(name: str) -> dict:
     assert claims, f'{name}: nothing here knows what {said!r} means'
     for pattern, value in claims.items():
         wanted.update(CLAIMS[pattern](value, wanted))
-    if 'projectors' in wanted:
+    if wanted.get('projectors'):
         template = wanted.pop('projector', lambda ours, its: [(ours, its)])
         wanted['projectors'] = len(wanted['losses']) * [
             template(wanted['student'][0], wanted['teacher'][0])
@@ -144,7 +159,10 @@ def test_tools_train_takes_the_options():
         for option, value in options.items():  # each changes something
             before = base
             for key in option.split('.'):
-                before = before[int(key)] if key.isdigit() else before.get(key)
+                if key.isdigit():
+                    before = before[int(key)]
+                else:
+                    before = getattr(before, 'get', {}.get)(key)
             assert before != value, (name, option)
     words = subprocess.run(
         ['bash', '-c', "printf '%s\\n' " + ' '.join(

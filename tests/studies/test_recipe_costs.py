@@ -149,7 +149,7 @@ def test_refused_arguments(arguments, message, monkeypatch, capsys):
 
 
 def test_writing_the_page(tmp_path, monkeypatch):
-    """A page of two rows, whose costs are not yet known."""
+    """A page of two rows, whose costs are not yet known, and two of these."""
     page = tmp_path / 'docs' / 'recipes.md'
     page.parent.mkdir()
     page.write_text('# Recipes\n\n| config | GFLOP/image | teacher | h |\n'
@@ -161,9 +161,15 @@ def test_writing_the_page(tmp_path, monkeypatch):
                         '| --- | --- | ---: |\n'
                         '| `vit-t_mae` | ViT-T | ? |\n\n'
                         '| option | |\n| --- | --- |\n| `mask` | 0 |\n')
+    objectives = page.with_name('objectives.md')
+    objectives.write_text('| recipe | what | GFLOP/image | teacher |\n'
+                          '| --- | --- | ---: | ---: |\n'
+                          '| `vit-t_mae` | MAE | ? | ? |\n')
     monkeypatch.setattr('recipes_page.PAGE', page)
     monkeypatch.setattr('recipes_page.STUDENTS_PAGE', students)
+    monkeypatch.setattr('recipes_page.OBJECTIVES_PAGE', objectives)
     run(monkeypatch, '--page')
+    assert objectives.read_text().endswith('| `vit-t_mae` | MAE | 33.9 |  |\n')
     assert page.read_text().splitlines()[4:] == [
         '| `vit-t_linear` | 2.5 |  | 0.80 |',
         '| `vit-t_mae` | 33.9 |  | 12.1 |'

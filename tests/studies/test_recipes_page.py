@@ -60,6 +60,20 @@ def test_writing_the_columns_changes_nothing_else():
         ]
 
 
+def test_costs_of_the_objectives_are_those_of_the_recipes():
+    page = recipes_page.OBJECTIVES_PAGE.read_text()
+    found = {
+        name: cells[-2:]
+        for name, *cells in (
+            re.split(r' *\| *', line[2:-2])
+            for line in page.splitlines() if line.startswith('| `'))
+    }
+    assert len(found) == 13
+    for name, cells in found.items():
+        row = ROWS[name.strip('`')].cells
+        assert cells == [row['GFLOP/image'], row['teacher']], name
+
+
 @pytest.mark.parametrize('row, message', [
     ('| `vit-t_dmae` |', "recipes.md has two rows 'vit-t_dmae'."),
     ('| `vit-x_dmae` |', "recipes.md: vit-x_dmae is made of 'vit-x_dmae', "),
