@@ -77,16 +77,16 @@ the teacher:
   whether the teacher teaches anything, not that it beats another
   pre-training.
 
-The configs are in `configs/digits/`. None of their settings was tuned, with one
-exception: a trial of one epoch showed, on these test digits, that MobileNetV3's
-batch norms need a larger momentum than its default of 0.01 in so few steps (kNN
-of 10%).
+The configs are in `configs/digits/`. None of their settings was tuned, with
+one exception: a trial of one epoch showed, on these test digits, that the
+batch norms of MobileNetV3 need a larger momentum than its default of 0.01 in
+so few steps (kNN of 10%).
 
 Accuracies are in percent on the test digits, after the last epoch, of frozen
 features averaged over space, as {means}.
-A seed decides the initial weights, the masks and the order of the images; teacher and
-test digits are the same. One of these is 0.28 points. Differences are taken
-seed by seed.
+A seed decides the initial weights, the masks and the order of the images;
+teacher and test digits are the same. One of these is 0.28 points. Differences
+are taken seed by seed.
 {recipe}
 {table}
 """
