@@ -34,6 +34,7 @@ def test_files_that_cannot_be_used(toy, capsys, name, message):
     torch.save(dict(state_dict={}), 'empty.pth')
     torch.save(dict(state_dict=toy, meta=Payload()), 'hostile.pth')
     torch.save(dict(model=toy), 'model.pth')
+    open('x.safetensors', 'wb').close()
     table, error = refused(capsys, 'cfg.py', name)
     assert table == [] and error.startswith(message)
     assert not os.path.exists('executed')
