@@ -174,6 +174,7 @@ class Given(torch.nn.Module):
         self.embed_dims = features[0].shape[-1]
         self.has_cls_token = has_cls
         self.num_prefix_tokens = int(has_cls)
+        self.patch_grid = (4, 4)
         self.aligned_blocks = aligned_blocks
 
     def forward(self, images, ids_keep=None):

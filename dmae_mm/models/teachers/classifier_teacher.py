@@ -65,6 +65,8 @@ class ClassifierTeacher(Teacher):
             exist, or the student's images cannot be matched.
     """
 
+    reads_timm = True
+
     def __init__(self,
                  model: dict,
                  aligned_blocks: Sequence[Union[int, float]] = (),

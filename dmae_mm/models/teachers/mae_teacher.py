@@ -70,6 +70,7 @@ class MAETeacher(Teacher):
     """
 
     taps = ('decoder', )
+    reads_timm = True
 
     def __init__(self,
                  backbone: dict,

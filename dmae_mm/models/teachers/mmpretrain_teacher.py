@@ -81,6 +81,7 @@ class MMPretrainTeacher(Teacher):
     """
 
     taps = ('block', 'qkv')
+    reads_timm = True
 
     def __init__(self,
                  backbone: dict,

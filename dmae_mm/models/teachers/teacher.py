@@ -42,7 +42,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
     and std that the config did not give: who says so. ``taps`` are the
     features that it can give, see :class:`FeatureLoss`; one that can give
     those of 'qkv' has an option ``tap`` and sets ``num_heads``, that of the
-    aligned blocks.
+    aligned blocks. With ``reads_timm``, files of other libraries reach
+    :meth:`load_weights` under timm's names; without, as they are.
 
     Args:
         network (nn.Module): The truncated network.
@@ -90,6 +91,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
     """
 
     taps: Tuple[str, ...] = ('block', )
+    reads_timm = False
     num_heads: Optional[int] = None
 
     def __init__(self,
@@ -179,7 +181,8 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         try:
             file = read_tensor_file(self.locate_checkpoint())
             _check_sha256(file, self.sha256)
-            file = translate(file)
+            if self.reads_timm:
+                file = translate(file)
         except (OSError, ValueError) as error:
             raise type(error)(f'model.teacher.checkpoint: {error}') from None
         with _all_loaded(self, file.source):

@@ -82,6 +82,7 @@ class TimmTeacher(Teacher):
     """
 
     taps = ('block', 'qkv')
+    reads_timm = True
 
     def __init__(self,
                  aligned_blocks: Sequence[Union[int, float]],
