@@ -84,6 +84,7 @@ def test_every_weight_arrives(folder, monkeypatch):
     check_arrived(folder, model.backbone.state_dict())
 
 
+@pytest.mark.slow
 def test_it_trains(folder, tmp_path, monkeypatch):
     """At 64 px and with narrow heads; the backbone has its full size."""
     monkeypatch.chdir(folder)

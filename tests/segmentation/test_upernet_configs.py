@@ -226,6 +226,7 @@ def test_inference(trained, tmp_path, ade20k):
         cv2.imread(str(drawn))[..., ::-1], palette[found])
 
 
+@pytest.mark.slow
 def test_resuming(tmp_path, ade20k, student):
     """4 iterations = 2, stop, resume, 2: each loss, bit for bit."""
     cfg = toy(tmp_path / 'whole', ade20k, student, 4)

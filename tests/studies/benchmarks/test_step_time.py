@@ -139,6 +139,7 @@ def test_steps_change_the_weights_alike(config, images):
     assert all(p.grad is None for p in models['DMAE'].parameters())
 
 
+@pytest.mark.slow
 def test_it_measures_all_and_writes_them(config, tmp_path, monkeypatch,
                                          capsys):
     measured = dict(
