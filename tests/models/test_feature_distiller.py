@@ -211,6 +211,20 @@ def test_several_teachers_with_grids_of_their_own():
     assert model.teacher is None and [*model.teachers] == ['timm', 'vit']
 
 
+def test_teacher_dropping_takes_the_mean_over_what_is_kept():
+    """With probability 0 all are kept: half of the sum of two teachers."""
+    totals = []
+    for dropping in (dict(), dict(teacher_dropping=0.)):
+        torch.manual_seed(0)
+        model = build(
+            teachers=dict(vit=dict(teacher=VIT), timm=dict(teacher=TIMM)),
+            **dropping)
+        model.train()
+        losses = model.loss(pictures(), None)
+        totals.append(sum(losses.values()))
+    torch.testing.assert_close(totals[1], totals[0] / 2)
+
+
 def test_masked_regions():
     model = build(mask_ratio=0.75)
     images = torch.ones(8, 3, 64, 64)
