@@ -176,7 +176,7 @@ def _about_duplicates(survey: 'ImageSurvey') -> List[str]:
     images = sum(map(len, survey.duplicates))
     return [
         f'{images:,} of {survey.sampled:,} images opened show pictures that '
-        'others show, too: these count more than once. Whether labelled images for evaluation are among the '
-        'training images is not looked at; if they are, their figures are '
-        'too good.'
+        'others show, too: these count more than once. Whether labelled '
+        'images for evaluation are among the training images is not looked '
+        'at; if they are, their figures are too good.'
     ]
