@@ -25,7 +25,7 @@ from dmae_mm.engine.work_dir import sole_run  # noqa: E402
 from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
                             choose_port, complete_config, preflight,
-                            set_epochs, start, static_problems,
+                            set_epochs, start, static_problems, together,
                             unknown_arguments)
 from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
@@ -162,11 +162,10 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
     """End with all that is wrong with a config, if anything is."""
     if not problems:
         return
-    message = problems[0] if len(problems) == 1 else (
-        'it cannot be trained:\n- ' + '\n- '.join(problems))
+    message = f'{args.config}: {together(problems)}'
     if args.check:
-        parser.exit(1, f'{args.config}: {message}\n')
-    parser.error(f'{args.config}: {message}')
+        parser.exit(1, f'{message}\n')
+    parser.error(message)
 
 
 @never_unpickle()

@@ -7,10 +7,10 @@ from .preflight import preflight
 from .processes import LAUNCHER_VARIABLES, choose_port
 from .recipe_length import set_epochs
 from .start import start
-from .static_problems import static_problems
+from .static_problems import static_problems, together
 
 __all__ = [
     'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'choose_port', 'complete_config',
     'explain', 'missing_files', 'preflight', 'set_epochs', 'start',
-    'static_problems', 'unknown_arguments'
+    'static_problems', 'together', 'unknown_arguments'
 ]

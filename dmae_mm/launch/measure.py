@@ -135,7 +135,8 @@ def duration(runner: Runner, step: float) -> List[str]:
         f'workers: {workers}, cores: {cores}.',
         f'Estimate, one process on this machine: {total} iterations x '
         f'{each:.3g} s = {_readable(total * each)},',
-        '    without validation and checkpoints.'
+        '    without validation and checkpoints; started now, it ends about '
+        f'{_clock(time.time() + total * each)}.'
     ]
 
 
@@ -232,6 +233,10 @@ def _bytes(state: Any) -> int:
 def _listed(sizes: Dict[str, int]) -> str:
     return ', '.join(f'{name} {megabytes(size)}'
                      for name, size in sizes.items() if size)
+
+
+def _clock(moment: float) -> str:
+    return time.strftime('%a %d %b, %H:%M', time.localtime(moment))
 
 
 def _readable(seconds: float) -> str:

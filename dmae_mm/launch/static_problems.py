@@ -32,6 +32,12 @@ def static_problems(cfg: Config) -> List[str]:
     ]
 
 
+def together(problems: List[str]) -> str:
+    """All that is wrong with a config as one message; not for none."""
+    return problems[0] if len(problems) == 1 else (
+        'it cannot be trained:\n- ' + '\n- '.join(problems))
+
+
 def _wrong_numbers(cfg: Config) -> Iterator[str]:
     for option, value in entries(cfg.model, 'model'):
         if type(value) is int and abs(value) > LARGEST:

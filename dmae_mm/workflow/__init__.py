@@ -1,0 +1,5 @@
+"""From a folder of images to a small model in use: `dmae_mm.distill`.
+
+`distill.py` has the steps in their order; each of them is in a file here, or
+in a lower layer.
+"""

@@ -1,0 +1,108 @@
+"""The config of a result: derived, written for a person, read again."""
+import hashlib
+import os.path as osp
+import textwrap
+from pathlib import Path
+from typing import Callable, List
+
+from mmengine.config import Config
+
+from dmae_mm.datasets.image_survey import survey_images
+from dmae_mm.files import write_whole
+from dmae_mm.host import read_config
+from dmae_mm.launch import complete_config, static_problems, together
+
+from .derive import derive
+from .disk_space import check_disk_space
+from .out_folder import OutFolder
+
+
+
+def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
+    """The config to train with.
+
+    It is the one in the folder, if the training has begun or if a person has
+    changed it; else a new one, which is written there.
+
+    Args:
+        folder (OutFolder): After ``begin()``.
+        say (Callable): Takes each line for a person.
+
+    Returns:
+        Config: Completed, and without static problems.
+
+    Raises:
+        ValueError: If the images or the arguments cannot be used, or the
+            config has problems.
+        OSError: If something cannot be read or written, or the disk has no
+            room for the checkpoints.
+    """
+    changed = _changed_by_hand(folder)
+    if changed:
+        say(f'{folder.config_file} was changed after it was derived: it is '
+            'taken as it is.')
+    known = changed or (folder.checkpoint and osp.isfile(folder.config_file))
+    if known:
+        cfg, comments = read_config(folder.config_file), None
+        problems = complete_config(cfg, {})
+    else:
+        cfg, comments = _derive(folder, say)
+        problems = complete_config(cfg, folder.arguments.cfg_options)
+    cfg.work_dir, cfg.launcher = folder.path, 'none'
+    problems = problems or static_problems(cfg)
+    if problems:
+        raise ValueError(f'the config: {together(problems)}')
+    if not folder.checkpoint:
+        check_disk_space(cfg)
+    if not known:
+        text = cfg.pretty_text
+        _write(folder, '\n'.join([*comments, '', text]))
+        say(f'Config: {folder.config_file}')
+    return Config(cfg.to_dict(), filename=None)
+
+
+def _derive(folder: OutFolder, say: Callable[[str], None]
+            ) -> tuple[Config, List[str]]:
+    """A new config, and the comments that go before it."""
+    arguments = folder.arguments
+    survey = survey_images(arguments.images)
+    say(survey.table())
+    derived = derive(
+        survey,
+        arguments.teacher,
+        arguments.student,
+        size=arguments.size,
+        epochs=arguments.epochs,
+        quick=arguments.quick)
+    for line in derived.reasons:
+        say(f'- {line}')
+    for line in derived.warnings:
+        say(f'Warning: {line}')
+    comments = ['Written by', f'  {arguments.command()}', '',
+                'Train it with tools/train.py, or on several GPUs with '
+                'tools/dist_train.sh. Why it is so:',
+                *(f'- {line}' for line in derived.reasons),
+                *(f'- Warning: {line}' for line in derived.warnings)]
+    if arguments.cfg_options:
+        options = ', '.join(arguments.cfg_options)
+        comments.append(f'- Changed by --cfg-options: {options}')
+    return derived.config, [
+        part for line in comments for part in textwrap.wrap(
+            line, 79, initial_indent='# ', subsequent_indent='#     ',
+            break_long_words=False, break_on_hyphens=False) or ['#']
+    ]
+
+
+def _write(folder: OutFolder, text: str) -> None:
+    with write_whole(folder.config_file) as unfinished:
+        Path(unfinished).write_text(text)
+    folder.note(config_sha256=_sha256(folder.config_file))
+
+
+def _changed_by_hand(folder: OutFolder) -> bool:
+    return osp.isfile(folder.config_file) and _sha256(
+        folder.config_file) != folder.recall('config_sha256')
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,63 @@
+"""The trained student, as others load it."""
+import os.path as osp
+from typing import Any, Callable, Dict, Optional
+
+from dmae_mm.weights.export import export_checkpoint
+
+from .out_folder import OutFolder
+
+# Names in the folder of a result, and where a format has no name here:
+# student_FORMAT.safetensors.
+FILES = dict(
+    timm='student.safetensors',
+    transformers='student_transformers',
+    onnx='student.onnx')
+FILES['torch-export'] = 'student.pt2'
+
+
+def export_student(folder: OutFolder, checkpoint: str, to: str, asked: bool,
+                   say: Callable[[str], None]) -> Optional[Dict[str, Any]]:
+    """Export to a format, unless that was done of this checkpoint before.
+
+    Args:
+        folder (OutFolder): Of the result.
+        checkpoint (str): Of the trained student.
+        to (str): The format.
+        asked (bool): Whether a person asked for it. If not, a student that
+            cannot be expressed in it is no failure.
+        say (Callable): Takes each line for a person.
+
+    Returns:
+        dict | None: ``file``, in the folder, and ``usage``, the code that
+        uses it; None for what was not asked for and cannot be.
+
+    Raises:
+        ValueError: If the format cannot express the student.
+        OSError: If it cannot be written.
+    """
+    what, source = f'export to {to}', osp.basename(checkpoint)
+    made = folder.made(what, checkpoint=source)
+    if made is not None:
+        return made
+    file = FILES.get(to, f'student_{to}.safetensors')
+    try:
+        exported = export_checkpoint(
+            folder.config_file,
+            checkpoint,
+            osp.join(folder.path, file),
+            to,
+            overwrite=True,
+            **dict(num_classes=0) if to == 'timm' else {})
+    except ValueError as error:
+        if asked:
+            raise
+        say(f'The student is not written for {to}: {error}')
+        return None
+    for note in exported.notes:
+        say(f'Note on {file}: {note}.')
+    worst = max(exported.differences.items(), key=lambda item: item[1])
+    say(f'{file}: loaded by {exported.loaded_by}, {worst[0]} differ by no '
+        f'more than {worst[1]:.1e}.')
+    folder.note_made(what, file=file, checkpoint=source,
+                     usage=exported.usage)
+    return folder.made(what)
