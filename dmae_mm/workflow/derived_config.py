@@ -1,14 +1,11 @@
 """The config of a result: derived, written for a person, read again."""
-import hashlib
 import os.path as osp
 import textwrap
-from pathlib import Path
 from typing import Callable, List
 
 from mmengine.config import Config
 
 from dmae_mm.datasets.image_survey import survey_images
-from dmae_mm.files import write_whole
 from dmae_mm.host import read_config
 from dmae_mm.launch import complete_config, static_problems, together
 
@@ -22,10 +19,11 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
     """The config to train with.
 
     It is the one in the folder, if the training has begun or if a person has
-    changed it; else a new one, which is written there.
+    changed it; else a new one, which is written there. The folder is begun
+    when nothing is wrong: a mistake leaves nothing behind.
 
     Args:
-        folder (OutFolder): After ``begin()``.
+        folder (OutFolder): Of the result.
         say (Callable): Takes each line for a person.
 
     Returns:
@@ -37,7 +35,7 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
         OSError: If something cannot be read or written, or the disk has no
             room for the checkpoints.
     """
-    changed = _changed_by_hand(folder)
+    changed = folder.config_changed()
     if changed:
         say(f'{folder.config_file} was changed after it was derived: it is '
             'taken as it is.')
@@ -54,11 +52,11 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
         raise ValueError(f'the config: {together(problems)}')
     if not folder.checkpoint:
         check_disk_space(cfg)
+    folder.begin()
     if not known:
-        text = cfg.pretty_text
-        _write(folder, '\n'.join([*comments, '', text]))
+        folder.write_config('\n'.join([*comments, '', cfg.pretty_text]))
         say(f'Config: {folder.config_file}')
-    return Config(cfg.to_dict(), filename=None)
+    return cfg
 
 
 def _derive(folder: OutFolder, say: Callable[[str], None]
@@ -91,18 +89,3 @@ def _derive(folder: OutFolder, say: Callable[[str], None]
             line, 79, initial_indent='# ', subsequent_indent='#     ',
             break_long_words=False, break_on_hyphens=False) or ['#']
     ]
-
-
-def _write(folder: OutFolder, text: str) -> None:
-    with write_whole(folder.config_file) as unfinished:
-        Path(unfinished).write_text(text)
-    folder.note(config_sha256=_sha256(folder.config_file))
-
-
-def _changed_by_hand(folder: OutFolder) -> bool:
-    return osp.isfile(folder.config_file) and _sha256(
-        folder.config_file) != folder.recall('config_sha256')
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from dmae_mm.weights.safe_load import never_unpickle
 from .arguments import Arguments, PathLike
 from .derived_config import derived_config
 from .labelled_images import LabelledImages
-from .out_folder import OutFolder
+from .out_folder import OutFolder, is_inside
 from .probed_models import probe_models, probe_table
 from .run_report import write_report
 from .student_exports import export_student
@@ -116,14 +116,16 @@ def distill(images: PathLike,
     labelled = None if labels is None else LabelledImages.of(arguments.labels)
     if labelled is not None:
         say(f'Labels: {labelled.note}')
+        if is_inside(arguments.labels, arguments.images):
+            say('Warning: --labels lies inside IMAGES, so that the images '
+                'that are classified are trained on as well, unlabelled.')
     try:
-        folder.begin()
         checkpoint = folder.trained()
-        if checkpoint is not None:
-            say(f'{folder.path}: the training is finished, {checkpoint}.')
+        if checkpoint is None:
+            checkpoint = train(derived_config(folder, say), folder, say)
         else:
-            cfg = derived_config(folder, say)
-            checkpoint = train(cfg, folder, say)
+            folder.begin()
+            say(f'{folder.path}: the training is finished, {checkpoint}.')
         return _finish(folder, checkpoint, labelled, say)
     except (KeyboardInterrupt, Preempted):
         say(f'Interrupted. The same command goes on:\n'

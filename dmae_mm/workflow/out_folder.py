@@ -1,4 +1,5 @@
 """The folder of one result, and what `distill` remembers of it there."""
+import hashlib
 import json
 import os
 import os.path as osp
@@ -64,6 +65,10 @@ class OutFolder:
                 f'result lies there. Delete {self.path}, or give another '
                 '--out.') from None
         other = self.arguments.differences(earlier)
+        if other and not (self.checkpoint or self.config_changed(state)):
+            # Nothing came of it, and its config may be written over.
+            return {name: state[name] for name in state
+                    if name == 'config_sha256'}
         if other:
             raise ValueError(
                 f'{self.path} holds the result of other arguments: '
@@ -79,6 +84,18 @@ class OutFolder:
             raise ValueError(
                 f'{self.path} is no result of distill, and not empty: it '
                 f'holds {first_few(there)}. Give a new folder as --out.')
+
+    def config_changed(self, state: Optional[Dict[str, Any]] = None) -> bool:
+        """Whether the config is there, and not as it was written."""
+        state = self._state if state is None else state
+        return osp.isfile(self.config_file) and state.get(
+            'config_sha256') != _sha256(self.config_file)
+
+    def write_config(self, text: str) -> None:
+        """Write the config, which :meth:`config_changed` then knows."""
+        with write_whole(self.config_file) as unfinished:
+            Path(unfinished).write_text(text)
+        self.note(config_sha256=_sha256(self.config_file))
 
     def begin(self) -> None:
         """Make the folder, lock it until the process ends, note the start.
@@ -153,11 +170,20 @@ class OutFolder:
 
 def _refuse_inside(out: str, folder: str, name: str) -> None:
     """A result among images would be trained on, pictures and all."""
-    real, above = osp.realpath(out), osp.realpath(folder)
-    if osp.commonpath([real, above]) == above:
+    if is_inside(out, folder):
         raise ValueError(f'--out {out} lies inside {name}, {folder}: the '
                          'pictures of a run would become images of the next. '
                          'Give a folder outside.')
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path, links followed, is a folder or lies under it."""
+    real, above = osp.realpath(path), osp.realpath(folder)
+    return osp.commonpath([real, above]) == above
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _versions() -> Dict[str, str]:

@@ -45,6 +45,8 @@ def test_the_state_names_arguments_and_versions(arguments, tmp_path):
 def test_other_arguments_are_named_and_nothing_is_changed(
         arguments, tmp_path):
     OutFolder(arguments()).begin()
+    OutFolder(arguments(student='typo'))  # nothing came of the first
+    write_checkpoint(tmp_path / 'out', 1, 2)
     before = (tmp_path / 'out' / 'distill.json').read_bytes()
     with pytest.raises(ValueError) as error:
         OutFolder(arguments(student='other', epochs=3))
