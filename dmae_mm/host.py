@@ -6,7 +6,7 @@ import os.path as osp
 import re
 import warnings
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 import torch.nn as nn
 from mmengine.config import Config, DictAction
@@ -193,18 +193,30 @@ def use_plain_numbers(model: nn.Module) -> None:
             module.drop_prob = float(module.drop_prob)
 
 
-def register_configs() -> None:
-    """Let ``list_models`` and ``get_model`` of mmpretrain see the configs.
+def configs_root() -> Optional[Path]:
+    """The folder whose ``configs`` are those of this package.
 
     They lie beside the package in a checkout and in ``_dmae_mm/.mim`` in an
-    installed wheel. Where they are in neither place, there is nothing to
-    register. A second call, which mmpretrain would refuse, changes nothing.
+    installed wheel.
+
+    Returns:
+        Path | None: None if they are in neither place.
     """
     parent = Path(__file__).parents[1]
     for root in (parent / '_dmae_mm' / '.mim', parent):
         # Not any model-index.yml: that of another project may lie there.
         if (root / 'configs' / 'dmae' / 'metafile.yml').is_file():
-            if not ModelHub.has('vit-s_dmae_in1k'):
-                ModelHub.register_model_index(
-                    root / 'model-index.yml', config_prefix=root)
-            return
+            return root
+    return None
+
+
+def register_configs() -> None:
+    """Let ``list_models`` and ``get_model`` of mmpretrain see the configs.
+
+    Where there are none, there is nothing to register. A second call, which
+    mmpretrain would refuse, changes nothing.
+    """
+    root = configs_root()
+    if root and not ModelHub.has('vit-s_dmae_in1k'):
+        ModelHub.register_model_index(
+            root / 'model-index.yml', config_prefix=root)

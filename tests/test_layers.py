@@ -19,6 +19,7 @@ LAYERS = (
     ('evaluation', ),
     ('engine', ),
     ('launch', ),
+    ('workflow', ),
 )
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
