@@ -1,7 +1,7 @@
 """From images, teachers and a student to one complete config."""
 import os.path as osp
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Union
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
@@ -246,11 +246,11 @@ def _set_teachers(cfg: Config, student: StudentChoice,
             teacher.section) for teacher in teachers
     ]
     shared = ('aligned_layers', 'distill_neck', 'distill_loss')
-    pairs = ', '.join(f'{_place(ours)} with {_place(its)}'
-                      for ours, its in model.aligned_layers)
-    units = 'stage and block' if student.kind == 'features' else (
-        'part of the depth')
-    reasons.append(f'aligned ({units}): {pairs}, as in the recipe')
+    unit = 'block' if student.kind == 'masked' else 'stage'
+    pairs = ', '.join(
+        f'{_place(ours, unit)} of the student with {_place(its, "block")} of '
+        'the teacher' for ours, its in model.aligned_layers)
+    reasons.append(f'aligned: {pairs}, as in the recipe')
     for teacher, section in zip(teachers, sections):
         seen = section.get('img_size')
         if seen:
@@ -269,8 +269,10 @@ def _set_teachers(cfg: Config, student: StudentChoice,
                    f'{", ".join(model.teachers)}: their losses are summed')
 
 
-def _place(block: Any) -> str:
-    return 'the last' if block == -1 else f'{block:g}'
+def _place(block: Union[int, float], unit: str) -> str:
+    if isinstance(block, float):
+        return f'the {unit} at {block:g} of the depth'
+    return f'the last {unit}' if block == -1 else f'{unit} {block}'
 
 
 def _set_channels(cfg: Config, channels: int, warnings: List[str]) -> None:

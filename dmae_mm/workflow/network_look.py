@@ -58,10 +58,11 @@ def why_not_at(network: nn.Module, size: int,
         str | None: The error of its forward pass; None if there is none.
     """
     device = next(network.parameters()).device
+    network.eval()  # which returns None in mmpretrain
     with torch.no_grad(), torch.random.fork_rng(devices=[]), quietly():
         try:
             outputs_of_whole_images(
-                network.eval(),
+                network,
                 torch.zeros(2, channels, size, size, device=device))
         except Exception as error:  # whatever a backbone raises
             return one_line(error)
