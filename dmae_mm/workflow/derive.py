@@ -63,8 +63,7 @@ def derive(survey: ImageSurvey,
 
     Args:
         survey (ImageSurvey): The images.
-        teachers (Sequence[str]): One or more, as
-            :func:`~dmae_mm.models.teachers.teacher_section.teacher_section`
+        teachers (Sequence[str]): One or more, as :class:`TeacherSection`
             takes them.
         student (str): Of timm, of mmpretrain's model zoo, or a config of
             mmpretrain.
@@ -252,6 +251,8 @@ def _set_teachers(cfg: Config, student: StudentChoice,
         'the teacher' for ours, its in model.aligned_layers)
     reasons.append(f'aligned: {pairs}, as in the recipe')
     for teacher, section in zip(teachers, sections):
+        if teacher.note:
+            reasons.append(f'teacher {teacher.name}: {teacher.note}')
         seen = section.get('img_size')
         if seen:
             reasons.append(f'teacher {teacher.name}: it sees images of {seen} '

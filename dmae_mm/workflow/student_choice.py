@@ -8,14 +8,13 @@ import timm
 import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.apis import list_models
-from mmpretrain.apis.model import ModelHub
 from mmpretrain.models import SparseConvNeXt, SparseResNet, TIMMBackbone
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.selfsup import (MAEHiViT, MAEViT,
                                        SimMIMSwinTransformer)
 from mmpretrain.registry import MODELS
 
-from dmae_mm.host import quietly, read_model_config
+from dmae_mm.host import complete_model, quietly, read_named_config
 from dmae_mm.models.feature_maps import map_backbone
 from dmae_mm.models.mmpretrain_vits import img_size, patch_size
 from dmae_mm.models.students import MaskedTimmViT
@@ -153,20 +152,13 @@ def choose_student(name: str) -> StudentChoice:
     """
     if timm.is_model(name):
         return _of_timm(name)
-    if name.endswith('.py') or osp.sep in name:
-        return _of_mmpretrain(
-            read_model_config(name).model.backbone.to_dict(), name)
-    if name.lower() in {each.lower() for each in list_models()}:
-        with quietly():
-            config = ModelHub.get(name).config
-        model = config.get('model') or {}
-        backbone = model.get('backbone') if isinstance(model, dict) else None
-        if not isinstance(backbone, dict):
-            raise ValueError(f'The student {name!r} of mmpretrain has no '
-                             'model.backbone that could be trained: choose '
-                             'another.')
-        return _of_mmpretrain(backbone.to_dict(), name)
-    raise ValueError(_unknown(name))
+    is_path = name.endswith('.py') or osp.dirname(name) or osp.isfile(name)
+    if not is_path and name.lower() not in map(str.lower, list_models()):
+        raise ValueError(_unknown(name))
+    with quietly():
+        config, _ = read_named_config(name)
+    complete_model(config, name)
+    return _of_mmpretrain(config.model.backbone.to_dict(), name)
 
 
 def _unknown(name: str) -> str:

@@ -1,4 +1,5 @@
 """What a plan needs to know of teachers, from their sections of a config."""
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence
@@ -6,7 +7,8 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 
 from dmae_mm.models.mmpretrain_vits import img_size, patch_size
-from dmae_mm.models.teachers.teacher_section import teacher_section
+from dmae_mm.models.teachers.teacher_section import (TeacherSection,
+                                                     teacher_name)
 from dmae_mm.models.timm_vits import create_model, read_description
 
 from .network_look import build_without_data, parameters_of
@@ -25,6 +27,7 @@ class TeacherChoice:
         name (str): By which it was given.
         short_name (str): Of letters, digits and '_', for several teachers.
         section (dict): Of a config.
+        note (str): What was assumed; '' for nothing.
         parameters (int): How many it has, also behind its last aligned block.
         size (int, optional): Height and width of the images that it is made
             for. None if they are not square.
@@ -33,6 +36,7 @@ class TeacherChoice:
     name: str
     short_name: str
     section: Dict[str, Any]
+    note: str
     parameters: int
     size: Optional[int]
     patch: Optional[int]
@@ -58,7 +62,7 @@ def choose_teachers(names: Sequence[str]) -> List[TeacherChoice]:
     """Find out what teachers are, without building them with data.
 
     Args:
-        names (Sequence[str]): As :func:`teacher_section` takes them.
+        names (Sequence[str]): As :class:`TeacherSection` takes them.
 
     Returns:
         list[TeacherChoice]: One for each, with names of their own.
@@ -84,15 +88,15 @@ def choose_teachers(names: Sequence[str]) -> List[TeacherChoice]:
 
 
 def _choose(name: str, taken: Sequence[str]) -> TeacherChoice:
-    section = teacher_section(name)
-    said = str(section.get('model_name') or name).lower()
-    words = re.split(r'[^a-z0-9]+', said)
+    found = TeacherSection.of(name)
+    section = found.section
+    said = f'{section.get("model_name", "")}_{teacher_name(name)}'.lower()
+    words = re.split(r'[^a-z0-9]+|_', said)
     short = next((family for family in _FAMILIES if family in words),
-                 '_'.join(filter(None, words[:1])) or 'teacher')
-    number = 2
-    unique = short
-    while unique in taken:
-        unique, number = f'{short}_{number}', number + 1
+                 teacher_name(name))
+    numbered = (f'{short}_{number}' for number in itertools.count(2))
+    unique = short if short not in taken else next(
+        name for name in numbered if name not in taken)
     network = _network(section, name)
     try:
         side, size = patch_size(network), img_size(network)
@@ -102,6 +106,7 @@ def _choose(name: str, taken: Sequence[str]) -> TeacherChoice:
         name=name,
         short_name=unique,
         section=section,
+        note=found.note,
         parameters=parameters_of(network),
         size=size[0] if size[0] == size[1] else None,
         patch=side[0] if side[0] == side[1] else None)
