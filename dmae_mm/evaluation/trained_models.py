@@ -1,20 +1,15 @@
 """Models of a config with the weights of a checkpoint, of which nothing is
 executed."""
 import contextlib
-import difflib
-import os.path as osp
 from typing import Iterator, Optional, Sequence
 
 import torch
 import torch.nn as nn
-from mmengine.config import Config
 from mmengine.device import get_device
-from mmpretrain import list_models
-from mmpretrain.apis.model import ModelHub
 
 from dmae_mm.datasets import LoadImageOrSkip
 from dmae_mm.datasets.pipelines import loader_of_config
-from dmae_mm.host import (build, complete_model, read_config,
+from dmae_mm.host import (build, complete_model, read_named_config,
                           without_teachers)
 from dmae_mm.models.checks import check_preprocessor
 from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
@@ -40,7 +35,7 @@ def read_model(config: str, cfg_options: dict = dict()) -> dict:
         FileNotFoundError: If there is no such config.
         ValueError: If it cannot be read or has no model.
     """
-    cfg = _read(config, cfg_options)
+    cfg, _ = read_named_config(config, cfg_options)
     complete_model(cfg, config)
     return cfg.model.to_dict()
 
@@ -65,27 +60,10 @@ def read_loader(config: str,
         FileNotFoundError: If there is no such config.
         ValueError: If it cannot be read, or an option is not legal.
     """
-    loader = loader_of_config(
-        _read(config, cfg_options).get('train_dataloader'))
+    cfg, _ = read_named_config(config, cfg_options)
+    loader = loader_of_config(cfg.get('train_dataloader'))
     return loader if value_range is None else LoadImageOrSkip(
         loader.max_pixels, loader.channels, value_range)
-
-
-def _read(config: str, cfg_options: dict) -> Config:
-    if osp.isfile(config) or config.endswith('.py') or osp.dirname(config):
-        cfg = read_config(config, cfg_options)
-    else:
-        try:
-            cfg = ModelHub.get(config).config
-        except ValueError:
-            similar = difflib.get_close_matches(config, list_models(), 3)
-            hint = (f'Did you mean {" or ".join(map(repr, similar))}?'
-                    if similar else 'mmpretrain.list_models() lists the names')
-            raise ValueError(
-                f'{config!r} is neither a config file nor a name in '
-                f"mmpretrain's model zoo. {hint}") from None
-        cfg.merge_from_dict(cfg_options)
-    return cfg
 
 
 class FeatureModel(nn.Module):

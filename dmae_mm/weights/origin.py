@@ -26,9 +26,10 @@ _CONFIG_KEYS = ('cfg', 'config')
 _PREPROCESSORS = ('model.data_preprocessor', 'data_preprocessor',
                   'img_norm_cfg')
 _TO_RGB = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
-# Of a backbone, what is of no interest to whoever builds it once more.
-_OF_TRAINING = ('init_cfg.', 'out_', 'frozen', 'drop_', 'with_cp',
-                'mask_ratio')
+# How options of a backbone begin that are of no interest to whoever builds it
+# once more.
+OF_TRAINING = ('init_cfg', 'out_', 'frozen', 'drop_', 'with_cp',
+               'mask_ratio')
 # For pixel values from 0 to 255. MAE's pre-training has these.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -331,7 +332,7 @@ def backbone_said(meta: Dict[str, Any]) -> Dict[str, Any]:
         said = {}
         for name, value in flat.items():
             option = name.removeprefix('model.backbone.')
-            if option == name or option.startswith(_OF_TRAINING):
+            if option == name or option.startswith(OF_TRAINING):
                 continue
             try:
                 said[option] = ast.literal_eval(value)

@@ -12,6 +12,7 @@ from dmae_mm.launch import complete_config, static_problems, together
 from .derive import derive
 from .disk_space import check_disk_space
 from .out_folder import OutFolder
+from .readable_config import readable_config
 
 
 
@@ -54,7 +55,7 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
         check_disk_space(cfg)
     folder.begin()
     if not known:
-        folder.write_config('\n'.join([*comments, '', cfg.pretty_text]))
+        folder.write_config('\n'.join([*comments, '', readable_config(cfg)]))
         say(f'Config: {folder.config_file}')
     return cfg
 
