@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from dmae_mm.engine.checkpointing import whole_files
 from dmae_mm.engine.schedule_notes import schedule_notes
-from dmae_mm.host import unwrapped_model
+from dmae_mm.host import quietly, unwrapped_model
 
 from .start import build_runner
 
@@ -195,7 +195,8 @@ def checkpoint(runner: Runner, kept: int) -> List[str]:
         by_epoch=False,
         backend_args=whole_files(runner.work_dir))
     size = osp.getsize(path)
-    runner.resume(path)
+    with quietly():
+        runner.resume(path)
     for name, value in unwrapped_model(runner).state_dict().items():
         if not torch.equal(before[name], value):
             raise ValueError(f'a checkpoint was written, but {name} comes '

@@ -28,6 +28,7 @@ _IDLE = ('"FileClient" will be deprecated in future.',
          'Auto resumed from the latest checkpoint None.')
 
 
+_FROZEN = 'is skipped since its requires_grad=False'
 # What only the log file of a brief run has.
 _DETAILS = ('\n---', 'Config:', 'Distributed training is not used',
             'Hooks will be executed', 'Command: ', 'Exp name: ',
@@ -110,7 +111,8 @@ class _BriefRunner(_Runner):
 def shorten_console(logger: logging.Logger, brief: bool = False) -> None:
     """Leave out what MMEngine says at every start and nobody can act on.
 
-    One line per parameter of the optimizer goes to the log file only; lines
+    One line per parameter of the optimizer, and per frozen one that it does
+    not have, goes to the log file only; lines
     on its own deprecated classes, and that it resumes from nothing, nowhere.
 
     Args:
@@ -122,7 +124,8 @@ def shorten_console(logger: logging.Logger, brief: bool = False) -> None:
     for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:
             handler.addFilter(
-                lambda record: not record.getMessage().startswith(left_out))
+                lambda record: not record.getMessage().startswith(left_out)
+                and not record.getMessage().endswith(_FROZEN))
 
 
 class _Begun(Hook):

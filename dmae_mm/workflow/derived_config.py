@@ -13,6 +13,8 @@ from .derive import derive
 from .disk_space import check_disk_space
 from .out_folder import OutFolder
 from .readable_config import readable_config
+from .student_choice import choose_student
+from .teacher_choice import choose_teachers
 
 
 
@@ -64,6 +66,12 @@ def _derive(folder: OutFolder, say: Callable[[str], None]
             ) -> tuple[Config, List[str]]:
     """A new config, and the comments that go before it."""
     arguments = folder.arguments
+    # A mistyped name is told before the images are opened, which may take a
+    # minute.
+    choose_teachers(arguments.teacher)
+    student = choose_student(arguments.student)
+    if arguments.size is not None:
+        student.at(arguments.size)
     survey = survey_images(arguments.images)
     say(survey.table())
     derived = derive(

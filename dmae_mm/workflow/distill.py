@@ -159,7 +159,8 @@ def _finish(folder: OutFolder, checkpoint: str,
             result.exports[name] = osp.join(folder.path, made['file'])
             result.usage[name] = made['usage']
     result.report = attempt('The report', write_report, folder,
-                            before != folder.recall('made'))
+                            before != folder.recall('made'),
+                            result.evaluation)
     _conclude(result, folder, say)
     return result
 

@@ -1,6 +1,7 @@
 """The page on a result: losses, pictures and, with labels, accuracies."""
 import os.path as osp
 from pathlib import Path
+from typing import Any, Dict, Optional
 
 from .out_folder import OutFolder
 
@@ -8,12 +9,14 @@ FILE = 'report.html'
 MAX_PICTURE_BYTES = 20_000_000
 
 
-def write_report(folder: OutFolder, anew: bool) -> str:
+def write_report(folder: OutFolder, anew: bool,
+                 evaluation: Optional[Dict[str, Any]]) -> str:
     """Write ``report.html``.
 
     Args:
         folder (OutFolder): Of a result.
         anew (bool): Whether one that is there is written again.
+        evaluation (dict | None): What ``evaluation.json`` holds, if anything.
 
     Returns:
         str: Its path.
@@ -30,5 +33,7 @@ def write_report(folder: OutFolder, anew: bool) -> str:
         run = Run(Path(folder.path), osp.basename(osp.abspath(folder.path)))
         if not run.starts:
             raise ValueError(f'{folder.path} has no logged values.')
-        write_page([run], Path(path), MAX_PICTURE_BYTES)
+        accuracies = {name: (found['knn'], found['linear']) for name, found in
+                      (evaluation or {}).get('models', {}).items()}
+        write_page([run], Path(path), MAX_PICTURE_BYTES, (), accuracies)
     return path

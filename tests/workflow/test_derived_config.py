@@ -1,4 +1,6 @@
 """The config of a result: derived once, written for a person, kept."""
+from unittest.mock import MagicMock
+
 import pytest
 
 from dmae_mm.host import read_config
@@ -13,6 +15,8 @@ from tests.toys.derived import toy_derive
 @pytest.fixture
 def folder(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(module, 'derive', toy_derive)
+    for name in ('choose_teachers', 'choose_student'):
+        monkeypatch.setattr(module, name, MagicMock())
 
     def make(**changes):
         return OutFolder(Arguments.checked(**dict(
