@@ -30,7 +30,7 @@ _IDLE = ('"FileClient" will be deprecated in future.',
 
 _FROZEN = 'is skipped since its requires_grad=False'
 # What only the log file of a brief run has.
-_DETAILS = ('\n---', 'Config:', 'Distributed training is not used',
+_DETAILS = ('\n---', 'backbone out_', 'Config:', 'Distributed training is not used',
             'Hooks will be executed', 'Command: ', 'Exp name: ',
             'Checkpoints will be saved to', 'Saving checkpoint at')
 

@@ -1,7 +1,7 @@
 """The config of a result: derived, written for a person, read again."""
 import os.path as osp
 import textwrap
-from typing import Callable, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from mmengine.config import Config
 
@@ -48,7 +48,9 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
         problems = complete_config(cfg, {})
     else:
         cfg, comments = _derive(folder, say)
-        problems = complete_config(cfg, folder.arguments.cfg_options)
+        options = folder.arguments.cfg_options
+        problems = complete_config(
+            cfg, options, auto_scale_lr=_other_step(options))
     cfg.work_dir, cfg.launcher = folder.path, 'none'
     problems = problems or static_problems(cfg)
     if problems:
@@ -62,8 +64,18 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
     return cfg
 
 
+def _other_step(options: Dict[str, Any]) -> bool:
+    """Whether the learning rate has to follow other images per step."""
+    return any(
+        name in ('train_dataloader.batch_size',
+                 'optim_wrapper.accumulative_counts')
+        for name in options) and not any(
+            name.startswith(('optim_wrapper.optimizer.lr', 'auto_scale_lr'))
+            for name in options)
+
+
 def _derive(folder: OutFolder, say: Callable[[str], None]
-            ) -> tuple[Config, List[str]]:
+            ) -> Tuple[Config, List[str]]:
     """A new config, and the comments that go before it."""
     arguments = folder.arguments
     # A mistyped name is told before the images are opened, which may take a

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
+from mmengine.logging import MMLogger
+
 from dmae_mm.engine.hooks.preemption_hook import Preempted
+from dmae_mm.launch.start import shorten_console
 from dmae_mm.weights.safe_load import never_unpickle
 
 from .arguments import Arguments, PathLike
@@ -110,6 +113,8 @@ def distill(images: PathLike,
             a ``SystemExit``. The same call goes on.
     """
     say: Callable[[str], None] = partial(print, flush=True)
+    # Before a run has its own, this logger has what is said of its parts.
+    shorten_console(MMLogger.get_current_instance(), brief=True)
     arguments = Arguments.checked(images, teacher, student, size, epochs, out,
                                   labels, to, quick, cfg_options)
     folder = OutFolder(arguments)

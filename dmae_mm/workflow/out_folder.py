@@ -8,10 +8,11 @@ import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
-from dmae_mm.engine.work_dir import (last_checkpoint, lock_work_dir,
-                                     run_progress)
+from dmae_mm.engine.checkpointing import damage
+from dmae_mm.engine.work_dir import (checkpoints_in, last_checkpoint,
+                                     lock_work_dir, run_progress)
 from dmae_mm.files import check_place, explained, write_whole
 from dmae_mm.messages import first_few
 from dmae_mm.version import __version__
@@ -128,20 +129,39 @@ class OutFolder:
 
     @property
     def checkpoint(self) -> Optional[str]:
-        """Path of the newest checkpoint; None if there is none."""
-        path = last_checkpoint(self.path)
-        # Where the folder was moved, it lies beside the file that names it.
-        for place in (path, osp.join(self.path, osp.basename(path))):
-            if osp.isfile(place):
-                return place
+        """Path of the newest checkpoint; None if there is none.
+
+        It is the one that ``last_checkpoint`` names, also where the folder
+        was moved; a run may have been killed before it named one.
+        """
+        names = [osp.basename(last_checkpoint(self.path)),
+                 *checkpoints_in(self.path)[::-1]]
+        paths = [osp.join(self.path, name) for name in names if name]
+        return next(filter(osp.isfile, paths), None)
+
+    def whole_checkpoint(self, say: Callable[[str], None]) -> Optional[str]:
+        """The newest checkpoint that is not damaged; None if there is none.
+
+        Args:
+            say (Callable): Takes a line on each that is.
+        """
+        paths = [osp.join(self.path, name)
+                 for name in checkpoints_in(self.path)[::-1]]
+        newest = self.checkpoint
+        for path in dict.fromkeys([newest, *paths] if newest else ()):
+            problem = damage(path)
+            if problem is None:
+                return path
+            say(f'{path} is not used: {problem}.')
         return None
 
     def trained(self) -> Optional[str]:
         """The checkpoint of the finished training; None before its end."""
         path = self.checkpoint
-        if path is None:
+        try:
+            done, length, _ = run_progress(path) if path else (0, None, '')
+        except ValueError:  # it is damaged
             return None
-        done, length, _ = run_progress(path)
         return path if length is not None and done >= length else None
 
     def note_made(self, what: str, **values: Any) -> None:

@@ -55,9 +55,8 @@ def export_student(folder: OutFolder, checkpoint: str, to: str, asked: bool,
         return None
     for note in exported.notes:
         say(f'Note on {file}: {note}.')
-    worst = max(exported.differences.items(), key=lambda item: item[1])
-    say(f'{file}: loaded by {exported.loaded_by}, {worst[0]} differ by no '
-        f'more than {worst[1]:.1e}.')
+    say(f'{file}: {exported.loaded_by} loads it and computes the same, to '
+        f'{max(exported.differences.values()):.0e}.')
     folder.note_made(what, file=file, checkpoint=source,
                      usage=exported.usage)
     return folder.made(what)

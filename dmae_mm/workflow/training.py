@@ -48,7 +48,10 @@ def train(cfg: Config, folder: OutFolder, say: Callable[[str], None]) -> str:
             f'  bash tools/dist_train.sh {folder.config_file} '
             f'{torch.cuda.device_count()} --work-dir {folder.path}\n'
             'and give the same command again, which does all that follows.')
-    checkpoint = folder.checkpoint
+    checkpoint = folder.whole_checkpoint(say)
+    if checkpoint is None and folder.checkpoint is not None:
+        raise NotTrained('there is no other checkpoint to go on from. Delete '
+                         f'{folder.path} to begin anew.')
     with _own_signals():
         if checkpoint is None:
             say('Checking, with a few steps ...')
@@ -62,7 +65,9 @@ def train(cfg: Config, folder: OutFolder, say: Callable[[str], None]) -> str:
         else:
             done, length, unit = run_progress(checkpoint)
             say(f'Going on at {unit} {done} of {length}, from {checkpoint}.')
-        cfg.resume, cfg.load_from = checkpoint is not None, None
+        # It alone is gone on with: another may be damaged, or the folder
+        # may have been moved.
+        cfg.resume, cfg.load_from = checkpoint is not None, checkpoint
         _start(
             Config(cfg.to_dict(), cfg.pretty_text,
                    osp.join(folder.path, STARTED)))
