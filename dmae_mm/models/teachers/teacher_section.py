@@ -1,6 +1,5 @@
 """The config section of a teacher from one string, as people type it."""
 import difflib
-import json
 import os.path as osp
 import re
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from dmae_mm.weights import TensorFile, read_tensor_file
 from dmae_mm.weights.formats import TranslatedFile, translate, what_it_is
 from dmae_mm.weights.model_folder import INDEX
 from dmae_mm.weights.names import layout_of
-from dmae_mm.weights.origin import (OF_TRAINING, backbone_said,
+from dmae_mm.weights.origin import (KEY, OF_TRAINING, config_said,
                                     normalisation_of, origin_of,
                                     preprocessing_of_config)
 
@@ -84,7 +83,7 @@ class TeacherSection:
             raise FileNotFoundError(
                 f'teacher {spec!r}: there is no file or folder '
                 f'{checkpoint!r}. Correct the path behind the =.')
-        if _is_of_timm(name):
+        if is_of_timm(name):
             return cls(_of_timm(name, checkpoint))
         if checkpoint is not None or name.endswith('.py') or (
                 not _is_there(name)):
@@ -125,7 +124,7 @@ def teacher_name(spec: str) -> str:
         Two teachers may have the same.
     """
     name, _ = split_spec(spec)
-    if not _is_of_timm(name):
+    if not is_of_timm(name):
         folder, name = osp.split(osp.normpath(name))
         stem, ending = osp.splitext(name)
         name = stem if ending in (*CHECKPOINTS, '.py') else name
@@ -154,7 +153,7 @@ def split_spec(spec: str) -> Tuple[str, Optional[str]]:
         return spec, None
     ends = [match.start() for match in re.finditer('=', spec)]
     for end in ends:
-        if _is_of_timm(spec[:end]) or osp.isfile(
+        if is_of_timm(spec[:end]) or osp.isfile(
                 spec[:end]) or spec[:end] in list_models():
             return spec[:end], spec[end + 1:]
     name = spec[:ends[0]]
@@ -163,7 +162,7 @@ def split_spec(spec: str) -> Tuple[str, Optional[str]]:
     return name, spec[ends[0] + 1:]
 
 
-def _is_of_timm(name: str) -> bool:
+def is_of_timm(name: str) -> bool:
     """Whether timm has the architecture, and it is not the path of a model;
     a folder of results may have such a name."""
     return (timm.is_model(name) and not name.endswith(CHECKPOINTS)
@@ -320,30 +319,17 @@ def _of_file(path: str) -> TeacherSection:
 def _backbone_of(file: TensorFile) -> Optional[Dict[str, Any]]:
     """The backbone that a checkpoint of a run, or a file exported from one,
     says it is of; None if it does not."""
-    meta = file.meta
-    flat = backbone_said(meta)
-    if not flat:
-        meta = meta.get('source_meta')
-        if isinstance(meta, str):  # .safetensors has text only
-            try:
-                meta = json.loads(meta)
-            except (ValueError, RecursionError):
-                meta = None
-        flat = backbone_said(meta) if isinstance(meta, dict) else {}
-    if not flat or any('[' in option for option in flat):
+    backbone = config_said(file.meta).get('model', {}).get('backbone')
+    if backbone is None or 'type' not in backbone:
         return None
-    backbone: Dict[str, Any] = {}
-    for option, value in flat.items():
-        *owners, last = option.split('.')
-        inside = backbone
-        for owner in owners:
-            inside = inside.setdefault(owner, {})
-            if not isinstance(inside, dict):
-                return None
-        inside[last] = value
+    backbone = {
+        option: value
+        for option, value in backbone.items()
+        if not option.startswith(OF_TRAINING)
+    }
     backbone['type'] = backbone['type'].removeprefix('mmpretrain.')
     size = origin_of(file.meta, file.tensors).img_size
-    if size is not None and meta is not file.meta:  # resampled, perhaps
+    if size is not None and KEY in file.meta:  # exported, perhaps resampled
         backbone['img_size'] = size[0] if size[0] == size[1] else list(size)
     return backbone
 
