@@ -37,7 +37,7 @@ if osp.isdir(osp.join(ROOT, 'dmae_mm')):
     sys.path.insert(0, ROOT)
 
 from dmae_mm.evaluation import (POOLINGS, ProbedModel,  # noqa: E402
-                                probe_models)
+                                probe_models, probe_table, probed_images)
 from dmae_mm.evaluation.command_line import (at_least,  # noqa: E402
                                              new_parser, run)
 from dmae_mm.files import check_place, write_whole  # noqa: E402
@@ -93,7 +93,7 @@ def evaluate(args: argparse.Namespace) -> None:
         models.append(replace(first, untrained=True))
     models += map(ProbedModel, options.pop('beside'))
     rows = probe_models(models, **options)
-    print(table(rows) if len(rows) > 1 else describe(rows[0]))
+    print(probe_table(rows) if len(rows) > 1 else describe(rows[0]))
     if path is not None:
         with write_whole(path) as unfinished, open(unfinished, 'w') as file:
             json.dump(dict(rows[0], rows=rows), file, indent=2)
@@ -104,46 +104,14 @@ def describe(results: Dict[str, Any]) -> str:
     lines = [
         f'{results["source"]} (sha256 {results["sha256"][:8]})' +
         ', averaged over training (EMA)' * results['averaged'],
-        f'{_images(results)}, {results["img_size"]} px; '
-        f'{_features(results)}, {results["width"]} wide'
+        f'{probed_images(results)}, {results["img_size"]} px; '
+        f'features: {results["features"]}, {results["width"]} wide'
     ]
     if 'knn' in results:
         lines.append(f'kNN (k={results["k"]}): {results["knn"]:.2f}')
     if 'linear' in results:
         lines.append(f'logistic regression: {results["linear"]:.2f}')
     return '\n'.join([*lines, 'Accuracies in percent.'])
-
-
-def table(rows: List[Dict[str, Any]]) -> str:
-    """One line a model."""
-    first = rows[0]
-    head = ['model', 'parameters', 'px', 'width']
-    head += [f'kNN (k={first["k"]})'] * ('knn' in first)
-    head += ['linear'] * ('linear' in first)
-    cells = [head] + [[
-        row['name'], f'{row["parameters"] / 1e6:.1f} M', str(row['img_size']),
-        str(row['width']),
-        *(f'{row[kind]:.2f}' for kind in ('knn', 'linear') if kind in row)
-    ] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [
-        '  '.join([line[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(line[1:], widths[1:])
-        ]) for line in cells
-    ]
-    return '\n'.join([
-        *lines, f'{_images(first)}; {_features(first)}. Accuracies in '
-        'percent.'
-    ])
-
-
-def _images(row: Dict[str, Any]) -> str:
-    return (f'{row["train_images"]} training and {row["test_images"]} test '
-            f'images of {row["classes"]} classes')
-
-
-def _features(row: Dict[str, Any]) -> str:
-    return f'features: {row["features"]}'
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -3,14 +3,15 @@ from .complete_config import complete_config, unknown_arguments
 from .cpu import adapt_to_cpu
 from .explain import explain
 from .missing_files import missing_files
+from .platform_notes import adapt_to_platform
 from .preflight import preflight
 from .processes import LAUNCHER_VARIABLES, choose_port
 from .recipe_length import set_epochs
 from .start import start
-from .static_problems import static_problems, together
+from .static_problems import crop_size, static_problems, together
 
 __all__ = [
-    'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'choose_port', 'complete_config',
-    'explain', 'missing_files', 'preflight', 'set_epochs', 'start',
-    'static_problems', 'together', 'unknown_arguments'
+    'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'adapt_to_platform', 'choose_port',
+    'complete_config', 'crop_size', 'explain', 'missing_files', 'preflight', 'set_epochs',
+    'start', 'static_problems', 'together', 'unknown_arguments'
 ]

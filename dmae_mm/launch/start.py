@@ -30,9 +30,10 @@ _IDLE = ('"FileClient" will be deprecated in future.',
 
 _FROZEN = 'is skipped since its requires_grad=False'
 # What only the log file of a brief run has.
-_DETAILS = ('\n---', 'backbone out_', 'Config:', 'Distributed training is not used',
+_DETAILS = ('\n---', 'Config:', 'Distributed training is not used',
             'Hooks will be executed', 'Command: ', 'Exp name: ',
-            'Checkpoints will be saved to', 'Saving checkpoint at')
+            'Checkpoints will be saved to', 'Saving checkpoint at',
+            'backbone out_')
 
 
 def start(cfg: Config, brief: bool = False) -> None:
@@ -141,7 +142,7 @@ def _explained(error: Exception, cfg: Config) -> str:
     path = osp.join(cfg.work_dir, TRACEBACK)
     message = f'error: {explain(error, cfg)}'
     try:
-        with open(path, 'w') as file:
+        with open(path, 'w', encoding='utf-8') as file:
             file.write(''.join(traceback.format_exception(error)))
     except OSError:
         return message + '\n' + traceback.format_exc()

@@ -10,6 +10,7 @@ from dmae_mm.models.timm_vits import default_img_size
 from dmae_mm.options import is_finite_number
 
 from .missing_files import missing_files
+from .platform_notes import platform_problems
 from .sections import DATALOADERS, entries, hooks, shown
 
 # Larger numbers in `model`, or of workers, would keep the machine busy for
@@ -28,7 +29,8 @@ def static_problems(cfg: Config) -> List[str]:
     """
     return [
         *_wrong_numbers(cfg), *_no_sections(cfg), *_normalisation(cfg),
-        *_crop_size(cfg), *_mask_size(cfg), *missing_files(cfg)
+        *_crop_size(cfg), *_mask_size(cfg), *missing_files(cfg),
+        *platform_problems(cfg)
     ]
 
 
@@ -168,6 +170,25 @@ def _mask_size(cfg: Config) -> Iterator[str]:
             if _square(given) != size:
                 yield (f'{option}.{index}.{key}={given!r} is another size '
                        f'than {owner}={size}: make them equal')
+
+
+def crop_size(cfg: Config) -> Optional[int]:
+    """Height and width of the images that a training sees.
+
+    Args:
+        cfg (Config): Of a training.
+
+    Returns:
+        int | None: In pixels; None where they are not square, or not known.
+    """
+    for option, pipeline in entries(cfg.get('train_dataloader'),
+                                    'train_dataloader'):
+        if option.endswith('.pipeline') and isinstance(pipeline,
+                                                       (list, tuple)):
+            found = _last_size(pipeline)
+            size = _square(pipeline[found[0]][found[1]]) if found else None
+            return size if isinstance(size, int) else None
+    return None
 
 
 def _last_size(pipeline: list) -> Optional[tuple]:

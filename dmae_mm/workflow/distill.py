@@ -8,14 +8,15 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 from mmengine.logging import MMLogger
 
 from dmae_mm.engine.hooks.preemption_hook import Preempted
+from dmae_mm.evaluation import probe_table
 from dmae_mm.launch.start import shorten_console
 from dmae_mm.weights.safe_load import never_unpickle
 
 from .arguments import Arguments, PathLike
+from .compared_models import compare_models
 from .derived_config import derived_config
 from .labelled_images import LabelledImages
 from .out_folder import OutFolder, is_inside
-from .probed_models import probe_models, probe_table
 from .run_report import write_report
 from .student_exports import export_student
 from .training import NotTrained, train
@@ -153,10 +154,10 @@ def _finish(folder: OutFolder, checkpoint: str,
             say(f'{what} failed: {error}')
 
     if labelled is not None:
-        result.evaluation = attempt('The evaluation', probe_models, folder,
+        result.evaluation = attempt('The evaluation', compare_models, folder,
                                     checkpoint, labelled, say)
         if result.evaluation is not None:
-            say(probe_table(result.evaluation))
+            say(probe_table(result.evaluation['rows']))
     for name, wanted in _formats(folder).items():
         made = attempt(f'The export to {name}', export_student, folder,
                        checkpoint, name, wanted, say)

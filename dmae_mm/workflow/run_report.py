@@ -33,7 +33,7 @@ def write_report(folder: OutFolder, anew: bool,
         run = Run(Path(folder.path), osp.basename(osp.abspath(folder.path)))
         if not run.starts:
             raise ValueError(f'{folder.path} has no logged values.')
-        accuracies = {name: (found['knn'], found['linear']) for name, found in
-                      (evaluation or {}).get('models', {}).items()}
+        accuracies = {row['name']: (row['knn'], row['linear'])
+                      for row in (evaluation or {}).get('rows', ())}
         write_page([run], Path(path), MAX_PICTURE_BYTES, (), accuracies)
     return path

@@ -11,7 +11,7 @@ from mmengine.device import get_device
 
 from dmae_mm.engine.hooks.preemption_hook import SIGNALS, Preempted
 from dmae_mm.engine.work_dir import run_progress, sole_run
-from dmae_mm.launch import adapt_to_cpu, preflight, start
+from dmae_mm.launch import adapt_to_cpu, adapt_to_platform, preflight, start
 
 from .out_folder import OutFolder
 
@@ -40,6 +40,7 @@ def train(cfg: Config, folder: OutFolder, say: Callable[[str], None]) -> str:
             the training ended in an error.
         Preempted: If a signal stopped it.
     """
+    adapt_to_platform(cfg)
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
     if torch.cuda.device_count() > 1:

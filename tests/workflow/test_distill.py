@@ -20,6 +20,7 @@ from tests.toys.odd_photos import write_odd_photos
 from tests.toys.runs import TRAIN, launch
 
 NAME = 'vit_tiny_patch16_224'
+NAMES = ['student', 'untrained student', f'teacher {NAME}']
 
 
 @pytest.fixture(scope='module')
@@ -73,9 +74,10 @@ def test_a_vit_killed_gone_on_with_and_used(there, tmp_path):
     assert {'student.safetensors', 'evaluation.json', 'report.html',
             'distill.json', 'epoch_3.pth'} <= {
                 path.name for path in out.iterdir()}
-    models = json.loads((out / 'evaluation.json').read_text())['models']
-    assert {'student', 'untrained student', 'teacher'} == {*models}
-    assert all(0 <= found[kind] <= 100 for found in models.values()
+    rows = json.loads((out / 'evaluation.json').read_text())['rows']
+    assert [row['name'] for row in rows] == NAMES
+    assert [row['img_size'] for row in rows] == [32, 32, 224]
+    assert all(0 <= row[kind] <= 100 for row in rows
                for kind in ('knn', 'linear'))
     page = (out / 'report.html').read_text()
     assert 'Frozen features' in page and 'untrained student' in page
@@ -138,8 +140,9 @@ def test_a_mobilenet_from_python(there, tmp_path, capsys):
         cfg_options={'train_dataloader.batch_size': 8,
                      'train_dataloader.num_workers': 0})
     assert result.failed == [] and Path(result.report).is_file()
-    assert {*result.evaluation['models']} == {
-        'student', 'untrained student', 'teacher'}
+    assert [(row['name'], row['img_size'])
+            for row in result.evaluation['rows']] == list(
+                zip(NAMES, (64, 64, 224)))
     student = eval(
         re.search(r'timm\.create_model\(.*\)', result.usage['timm'])[0],
         dict(timm=timm))
