@@ -12,7 +12,7 @@ from .machine import Machine
 
 # Optimizer steps that an epoch has at least, where there are enough images.
 STEPS_AN_EPOCH = 10
-SMALLEST_STEP = 4  # images
+SMALLEST_STEP = 8  # images
 # Images of 224 px and of a student of a ViT-B's size that fit into a GiB.
 # Counted generously: activations in float32 take twice those in 16 bits.
 IMAGES_A_GIB, PIXELS, VIT_B = {2: 8, 4: 4}, 224**2, 86e6
