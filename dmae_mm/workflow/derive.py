@@ -221,7 +221,8 @@ def _lighten(neck: ConfigDict, student: StudentChoice,
     # Attention and MLP of a block have 4 and 8 matrices of this width.
     parameters = 12 * depth * width**2
     if parameters <= HEAVY_DECODER * student.parameters:
-        reasons.append(f'decoder of {depth} blocks, {width} wide: the paper\'s')
+        reasons.append(
+            f'decoder of {depth} blocks, {width} wide: the paper\'s')
         return
     light = min(width, max(HEAD_WIDTH, student.width // HEAD_WIDTH
                            * HEAD_WIDTH))

@@ -1,13 +1,17 @@
 import os.path as osp
+import sys
 
 import pytest
+import timm
+import torch
 from mmengine.config import Config
 
-from dmae_mm.host import read_config
+from dmae_mm.datasets import survey_images
+from dmae_mm.host import build, read_config
 from dmae_mm.models import DMAE, FeatureDistiller
 from dmae_mm.workflow import derive, readable_config
-from dmae_mm.host import build
 from tests.toys.models import ROOT
+from tests.toys.runs import TRAIN, launch
 
 
 def said(derived, part):
@@ -89,24 +93,6 @@ def test_quick(survey, teacher):
     assert few.config.train_cfg.max_epochs == 1
 
 
-@pytest.mark.parametrize('gpu, cores, workers', [
-    (False, 1, 0), (False, 2, 1), (False, 16, 4), (True, 1, 0), (True, 4, 3),
-    (True, 64, 8)])
-def test_workers(survey, teacher, machine, gpu, cores, workers):
-    machine(gpu=gpu, cores=cores)
-    loader = derive(survey(), [teacher], 'test_vit').config.train_dataloader
-    assert loader.num_workers == workers
-    assert loader.persistent_workers is (workers > 0)
-
-
-def test_a_rest_of_one_image_is_left_out(survey, teacher):
-    # 81 images: 8 at once, one remains.
-    assert derive(survey(81), [teacher],
-                  'test_byobnet').config.train_dataloader.drop_last
-    assert not derive(survey(82), [teacher],
-                      'test_byobnet').config.train_dataloader.drop_last
-
-
 def test_checkpoints_and_pictures(survey, teacher):
     cfg = derive(survey(1000), [teacher], 'test_vit').config
     # 16 batches an epoch: 500 iterations are 31.25 epochs; a fifth are 20.
@@ -149,7 +135,7 @@ def test_maps_of_small_images(survey, teacher):
 @pytest.mark.parametrize('student, size, message', [
     ('test_vit', 100, 'multiple of its patches of 16 pixels.* fits: 96'),
     ('test_vit', 16, '1 x 1 patches leave nothing to hide.* fits: 32'),
-    ('levit_128s', 100, 'fits: '),
+    ('levit_128s', 100, 'nearest that fits: 96. Its own is 224'),
     ('test_vit', 0, "--size 0 is not a whole number"),
     ('test_vit', '64', "--size '64' is not a whole number")])
 def test_sizes_that_do_not_fit(survey, teacher, student, size, message):
@@ -210,8 +196,8 @@ def test_another_model_of_timm(survey, teacher):
      'num_heads=[1, 1, 2, 2])', 'features', 'SwinTransformer'),
     ("type='VisionTransformer', arch='deit-t', img_size=64, patch_size=16, "
      'drop_path_rate=0.1', 'masked', 'MAEViT'),
-    ("type='VisionTransformer', arch='deit-t', pre_norm=True", 'features',
-     'VisionTransformer'),
+    ("type='VisionTransformer', arch='deit-t', img_size=64, pre_norm=True",
+     'features', 'VisionTransformer'),
     ("type='MAEViT', arch='deit-t', mask_ratio=0.9", 'masked', 'MAEViT'),
     ("type='TIMMBackbone', model_name='test_vit', pretrained=True", 'masked',
      'MaskedTimmViT'),
@@ -270,23 +256,22 @@ def test_a_config_that_is_not_there(survey, teacher):
 
 
 def test_several_teachers(survey, teacher):
-    other = 'vit_base_patch14_dinov2.lvd142m'
-    derived = derive(survey(), [teacher, other], 'test_vit')
-    model = derived.config.model
+    other = 'vit_small_patch14_dinov2.lvd142m'
+    model = derive(survey(), [teacher, other], 'test_vit').config.model
     assert {*model.teachers} == {'test_vit3', 'dinov2'}
     assert {'teacher', 'aligned_layers', 'distill_neck',
             'distill_loss'}.isdisjoint(model)
-    dino = model.teachers.dinov2
-    assert dino.teacher.pretrained and dino.teacher.model_name == other
-    assert dino.aligned_layers == [(0.75, 0.75)]
-    assert dino.distill_loss.type == 'FeatureAlignmentLoss'
-    built = build(model, 'the model')
-    assert {*built.teachers} == {'test_vit3', 'dinov2'}
+    assert model.teachers.dinov2 == dict(
+        teacher=dict(type='TimmTeacher', model_name=other, pretrained=True),
+        aligned_layers=[(0.75, 0.75)],
+        distill_neck=model.teachers.test_vit3.distill_neck,
+        distill_loss=model.teachers.test_vit3.distill_loss)
+    assert model.teachers.test_vit3.distill_loss.criterion == 'L1'
 
 
 def test_teachers_of_one_family(survey, teacher):
-    names = ['vit_base_patch14_dinov2.lvd142m',
-             'vit_small_patch14_dinov2.lvd142m']
+    names = ['vit_small_patch14_dinov2.lvd142m',
+             'vit_small_patch14_reg4_dinov2.lvd142m']
     model = derive(survey(), names, 'test_byobnet', size=224).config.model
     assert {*model.teachers} == {'dinov2', 'dinov2_2'}
     # 16 x 16 patches instead of 37 x 37, as in the recipe.
@@ -350,3 +335,27 @@ def test_the_config_is_read_back(survey, teacher, tmp_path, student):
     assert {*paths} == {osp.abspath('images'), teacher.partition('=')[2]}
     assert text.index('model = ') < text.index('train_dataloader = ') < (
         text.index('optim_wrapper = '))
+
+
+# --- trainings --------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('student, teachers', [
+    ('test_vit', 1), ('test_byobnet', 1), ('test_vit', 2)])
+def test_a_derived_config_trains(photos, teacher, tmp_path, student,
+                                 teachers):
+    other = tmp_path / 'other.pth'
+    torch.save(timm.create_model('test_vit2').state_dict(), other)
+    derived = derive(
+        survey_images(photos), [teacher, f'test_vit2={other}'][:teachers],
+        student, size=64, epochs=2)
+    path = write(tmp_path / 'config.py', readable_config(derived.config))
+    work_dir = tmp_path / 'run'
+    command = [sys.executable, TRAIN, path, '--work-dir', work_dir]
+    assert 'Everything works' in launch([*command, '--check'], tmp_path)
+    launch(command, tmp_path)
+    # 16 images: two steps of 8 an epoch.
+    assert (work_dir / 'epoch_2.pth').is_file()
+    pictures = list(work_dir.rglob('reconstruction_0_*.png'))
+    assert bool(pictures) is (student == 'test_vit')
