@@ -221,7 +221,8 @@ def _lighten(neck: ConfigDict, student: StudentChoice,
     # Attention and MLP of a block have 4 and 8 matrices of this width.
     parameters = 12 * depth * width**2
     if parameters <= HEAVY_DECODER * student.parameters:
-        reasons.append(f'decoder of {depth} blocks, {width} wide: the paper\'s')
+        reasons.append(
+            f'decoder of {depth} blocks, {width} wide: the paper\'s')
         return
     light = min(width, max(HEAD_WIDTH, student.width // HEAD_WIDTH
                            * HEAD_WIDTH))
@@ -247,8 +248,8 @@ def _set_teachers(cfg: Config, student: StudentChoice,
     shared = ('aligned_layers', 'distill_neck', 'distill_loss')
     unit = 'block' if student.kind == 'masked' else 'stage'
     pairs = ', '.join(
-        f'{_place(ours, unit)} of the student with {_place(its, "block")} of '
-        'the teacher' for ours, its in model.aligned_layers)
+        f'the student\'s {_place(ours, unit)} and the teacher\'s '
+        f'{_place(its, "block")}' for ours, its in model.aligned_layers)
     reasons.append(f'aligned: {pairs}, as in the recipe')
     for teacher, section in zip(teachers, sections):
         if teacher.note:
@@ -272,8 +273,8 @@ def _set_teachers(cfg: Config, student: StudentChoice,
 
 def _place(block: Union[int, float], unit: str) -> str:
     if isinstance(block, float):
-        return f'the {unit} at {block:g} of the depth'
-    return f'the last {unit}' if block == -1 else f'{unit} {block}'
+        return f'{unit} at {block:g} of its depth'
+    return f'last {unit}' if block == -1 else f'{unit} {block}'
 
 
 def _set_channels(cfg: Config, channels: int, warnings: List[str]) -> None:

@@ -47,7 +47,7 @@ def parameters_of(network: nn.Module) -> int:
 
 def why_not_at(network: nn.Module, size: int,
                channels: int) -> Optional[str]:
-    """Why a backbone does not take images of a size.
+    """Why a backbone makes no map of images of a size.
 
     Args:
         network (nn.Module): Of :func:`build_without_data`.
@@ -55,15 +55,19 @@ def why_not_at(network: nn.Module, size: int,
         channels (int): Of the images.
 
     Returns:
-        str | None: The error of its forward pass; None if there is none.
+        str | None: The error of its forward pass, or what else it returns;
+        None if all is well.
     """
     device = next(network.parameters()).device
     network.eval()  # which returns None in mmpretrain
     with torch.no_grad(), torch.random.fork_rng(devices=[]), quietly():
         try:
-            outputs_of_whole_images(
+            outputs = outputs_of_whole_images(
                 network,
                 torch.zeros(2, channels, size, size, device=device))
         except Exception as error:  # whatever a backbone raises
-            return one_line(error)
-    return None
+            return f'on {size} x {size} pixels, {one_line(error)}'
+    last = outputs[-1]
+    if isinstance(last, torch.Tensor) and last.dim() == 4:
+        return None
+    return 'it returns no map, (B, C, rows, columns), of its last stage'

@@ -1,5 +1,5 @@
 """How a recipe is trained with so many images, on this machine."""
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from mmengine.config import Config
 
@@ -12,10 +12,10 @@ from .machine import Machine
 
 # Optimizer steps that an epoch has at least, where there are enough images.
 STEPS_AN_EPOCH = 10
-SMALLEST_STEP = 4  # images
-# Images of 224 px and of a student of a ViT-B's size that fit into a GiB.
-# Counted generously: activations in float32 take twice those in 16 bits.
-IMAGES_A_GIB, PIXELS, VIT_B = {2: 8, 4: 4}, 224**2, 86e6
+SMALLEST_STEP = 8  # images
+# Images of 224 px, and of a student of at most a ViT-B's size, that fit into
+# a GiB of a GPU, in 16 bits, and of a machine without, in 32.
+IMAGES_A_GIB, PIXELS, VIT_B = {True: 8, False: 4}, 224**2, 86e6
 # Images at once for each core, so that a CPU shows progress.
 IMAGES_A_CORE = 16
 QUICK_EPOCHS = 3
@@ -70,7 +70,8 @@ def _batches(cfg: Config, num_images: int, machine: Machine, size: int,
     meant = cfg.auto_scale_lr.base_batch_size
     enough = max(SMALLEST_STEP, num_images // STEPS_AN_EPOCH)
     step = _power_of_two(min(meant, enough))
-    at_once = min(step, _fitting(machine, size, learnt, frozen))
+    fitting, why = _fitting(machine, size, learnt, frozen)
+    at_once = min(step, fitting)
     loader = cfg.train_dataloader
     loader.batch_size = at_once
     cfg.optim_wrapper.accumulative_counts = step // at_once
@@ -86,24 +87,26 @@ def _batches(cfg: Config, num_images: int, machine: Machine, size: int,
     if step > at_once:
         reasons.append(
             f'{at_once} images at once, {step // at_once} times for a step: '
-            f'what fits this machine ({machine})')
+            f'{why} ({machine})')
     loader.drop_last = num_images % at_once == 1
     if loader.drop_last:
-        reasons.append('the last image of an epoch is left out: a batch of one is none '
-                       'for batch norms')
+        reasons.append('the last image of an epoch is left out: a '
+                       'batch of one is none for batch norms')
     return reasons
 
 
-def _fitting(machine: Machine, size: int, learnt: int, frozen: int) -> int:
-    """Images at once: a power of two, by a rule of thumb."""
-    bytes_each = 2 if machine.accelerator else 4
+def _fitting(machine: Machine, size: int, learnt: int,
+             frozen: int) -> Tuple[int, str]:
+    """Images at once, a power of two, by a rule of thumb; and why."""
+    why = 'what fits into memory'
     # Weights of both; gradients and two moments of what learns.
     left = 0.9 * machine.memory - (16 * learnt + 4 * frozen) / 2**30
-    images = left * IMAGES_A_GIB[bytes_each] * PIXELS / size**2 / max(
-        1, learnt / VIT_B)
-    if not machine.accelerator:
-        images = min(images, machine.cores * IMAGES_A_CORE)
-    return _power_of_two(max(SMALLEST_STEP, int(images)))
+    images = left * IMAGES_A_GIB[machine.accelerator] * PIXELS / (
+        size**2) / max(1, learnt / VIT_B)
+    if not machine.accelerator and images > machine.cores * IMAGES_A_CORE:
+        images = machine.cores * IMAGES_A_CORE
+        why = f'{IMAGES_A_CORE} a core, for iterations of seconds'
+    return _power_of_two(max(SMALLEST_STEP, int(images))), why
 
 
 def _power_of_two(number: int) -> int:

@@ -51,10 +51,10 @@ class StudentChoice:
     """A student, before its images are known.
 
     Attributes:
+        name (str): By which it was given.
         kind (str): 'masked', a ViT that sees visible patches alone and
             learns pixels beside its teacher; 'simmim' or 'spark',
             mmpretrain's other masked backbones; 'features', any other.
-        of_timm (bool): Whether its weights have timm's names.
         backbone (dict): Its section of a config.
         configs (tuple[str]): The config files, seen from ``configs``, that
             together are the recipe for it.
@@ -67,8 +67,8 @@ class StudentChoice:
         parameters (int): How many it has.
         note (str): What was chosen, for the reasons.
     """
+    name: str
     kind: str
-    of_timm: bool
     backbone: Dict[str, Any]
     configs: Tuple[str, ...]
     size: int
@@ -86,14 +86,17 @@ class StudentChoice:
                 it takes.
         """
         problem = self._problem(size, channels)
+        if problem and size == self.size:
+            raise ValueError(f'The student {self.name} cannot be trained: '
+                             f'{problem}. Choose another.')
         if problem:
             nearest = next((
-                other for other in self._near(size)
-                if not self._problem(other, channels)), None)
+                str(other) for other in self._near(size)
+                if not self._problem(other, channels)), 'none near it')
             raise ValueError(
-                f'--size {size} does not fit the student: {problem} ' + (
-                    f'The nearest size that fits is {nearest}.' if nearest
-                    else f'Leave it out: {self.size} is its own.'))
+                f'--size {size} does not fit the student {self.name}: '
+                f'{problem}. The nearest that fits: {nearest}. Its own is '
+                f'{self.size}.')
         return replace(self, backbone=self._section(size, channels))
 
     def _near(self, size: int) -> List[int]:
@@ -107,17 +110,16 @@ class StudentChoice:
             number = size // self.unit
             if size % self.unit:
                 return (f'{size} is no multiple of its {what} of {self.unit} '
-                        'pixels.')
+                        'pixels')
             if number < 2:
-                return f'{number} x {number} {what} leave nothing to hide.'
+                return f'{number} x {number} {what} leave nothing to hide'
             return None
         try:
             section, _ = _maps(self._section(size, channels))
             network = build_without_data(section, 'the student')
         except ValueError as error:
             return str(error)
-        reason = why_not_at(network, size, channels)
-        return reason and f'it cannot be run on {size} x {size}: {reason}.'
+        return why_not_at(network, size, channels)
 
     def _section(self, size: int, channels: int) -> Dict[str, Any]:
         section = dict(self.backbone)
@@ -185,8 +187,8 @@ def _of_timm(name: str) -> StudentChoice:
     if rows[0] != rows[1] or size[0] != size[1]:
         return _maps_of_timm(name)
     return StudentChoice(
+        name=name,
         kind='masked',
-        of_timm=True,
         backbone=dict(type='MaskedTimmViT', model_name=name),
         configs=_base_configs('masked'),
         size=size[0],
@@ -211,8 +213,8 @@ def _maps_of_timm(name: str) -> StudentChoice:
     backbone = dict(type='TIMMBackbone', model_name=name)
     _maps(backbone)
     return StudentChoice(
+        name=name,
         kind='features',
-        of_timm=True,
         backbone=backbone,
         configs=_base_configs('features'),
         size=size,
@@ -245,6 +247,7 @@ def _of_mmpretrain(backbone: Dict[str, Any], name: str) -> StudentChoice:
         swin = cls is SimMIMSwinTransformer
         network = build_without_data(section, f'the student {name!r}')
         return StudentChoice(
+            name=name,
             kind='simmim' if swin else 'spark',
             backbone=section,
             configs=(f'students/{recipe}.py', ),
@@ -255,7 +258,6 @@ def _of_mmpretrain(backbone: Dict[str, Any], name: str) -> StudentChoice:
             note=f'{name} is a {cls.__name__}: as the recipe {recipe}, the '
             'loss of ' + ('SimMIM' if swin else 'SparK') +
             ' beside the teacher',
-            of_timm=False,
             shrinks=False)
     if cls in (MAEViT, MAEHiViT, MaskedTimmViT):
         return _masked(section, cls, name)
@@ -263,6 +265,7 @@ def _of_mmpretrain(backbone: Dict[str, Any], name: str) -> StudentChoice:
     network = build_without_data(section, f'the student {name!r}')
     size = section.get('img_size') or ANY_SIZE
     return StudentChoice(
+        name=name,
         kind='features',
         backbone=section,
         configs=_base_configs('features'),
@@ -272,7 +275,6 @@ def _of_mmpretrain(backbone: Dict[str, Any], name: str) -> StudentChoice:
         parameters=parameters_of(network),
         note=f'{name} is a {cls.__name__} of mmpretrain: FeatureDistiller, '
         'without decoder',
-        of_timm=False,
         shrinks='img_size' not in _options(section['type']))
 
 
@@ -292,8 +294,8 @@ def _masked(section: Dict[str, Any], cls: type,
             f'images of {size[0]} x {size[1]} pixels. Only square ones can be '
             'derived a config for: write one, docs/students.md.')
     return StudentChoice(
+        name=name,
         kind='masked',
-        of_timm=cls is MaskedTimmViT,
         backbone=section,
         configs=_base_configs('masked'),
         size=size[0],

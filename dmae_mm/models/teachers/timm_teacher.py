@@ -145,12 +145,13 @@ class TimmTeacher(Teacher):
             num_heads = shared_num_heads(network.blocks[i] for i in blocks)
             network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
+        if img_size is not None:
+            _check_img_size(img_size, student_input, embed.patch_size)
         if student_input is not None:
             height, width = embed.patch_size
             rows, columns = student_input.teacher_grid(embed.grid_size,
                                                        embed.patch_size)
             if img_size is not None:
-                _check_img_size(img_size, student_input, embed.patch_size)
                 rows, columns = img_size // height, img_size // width
             if (rows, columns) != embed.grid_size:
                 network.set_input_size(
@@ -246,8 +247,11 @@ class TimmTeacher(Teacher):
         return features
 
 
-def _check_img_size(img_size: int, student_input: StudentInput,
+def _check_img_size(img_size: int, student_input: Optional[StudentInput],
                     patch_size: Tuple[int, int]) -> None:
+    if student_input is None:
+        raise ValueError(f'teacher.img_size={img_size!r} is for the images of '
+                         'a student, and there is none (student_input).')
     if student_input.patch_grid or student_input.units:
         raise ValueError(
             f'teacher.img_size={img_size!r}, but the student has patches or '
