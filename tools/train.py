@@ -26,8 +26,7 @@ from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
                             adapt_to_platform, choose_port, complete_config,
                             preflight, set_epochs, start, static_problems,
-                            together,
-                            unknown_arguments)
+                            together, unknown_arguments)
 from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 # Where MMEngine's AmpOptimWrapper refuses to work.

@@ -12,6 +12,6 @@ from .static_problems import crop_size, static_problems, together
 
 __all__ = [
     'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'adapt_to_platform', 'choose_port',
-    'complete_config', 'crop_size', 'explain', 'missing_files', 'preflight', 'set_epochs',
-    'start', 'static_problems', 'together', 'unknown_arguments'
+    'complete_config', 'crop_size', 'explain', 'missing_files', 'preflight',
+    'set_epochs', 'start', 'static_problems', 'together', 'unknown_arguments'
 ]

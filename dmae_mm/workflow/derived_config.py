@@ -50,7 +50,7 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
         cfg, comments = _derive(folder, say)
         options = folder.arguments.cfg_options
         problems = complete_config(
-            cfg, options, auto_scale_lr=_other_step(options))
+            cfg, options, auto_scale_lr=_scales_lr(cfg, options))
     cfg.work_dir, cfg.launcher = folder.path, 'none'
     problems = problems or static_problems(cfg)
     if problems:
@@ -64,14 +64,15 @@ def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
     return cfg
 
 
-def _other_step(options: Dict[str, Any]) -> bool:
-    """Whether the learning rate has to follow other images per step."""
-    return any(
-        name in ('train_dataloader.batch_size',
-                 'optim_wrapper.accumulative_counts')
-        for name in options) and not any(
-            name.startswith(('optim_wrapper.optimizer.lr', 'auto_scale_lr'))
-            for name in options)
+def _scales_lr(cfg: Config, options: Dict[str, Any]) -> bool:
+    """Whether options change the images per step, and not the learning rate
+    for them."""
+    images = ('train_dataloader.batch_size',
+              'optim_wrapper.accumulative_counts')
+    rate = ('optim_wrapper.optimizer.lr', 'auto_scale_lr')
+    return 'auto_scale_lr' in cfg and any(
+        name in images for name in options) and not any(
+            name.startswith(rate) for name in options)
 
 
 def _derive(folder: OutFolder, say: Callable[[str], None]

@@ -41,6 +41,7 @@ def toy_derive(survey, teachers, student, *, size=None, epochs=None,
                     ])),
             optim_wrapper=dict(
                 type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+            auto_scale_lr=dict(base_batch_size=4),
             train_cfg=dict(type='ResumableTrainLoop', max_epochs=epochs or 2)))
     return SimpleNamespace(
         config=cfg,

@@ -75,7 +75,7 @@ def test_unknown_student(refused, with_images):
 
 def test_a_size_that_no_patches_fit(refused, with_images):
     said = refused('--size', '100')
-    assert 'The nearest size that fits is 96.' in said
+    assert 'The nearest that fits: 96.' in said
 
 
 def test_too_few_images(refused, tmp_path):

@@ -47,6 +47,15 @@ def test_the_file_tells_why_and_trains_as_it_is(folder, tmp_path):
     assert again.to_dict() == cfg.to_dict()
     assert again.train_dataloader.batch_size == 3
     assert again.work_dir == str(tmp_path / 'out')
+    # It was 0.001 for four images.
+    assert again.optim_wrapper.optimizer.lr == 0.00075
+
+
+def test_a_learning_rate_that_is_given_is_taken(folder):
+    cfg = derived_config(folder(cfg_options={
+        'train_dataloader.batch_size': 3, 'optim_wrapper.optimizer.lr': 0.5}),
+        lambda line: None)
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
 
 
 def test_a_mistake_leaves_nothing_behind(folder, tmp_path):
