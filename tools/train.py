@@ -23,14 +23,11 @@ from mmengine.device import get_device  # noqa: E402
 
 from dmae_mm.engine.work_dir import sole_run  # noqa: E402
 from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
-from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
+from dmae_mm.launch import (LAUNCHER_VARIABLES, NO_AMP,  # noqa: E402
                             adapt_to_platform, choose_port, complete_config,
                             preflight, set_epochs, start, static_problems,
                             together, unknown_arguments)
 from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
-
-# Where MMEngine's AmpOptimWrapper refuses to work.
-NO_AMP = ('cpu', 'mps')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -192,8 +189,6 @@ def main() -> None:
             parser.error(f'cannot write to the work dir {cfg.work_dir!r}: '
                          f'{error}')
     adapt_to_platform(cfg)
-    if get_device() in NO_AMP:
-        adapt_to_cpu(cfg)
     if args.check:
         sys.exit(0 if preflight(cfg) else 1)
     rank, *_ = LAUNCHER_VARIABLES.get(args.launcher, ('', ))

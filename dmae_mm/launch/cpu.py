@@ -8,6 +8,9 @@ from mmengine.device import get_device
 
 from .processes import LAUNCHER_VARIABLES, is_first_process
 
+# Devices on which MMEngine's AmpOptimWrapper refuses to work.
+NO_AMP = ('cpu', 'mps')
+
 
 def adapt_to_cpu(cfg: Config) -> None:
     """Make a config for accelerators run without one, or on Apple's.

@@ -10,6 +10,7 @@ from typing import Iterator, List
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from .cpu import NO_AMP, adapt_to_cpu
 from .processes import is_first_process
 from .sections import DATALOADERS, entries, hooks, shown
 
@@ -23,10 +24,11 @@ def adapt_to_platform(cfg: Config) -> None:
 
     On macOS, workers are started anew (spawn) where a config says or means
     ``mp_start_method='fork'``, as OpenMMLab's all do: Apple's libraries may
-    crash in a process that was forked.
+    crash in a process that was forked. A config for accelerators is made to
+    run without one: see :func:`adapt_to_cpu`.
 
     Args:
-        cfg (Config): Completed.
+        cfg (Config): Completed, and without :func:`platform_problems`.
     """
     notes = platform_notes(cfg)
     if sys.platform == 'darwin' and _start_method(cfg) == 'fork':
@@ -34,6 +36,8 @@ def adapt_to_platform(cfg: Config) -> None:
     if is_first_process(cfg.get('launcher', 'none')):
         for note in notes:
             print(note)
+    if get_device() in NO_AMP:
+        adapt_to_cpu(cfg)
 
 
 def platform_notes(cfg: Config) -> List[str]:

@@ -7,11 +7,10 @@ from typing import Callable, Iterator
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 
 from dmae_mm.engine.hooks.preemption_hook import SIGNALS, Preempted
 from dmae_mm.engine.work_dir import run_progress, sole_run
-from dmae_mm.launch import adapt_to_cpu, adapt_to_platform, preflight, start
+from dmae_mm.launch import adapt_to_platform, preflight, start
 
 from .out_folder import OutFolder
 
@@ -41,8 +40,6 @@ def train(cfg: Config, folder: OutFolder, say: Callable[[str], None]) -> str:
         Preempted: If a signal stopped it.
     """
     adapt_to_platform(cfg)
-    if get_device() == 'cpu':
-        adapt_to_cpu(cfg)
     if torch.cuda.device_count() > 1:
         say(f'{torch.cuda.device_count()} GPUs are there, and this trains on '
             'one. To use all, stop here (Ctrl-C), train with\n'

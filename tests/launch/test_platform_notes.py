@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
-from dmae_mm.launch import (adapt_to_platform, platform_notes,
+from dmae_mm.launch import (adapt_to_platform, cpu, platform_notes,
                             static_problems)
 from tests.toys.models import ROOT
 from tests.toys.runs import TRAIN, config, launch
@@ -24,7 +24,8 @@ def at(monkeypatch):
     def go(system, device='cpu'):
         monkeypatch.setattr(platform_notes, 'sys',
                             SimpleNamespace(platform=system))
-        monkeypatch.setattr(platform_notes, 'get_device', lambda: device)
+        for module in (platform_notes, cpu):
+            monkeypatch.setattr(module, 'get_device', lambda: device)
 
     return go
 
@@ -33,6 +34,7 @@ def example(**changes):
     cfg = Config(
         dict(
             work_dir='work_dirs/a',
+            optim_wrapper=dict(type='OptimWrapper'),
             launcher='none',
             train_dataloader=dict(
                 num_workers=8, dataset=dict(type='ShardDataset')),
@@ -90,9 +92,10 @@ def test_macos_does_not_fork(before, after, at, capsys):
 
 
 def test_only_the_first_process_speaks(at, capsys, monkeypatch):
-    at('win32')
+    at('win32', 'cuda')
     for rank, says in (('0', True), ('1', False)):
         monkeypatch.setenv('RANK', rank)
+        # With a device, for else the processes would look for each other.
         adapt_to_platform(example(launcher='pytorch'))
         assert bool(capsys.readouterr().out) is says
 
@@ -127,8 +130,13 @@ def test_letters_that_the_system_lacks(photos, monkeypatch):
     assert "大小' has letters" in problem and 'PYTHONUTF8=1' in problem
 
 
-def test_apples_gpu(at):
+def test_apples_gpu(at, capsys):
     at('darwin', 'mps')
+    cfg = example(optim_wrapper=dict(type='AmpOptimWrapper', dtype='float16'))
+    adapt_to_platform(cfg)
+    assert cfg.optim_wrapper == dict(type='OptimWrapper')
+    assert ("Apple's GPU (MPS): AmpOptimWrapper is replaced"
+            in capsys.readouterr().out)
     assert any('PYTORCH_ENABLE_MPS_FALLBACK=1' in note
                for note in platform_notes.platform_notes(example()))
 
