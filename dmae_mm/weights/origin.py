@@ -35,6 +35,8 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _BEFORE_MMPRETRAIN = ('mmcls', 'mmselfsup')  # these packages became it
 _EPS_OF_PYTORCH = 1e-5  # of a batch norm whose config does not say it
+# Pillow's numbers of them.
+INTERPOLATIONS = dict(nearest=0, lanczos=1, bilinear=2, bicubic=3)
 # What MAE's pre-training does not have, at the front of names, or anywhere.
 _NOT_OF_MAE = ('head.', 'head_dist.', 'dist_token', 'norm_pre.', 'fc_norm.',
                'attn_pool.', 'reg_token', 'register_tokens')
@@ -240,6 +242,34 @@ def preprocessing_of_config(model: dict, in_channels: int) -> Dict[str, Any]:
         mean=mean,
         std=std,
         to_rgb=any(bool(cfg.get(name)) for name in _TO_RGB))
+
+
+def interpolation_of_config(cfg: dict) -> str:
+    """How a training resized what it cropped of its images.
+
+    Args:
+        cfg (dict): A whole config.
+
+    Returns:
+        str: A name that Pillow has as well: 'bicubic', also where nothing
+        says it, 'bilinear', ...
+    """
+    found = _random_crop(cfg.get('train_dataloader') or {})
+    fast = 'Fast' in str(found.get('type', 'Fast'))
+    # mmpretrain's own default differs from that of this package.
+    said = found.get('interpolation', 'bicubic' if fast else 'bilinear')
+    return said if said in INTERPOLATIONS else 'bicubic'
+
+
+def _random_crop(section: Any) -> dict:
+    """The first random resized crop in a section; {} if there is none."""
+    if isinstance(section, dict):
+        if str(section.get('type', '')).endswith('RandomResizedCrop'):
+            return section
+        section = list(section.values())
+    if isinstance(section, (list, tuple)):
+        return next(filter(None, map(_random_crop, section)), {})
+    return {}
 
 
 def _of_config(text: str) -> Dict[str, Any]:
