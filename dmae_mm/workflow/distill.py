@@ -18,7 +18,7 @@ from .derived_config import derived_config
 from .labelled_images import LabelledImages
 from .out_folder import OutFolder, is_inside
 from .run_report import write_report
-from .student_exports import export_student
+from .student_exports import check_formats, export_student
 from .training import NotTrained, train
 
 __all__ = ['DistillResult', 'NotTrained', 'distill']
@@ -119,6 +119,7 @@ def distill(images: PathLike,
     arguments = Arguments.checked(images, teacher, student, size, epochs, out,
                                   labels, to, quick, cfg_options)
     folder = OutFolder(arguments)
+    check_formats(folder)
     labelled = None if labels is None else LabelledImages.of(arguments.labels)
     if labelled is not None:
         say(f'Labels: {labelled.note}')

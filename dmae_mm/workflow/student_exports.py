@@ -2,17 +2,34 @@
 import os.path as osp
 from typing import Any, Callable, Dict, Optional
 
-from dmae_mm.weights.export import export_checkpoint
+from dmae_mm.weights.export import FORMATS, export_checkpoint
 
 from .out_folder import OutFolder
 
-# Names in the folder of a result, and where a format has no name here:
-# student_FORMAT.safetensors.
-FILES = dict(
-    timm='student.safetensors',
-    transformers='student_transformers',
-    onnx='student.onnx')
-FILES['torch-export'] = 'student.pt2'
+# In the folder of a result; what has no ending is a folder.
+FILES = {
+    'timm': 'student.safetensors',
+    'transformers': 'student_transformers',
+    'onnx': 'student.onnx',
+    'torch-export': 'student.pt2',
+    'mmseg': 'student_mmseg.pth',
+    'mmpretrain': 'student_mmpretrain.pth',
+}
+
+
+def check_formats(folder: OutFolder) -> None:
+    """Find out before the training what the exports after it would lack.
+
+    Args:
+        folder (OutFolder): Of the result.
+
+    Raises:
+        ValueError: If a package is not installed; says what to install.
+        OSError: If a file could not be written.
+    """
+    for to in folder.arguments.to:
+        path = osp.join(folder.path, FILES[to])
+        FORMATS[to].check_destination(path, to, True, '')
 
 
 def export_student(folder: OutFolder, checkpoint: str, to: str, asked: bool,
@@ -39,7 +56,7 @@ def export_student(folder: OutFolder, checkpoint: str, to: str, asked: bool,
     made = folder.made(what, checkpoint=source)
     if made is not None:
         return made
-    file = FILES.get(to, f'student_{to}.safetensors')
+    file = FILES[to]
     try:
         exported = export_checkpoint(
             folder.config_file,

@@ -105,7 +105,7 @@ def test_a_vit_killed_gone_on_with_and_used(there, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in before}
     # Another format needs no training.
     said = launch(command(there, out, '--to', 'mmpretrain'), tmp_path)
-    assert 'student_mmpretrain.safetensors' in said
+    assert 'student_mmpretrain.pth' in said
     assert 'Epoch(train)' not in said
 
     # The config is one of tools/train.py.
