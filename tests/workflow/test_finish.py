@@ -1,6 +1,7 @@
 """After the training: what was made is kept, what failed loses no other."""
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from dmae_mm import distill
 from dmae_mm.__main__ import run
 from dmae_mm.weights.export import FORMATS
+from dmae_mm.weights.export.student_file import StudentFile
 from dmae_mm.workflow import compared_models, student_exports
 from dmae_mm.workflow.student_exports import FILES
 from tests.toys import needs_report  # noqa: F401
@@ -18,6 +20,12 @@ ROWS = [dict(name=name, knn=90.5, linear=80.25, parameters=1e6, k=5, width=8,
              img_size=32, train_images=4, test_images=4, classes=2,
              features='mean')
         for name in ('student', 'untrained student', 'teacher x')]
+
+
+def write(config, checkpoint, path, names='timm', usage=''):
+    with open(path, 'w') as file:
+        file.write(names)
+    return StudentFile(names, usage or f'timm.load({path!r})', ['keep dry'])
 
 
 @pytest.fixture
@@ -44,6 +52,7 @@ def arguments(tmp_path, monkeypatch):
         return ROWS[:len(models)]
 
     monkeypatch.setattr(student_exports, 'export_checkpoint', export)
+    monkeypatch.setattr(student_exports, 'write_student', write)
     monkeypatch.setattr(compared_models, 'probe_models', probe)
     given = finished_run(tmp_path, labels=tmp_path / 'labels')
     return SimpleNamespace(given=given, exported=exported, probed=probed)
@@ -62,17 +71,20 @@ def test_everything_is_made_once(arguments, capsys, tmp_path):
     assert page.count('<td>90.5</td>') == 3 and 'teacher x' in page
     said = capsys.readouterr().out
     assert 'the training is finished' in said and '80.25' in said
-    assert f"load('{out}/student_mmpretrain.pth')" in said and 'keep dry' in said
+    assert f"load('{out}/student_mmpretrain.pth')" in said
+    assert 'Note on student.safetensors: keep dry.' in said
+    assert result.usage['timm'].startswith(
+        'import timm\nstudent = timm.load(')
 
     before = (out / 'report.html').stat().st_mtime_ns
     assert distill(**arguments.given, to=['mmpretrain']) == result
-    assert arguments.exported == ['timm', 'mmpretrain']
+    assert arguments.exported == ['mmpretrain']
     assert len(arguments.probed) == 1
     assert (out / 'report.html').stat().st_mtime_ns == before
     # Another checkpoint is another student.
     finished_run(tmp_path, epoch=3)
     assert distill(**arguments.given).checkpoint == f'{out}/epoch_3.pth'
-    assert arguments.exported == ['timm', 'mmpretrain', 'timm']
+    assert arguments.exported == ['mmpretrain']
     assert len(arguments.probed) == 2
 
 
@@ -85,7 +97,7 @@ def test_an_export_that_fails_loses_no_other(arguments, capsys, tmp_path):
     again = said[said.index('the same command makes it'):].splitlines()[1]
     assert '--to mmseg mmpretrain' in again
     distill(**arguments.given, to=['mmseg', 'mmpretrain'])
-    assert arguments.exported == ['timm', 'mmseg', 'mmpretrain', 'mmseg']
+    assert arguments.exported == ['mmseg', 'mmpretrain', 'mmseg']
 
 
 def test_a_teacher_that_has_no_last_block_is_left_out(arguments, capsys):
@@ -101,16 +113,19 @@ def test_a_teacher_that_has_no_last_block_is_left_out(arguments, capsys):
         capsys.readouterr().out)
 
 
-def test_a_student_that_is_not_for_timm_is_no_failure(
-        arguments, capsys, monkeypatch):
+def test_a_student_that_is_not_for_timm_has_its_own_names(
+        arguments, monkeypatch):
 
     def refuse(*args, **options):
         raise ValueError('timm has no such model')
 
     monkeypatch.setattr(student_exports, 'export_checkpoint', refuse)
+    monkeypatch.setattr(
+        student_exports, 'write_student',
+        partial(write, names='SwinTransformer', usage='build(...)'))
     result = distill(**arguments.given)
-    assert result.exports == {} and result.failed == []
-    assert 'not written for timm: timm has no such' in capsys.readouterr().out
+    assert result.usage == dict(SwinTransformer='build(...)')
+    assert result.failed == []
     assert distill(**arguments.given, to='timm').failed == [
         'The export to timm: timm has no such model']
 
