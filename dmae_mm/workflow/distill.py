@@ -9,6 +9,7 @@ from mmengine.logging import MMLogger
 
 from dmae_mm.engine.hooks.preemption_hook import Preempted
 from dmae_mm.evaluation import probe_table
+from dmae_mm.launch.measure import megabytes
 from dmae_mm.launch.start import shorten_console
 from dmae_mm.weights.safe_load import never_unpickle
 
@@ -183,8 +184,8 @@ def _conclude(result: DistillResult, folder: OutFolder,
              osp.join(result.out, 'evaluation.json'), result.report]
     for path in filter(None, dict.fromkeys(there)):
         if osp.exists(path):
-            say(f'  {osp.relpath(path, result.out):32} '
-                f'{_size(path) / 1e6:10,.1f} MB')
+            say(f'  {osp.relpath(path, result.out):24} '
+                f'{megabytes(_size(path)):>10}')
     for name, usage in result.usage.items():
         say(f'\nThe student in {name}:')
         for line in usage.splitlines():
