@@ -6,6 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from sphinx.addnodes import pending_xref  # noqa: E402
+
 import dmae_mm  # noqa: E402
 
 project = 'dmae_mm'
@@ -23,11 +25,15 @@ exclude_patterns = []
 
 # The anchors that the code host gives to headings, too.
 myst_heading_anchors = 3
+# Quotes and dashes of a page are code more often than not.
+smartquotes = False
 
-autoclass_content = 'both'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # The docstrings say them.
+# What a hook or a module inherits is described where it comes from.
+autodoc_inherit_docstrings = False
 napoleon_use_rtype = False
+napoleon_preprocess_types = True
 # `{{_base_.x}}` of MMEngine's configs is no Python that a highlighter knows.
 suppress_warnings = ['misc.highlighting_failure']
 
@@ -52,5 +58,13 @@ def read_page(app, name, source):
     source[0] = text
 
 
+def find_by_name(app, doctree):
+    """A docstring says `Distillation`, without the module it is in."""
+    for node in doctree.findall(pending_xref):
+        if node.get('refdomain') == 'py':
+            node['refspecific'] = True
+
+
 def setup(app):
     app.connect('source-read', read_page)
+    app.connect('doctree-read', find_by_name)
