@@ -42,8 +42,7 @@ class OnnxFormat(ProgramFormat):
                           source: str) -> None:
         """See :class:`ExportFormat`."""
         super().check_destination(path, to, overwrite, source)
-        missing = [name for name in _PACKAGES
-                   if importlib.util.find_spec(name) is None]
+        missing = [name for name in _PACKAGES if not _is_there(name)]
         if missing:
             raise ValueError(f'to={to!r} needs {" and ".join(missing)}: pip '
                              'install "dmae_mm[onnx]"')
@@ -93,6 +92,13 @@ class OnnxFormat(ProgramFormat):
             self.session = onnxruntime.InferenceSession(
                 path, providers=['CPUExecutionProvider'])
         return self.session
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # of one that must not be imported
+        return False
 
 
 @contextlib.contextmanager
