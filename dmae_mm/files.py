@@ -9,6 +9,7 @@ from typing import Iterator, List
 
 # How the names of folders begin in which something is being written.
 WRITING = '.writing-'
+WINDOWS = os.name == 'nt'
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -56,6 +57,8 @@ def write_whole(path: str, advice: str = '', size: int = 0) -> Iterator[str]:
             for parent, _, files in os.walk(own):
                 for file in files:
                     _sync(osp.join(parent, file))
+            if WINDOWS and osp.isdir(path):
+                os.rmdir(path)  # it replaces files only
             os.replace(unfinished, path)
             _sync(folder)
     except OSError as error:
@@ -84,7 +87,10 @@ def _folder_for(path: str) -> Iterator[None]:
 
 def _sync(path: str) -> None:
     """Have the disk hold a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and osp.isdir(path):
+        return  # it opens no folders
+    # Windows brings to the disk only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from dmae_mm import files
 from dmae_mm.files import (CannotWrite, check_place, remove_leftovers,
                            write_whole)
 
@@ -26,6 +27,31 @@ def test_a_folder(tmp_path):
             file.write('text')
     assert (tmp_path / 'folder' / 'below' / 'a').read_text() == 'text'
     assert os.listdir(tmp_path) == ['folder']
+
+
+def test_on_windows_no_folder_is_opened_or_replaced(tmp_path, monkeypatch):
+    """It opens no folders, and brings to the disk what can be written."""
+    opened, there = [], os.open
+
+    def recorded(path, flags, *mode, **options):
+        if 'dir_fd' not in options:  # else, a folder that is removed
+            opened.append((os.path.basename(path), flags))
+        return there(path, flags, *mode, **options)
+
+    monkeypatch.setattr(files, 'WINDOWS', True)
+    monkeypatch.setattr(os, 'open', recorded)
+    (tmp_path / 'folder').mkdir()
+    for name in ('folder', 'a'):
+        with write_whole(str(tmp_path / name)) as unfinished:
+            below = unfinished
+            if name == 'folder':
+                os.mkdir(unfinished)
+                below = os.path.join(unfinished, 'a')
+            with open(below, 'w') as file:
+                file.write('text')
+    assert (tmp_path / 'folder' / 'a').read_text() == 'text'
+    assert (tmp_path / 'a').read_text() == 'text'
+    assert opened == [('a', os.O_RDWR)] * 2
 
 
 def test_what_fails_changes_nothing(tmp_path):

@@ -23,9 +23,9 @@ from mmengine.device import get_device  # noqa: E402
 
 from dmae_mm.engine.work_dir import sole_run  # noqa: E402
 from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
-from dmae_mm.launch import (LAUNCHER_VARIABLES, adapt_to_cpu,  # noqa: E402
-                            choose_port, complete_config, preflight,
-                            set_epochs, start, static_problems,
+from dmae_mm.launch import (LAUNCHER_VARIABLES, NO_AMP,  # noqa: E402
+                            adapt_to_platform, choose_port, complete_config,
+                            preflight, set_epochs, start, static_problems,
                             unknown_arguments)
 from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
@@ -108,8 +108,10 @@ def check_args(parser: argparse.ArgumentParser,
     if (args.resume not in (None, 'auto') and '://' not in args.resume
             and not osp.isfile(args.resume)):
         parser.error(f'there is no checkpoint {args.resume!r} to resume from')
-    if args.amp and get_device() == 'cpu':
-        parser.error('--amp needs an accelerator, and PyTorch finds none')
+    if args.amp and get_device() in NO_AMP:
+        parser.error('--amp needs an accelerator, and PyTorch finds none' +
+                     " but Apple's (MPS), which MMEngine does not use so" *
+                     (get_device() == 'mps'))
     if args.check and args.launcher != 'none':
         parser.error('--check runs in one process: run `python tools/train.py '
                      f'{args.config} --check`, without tools/dist_train.sh '
@@ -187,8 +189,7 @@ def main() -> None:
         except OSError as error:
             parser.error(f'cannot write to the work dir {cfg.work_dir!r}: '
                          f'{error}')
-    if get_device() == 'cpu':
-        adapt_to_cpu(cfg)
+    adapt_to_platform(cfg)
     if args.check:
         sys.exit(0 if preflight(cfg) else 1)
     rank, *_ = LAUNCHER_VARIABLES.get(args.launcher, ('', ))

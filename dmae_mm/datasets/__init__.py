@@ -9,6 +9,7 @@ from .balanced_subset import (balanced_subset, class_images,  # noqa: E402
                               write_list)
 from .folders import EXTENSIONS, read_class_folders  # noqa: E402
 from .image_subset import ImageSubset  # noqa: E402
+from .image_survey import ImageSurvey, survey_images  # noqa: E402
 from .seeded_sampler import SeededSampler  # noqa: E402
 from .seeds import SeededIndex  # noqa: E402
 from .shards import ShardDataset, ShardSampler  # noqa: E402
@@ -17,7 +18,7 @@ from .transforms import (BadImageError, FastRandomResizedCrop,  # noqa: E402
 
 __all__ = [
     'BadImageError', 'EXTENSIONS', 'FastRandomResizedCrop', 'ImageSubset',
-    'LoadImageOrSkip', 'SeedSample', 'SeededIndex', 'SeededSampler',
-    'ShardDataset', 'ShardSampler', 'balanced_subset', 'class_images',
-    'read_class_folders', 'write_list'
+    'ImageSurvey', 'LoadImageOrSkip', 'SeedSample', 'SeededIndex',
+    'SeededSampler', 'ShardDataset', 'ShardSampler', 'balanced_subset',
+    'class_images', 'read_class_folders', 'survey_images', 'write_list'
 ]

@@ -1,8 +1,9 @@
 """What happens between the command line and the first training step."""
 from .complete_config import complete_config, unknown_arguments
-from .cpu import adapt_to_cpu
+from .cpu import NO_AMP, adapt_to_cpu
 from .explain import explain
 from .missing_files import missing_files
+from .platform_notes import adapt_to_platform
 from .preflight import preflight
 from .processes import LAUNCHER_VARIABLES, choose_port
 from .recipe_length import set_epochs
@@ -10,7 +11,7 @@ from .start import start
 from .static_problems import static_problems
 
 __all__ = [
-    'LAUNCHER_VARIABLES', 'adapt_to_cpu', 'choose_port', 'complete_config',
-    'explain', 'missing_files', 'preflight', 'set_epochs', 'start',
-    'static_problems', 'unknown_arguments'
+    'LAUNCHER_VARIABLES', 'NO_AMP', 'adapt_to_cpu', 'adapt_to_platform',
+    'choose_port', 'complete_config', 'explain', 'missing_files', 'preflight',
+    'set_epochs', 'start', 'static_problems', 'unknown_arguments'
 ]

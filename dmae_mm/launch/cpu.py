@@ -4,15 +4,20 @@ import subprocess
 
 import torch.distributed
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from .processes import LAUNCHER_VARIABLES, is_first_process
 
+# Devices on which MMEngine's AmpOptimWrapper refuses to work.
+NO_AMP = ('cpu', 'mps')
+
 
 def adapt_to_cpu(cfg: Config) -> None:
-    """Make a config for accelerators run without one.
+    """Make a config for accelerators run without one, or on Apple's.
 
     MMEngine's ``AmpOptimWrapper`` refuses to, and its launchers and its
-    wrapping of the model assume a GPU for each process.
+    wrapping of the model assume a GPU for each process. Of several processes
+    on Apple's, ``platform_problems`` has refused the config.
     """
     optim_wrapper = cfg.optim_wrapper
     if str(optim_wrapper.get('type')).endswith('AmpOptimWrapper'):
@@ -20,8 +25,10 @@ def adapt_to_cpu(cfg: Config) -> None:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             optim_wrapper.pop(key, None)
         if is_first_process(cfg.launcher):
-            print('No accelerator: AmpOptimWrapper is replaced by '
-                  'OptimWrapper, training is in full precision.')
+            missing = ('No accelerator' if get_device() == 'cpu' else
+                       "Apple's GPU (MPS)")
+            print(f'{missing}: AmpOptimWrapper is replaced by OptimWrapper, '
+                  'training is in full precision.')
     if cfg.launcher != 'none':
         _init_gloo(cfg.launcher)
         if cfg.get('model_wrapper_cfg') is None:

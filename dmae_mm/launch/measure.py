@@ -2,7 +2,6 @@
 import contextlib
 import os
 import os.path as osp
-import resource
 import shutil
 import sys
 import time
@@ -106,19 +105,25 @@ def memory(runner: Runner, gradients: int) -> List[str]:
     trained = dict(
         gradients=gradients,
         optimizer=_bytes(runner.optim_wrapper.optimizer.state_dict()))
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        total = torch.cuda.mem_get_info()[1]
-        where = f'of {megabytes(total)} on the device'
-    else:
-        # Kilobytes on Linux, bytes on macOS.
-        unit = 1 if sys.platform == 'darwin' else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        where = 'of this process, all libraries included'
     return [
         f'Memory: {_listed(sizes)},', f'    {_listed(trained)},',
-        f'    peak {megabytes(peak)} {where}.'
+        f'    peak {_peak()}.'
     ]
+
+
+def _peak() -> str:
+    if torch.cuda.is_available():
+        total = torch.cuda.mem_get_info()[1]
+        return (f'{megabytes(torch.cuda.max_memory_allocated())} of '
+                f'{megabytes(total)} on the device')
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 'not known: this system does not tell'
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == 'darwin' else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f'{megabytes(peak)} of this process, all libraries included'
 
 
 def duration(runner: Runner, step: float) -> List[str]:
@@ -216,8 +221,8 @@ def megabytes(size: float) -> str:
 
 
 def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter()
 
 

@@ -103,7 +103,7 @@ def _explained(error: Exception, cfg: Config) -> str:
     path = osp.join(cfg.work_dir, TRACEBACK)
     message = f'error: {explain(error, cfg)}'
     try:
-        with open(path, 'w') as file:
+        with open(path, 'w', encoding='utf-8') as file:
             file.write(''.join(traceback.format_exception(error)))
     except OSError:
         return message + '\n' + traceback.format_exc()

@@ -10,6 +10,7 @@ from dmae_mm.models.timm_vits import default_img_size
 from dmae_mm.options import is_finite_number
 
 from .missing_files import missing_files
+from .platform_notes import platform_problems
 from .sections import DATALOADERS, entries, hooks, shown
 
 # Larger numbers in `model`, or of workers, would keep the machine busy for
@@ -28,7 +29,8 @@ def static_problems(cfg: Config) -> List[str]:
     """
     return [
         *_wrong_numbers(cfg), *_no_sections(cfg), *_normalisation(cfg),
-        *_crop_size(cfg), *_mask_size(cfg), *missing_files(cfg)
+        *_crop_size(cfg), *_mask_size(cfg), *missing_files(cfg),
+        *platform_problems(cfg)
     ]
 
 

@@ -132,6 +132,27 @@ def test_workers_outlive_the_signals_of_others(tmp_path):
     assert os.waitpid(worker, 0)[1] == 0
 
 
+def test_workers_where_no_sender_is_named(tmp_path):
+    """As on macOS: SIGTERM ends a worker, the others do not."""
+    ready = tmp_path / 'ready'
+    worker = os.fork()
+    if not worker:
+        del signal.sigwaitinfo
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        outlive_signals(0, then=lambda worker_id: ready.touch())
+        time.sleep(60)
+        os._exit(1)
+    while not ready.exists():
+        time.sleep(0.01)
+    os.kill(worker, signal.SIGUSR1)
+    os.kill(worker, signal.SIGINT)
+    time.sleep(0.3)
+    assert os.waitpid(worker, os.WNOHANG) == (0, 0)
+    os.kill(worker, signal.SIGTERM)
+    status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    assert status == -signal.SIGTERM
+
+
 def test_a_second_signal_ends_at_once():
     """But not the same one, passed on by a launcher."""
     child = os.fork()

@@ -24,6 +24,7 @@ import argparse
 import json
 import os.path as osp
 import sys
+from pathlib import Path
 from typing import List, Optional
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
@@ -79,7 +80,7 @@ def compare(args: argparse.Namespace) -> None:
     with write_whole(json_path) as unfinished, open(unfinished, 'w') as file:
         json.dump(results, file, indent=2)
     state = 'untrained' if args.checkpoint is None else '/'.join(
-        args.checkpoint.split('/')[-2:])
+        Path(args.checkpoint).parts[-2:])
     named = f', teacher {args.teacher}' * bool(args.teacher)
     title = (f'{osp.basename(args.config)}, student {state}{named}\n'
              f'{results["num_images"]} images, '

@@ -122,8 +122,7 @@ class ShardFolder:
         sample = self.samples[index]
         file = self._open_shard(int(sample['shard']))
         size = int(sample['size'])
-        # Without a position of its own, a file may be shared after a fork.
-        content = os.pread(file.fileno(), size, int(sample['offset']))
+        content = _read_at(file, size, int(sample['offset']))
         if len(content) != size:
             raise OSError(f'{file.name} ended inside a sample: it was changed '
                           'while it was read.')
@@ -196,3 +195,11 @@ class ShardFolder:
     def __getstate__(self) -> dict:
         # Open files stay with their process.
         return {**self.__dict__, '_open': OrderedDict()}
+
+
+def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+    if hasattr(os, 'pread'):
+        # Without a position of its own, a file may be shared after a fork.
+        return os.pread(file.fileno(), size, offset)
+    file.seek(offset)  # Windows has no fork either
+    return file.read(size)

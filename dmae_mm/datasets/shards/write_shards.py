@@ -101,7 +101,7 @@ def _list_samples(
         labels; names of the classes, None without labels.
     """
     dataset = read_class_folders(root) if with_label else image_folder(root)
-    samples = sorted((osp.relpath(info['img_path'], root),
+    samples = sorted((osp.relpath(info['img_path'], root).replace(os.sep, '/'),
                       info['gt_label'] if with_label else -1)
                      for info in map(dataset.get_data_info,
                                      range(len(dataset))))

@@ -155,11 +155,32 @@ class LoadImageOrSkip(BaseTransform):
             BadImageError: With the reason.
         """
         if data is None:
-            try:
-                data = fileio.get(path)
-            except OSError as error:
-                raise BadImageError(
-                    f'not readable ({error.strerror or error})') from error
+            data = read_file(path)
+        image = self.decode(data)
+        if self.value_range is not None:
+            return self._scaled(path, image)
+        if image.dtype == np.uint8:
+            return image
+        self._warn_if_dark(path, int(image.max()))
+        if self.channels in _FLAGS and not (
+                is_tiff(data) and TiffHeader.of(data).has_bands):
+            return mmcv.imfrombytes(
+                data, _FLAGS[self.channels], backend='cv2')
+        return (image >> 8).astype(np.uint8)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decode one file with all its bits, or say what is wrong with it.
+
+        Args:
+            data (bytes): Its content.
+
+        Returns:
+            np.ndarray: (H, W, channels), or (H, W) for one channel; uint8 or
+            uint16, or of any type if there is a ``value_range``.
+
+        Raises:
+            BadImageError: With the reason.
+        """
         width, height = read_size(data)
         # Of more than 3 channels, fewer pixels have room.
         if width * height * max(self.channels, 3) > 3 * self.max_pixels:
@@ -169,28 +190,22 @@ class LoadImageOrSkip(BaseTransform):
                                 (self.channels > 3))
         if is_cut_off(data):  # older OpenCVs make the missing part grey
             raise BadImageError(_DAMAGED)
-        bands = self._bands(data)
-        image = self._decode(data) if bands is None else bands
+        image = self._bands(data)
+        if image is None:
+            image = self._opencv(data)
         if image is None:
             raise BadImageError(_DAMAGED)
         found = 1 if image.ndim == 2 else image.shape[2]
         if found != self.channels:
             raise BadImageError(f'{found} channels, but channels='
                                 f'{self.channels} are wanted')
-        if self.value_range is not None:
-            return self._scaled(path, image)
-        if image.dtype == np.uint8:
-            return image
-        if image.dtype != np.uint16:
+        if self.value_range is None and image.dtype not in (np.uint8,
+                                                            np.uint16):
             raise BadImageError(
                 f'its values are {image.dtype}, from {np.nanmin(image):g} to '
                 f'{np.nanmax(image):g}: give LoadImageOrSkip value_range='
                 '(LOW, HIGH), the values that become 0 and 255')
-        self._warn_if_dark(path, int(image.max()))
-        if bands is None and self.channels in _FLAGS:
-            return mmcv.imfrombytes(
-                data, _FLAGS[self.channels], backend='cv2')
-        return (image >> 8).astype(np.uint8)
+        return image
 
     def _bands(self, data: bytes) -> Optional[np.ndarray]:
         """The channels of a TIFF file that OpenCV would read wrongly."""
@@ -214,7 +229,7 @@ class LoadImageOrSkip(BaseTransform):
                 f'{_DAMAGED} ({one_line(error)})') from error
         return image[..., ::-1] if self.channels == 3 else image
 
-    def _decode(self, data: bytes) -> Optional[np.ndarray]:
+    def _opencv(self, data: bytes) -> Optional[np.ndarray]:
         """What OpenCV reads, with all bits; None if it cannot."""
         if self.channels in _FLAGS:
             if not is_tiff(data) or TiffHeader.of(data).is_plain:
@@ -286,6 +301,19 @@ def _as_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 _DAMAGED = 'cut off, damaged or of an unknown kind'
+
+
+def read_file(path: str) -> bytes:
+    """The content of a file or URL.
+
+    Raises:
+        BadImageError: If it cannot be read; says why.
+    """
+    try:
+        return fileio.get(path)
+    except OSError as error:
+        raise BadImageError(
+            f'not readable ({error.strerror or error})') from error
 
 
 def read_size(data: bytes) -> Tuple[int, int]:

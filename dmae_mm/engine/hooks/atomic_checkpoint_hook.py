@@ -1,4 +1,5 @@
 import hashlib
+import locale
 import os.path as osp
 import pickle
 from typing import Any, Optional, Sequence
@@ -215,9 +216,10 @@ class AtomicCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args)
         if is_main_process():
+            # In the encoding in which MMEngine reads it.
             write_run_file(
                 osp.join(runner.work_dir, 'last_checkpoint'),
-                self.last_ckpt.encode())
+                self.last_ckpt.encode(locale.getpreferredencoding(False)))
 
     def _remove_step(self, step: Optional[int]) -> None:
         if step is not None:

@@ -174,8 +174,12 @@ class FiniteLossHook(RuntimeInfoHook):
             batch=data_batch,
             random_state=self._random_state,
             statistics=self._statistics)
-        # float64 holds all that a loss may be in, unchanged.
-        to = dict(dtype=torch.float64, device=self._verdict.device)
+        # float64 holds all that a loss may be in, unchanged; Apple's devices
+        # have none, nor losses in it.
+        device = self._verdict.device
+        to = dict(
+            device=device,
+            dtype=torch.float32 if device.type == 'mps' else torch.float64)
         numbers, copied = copy_to_host(
             torch.stack([
                 torch.as_tensor(value, **to).reshape(())
@@ -270,7 +274,8 @@ def copy_to_host(
     numbers: torch.Tensor
 ) -> Tuple[torch.Tensor, Optional['torch.cuda.Event']]:
     """Start a copy; the event, if any, tells when it has arrived."""
-    copy = numbers.to('cpu', non_blocking=True)  # from a GPU: to pinned memory
+    # From a GPU, to pinned memory. No other copy is waited for.
+    copy = numbers.to('cpu', non_blocking=numbers.is_cuda)
     return copy, (torch.cuda.current_stream().record_event()
                   if numbers.is_cuda else None)
 

@@ -17,7 +17,10 @@ from ..resuming import pending_gradients, why_not_inside_epoch
 from ..work_dir import forget_preemption, note_preemption
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Windows has no SIGUSR1, and lets no other process send SIGTERM.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT')
+    if hasattr(signal, name))
 EX_TEMPFAIL = 75  # sysexits.h: try again later
 # Iterations from one agreement of several processes to the next.
 AGREE_EVERY = 5
@@ -45,12 +48,12 @@ class Preempted(SystemExit):
 class PreemptionHook(Hook):
     """SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and end the run.
 
-    Schedulers send the former two before they take a machine away. The status
-    is 75, and the next start of the same command with ``tools/train.py`` goes
-    on by itself. After Ctrl-C (SIGINT) it is 130, and the next start goes on
-    if ``--resume`` asks for it: a person may have stopped the run because
-    something was wrong. A second signal, more than 3 seconds after the first,
-    ends the process at once.
+    Schedulers send the former two before they take a machine away; Windows
+    has Ctrl-C alone. The status is 75, and the next start of the same command
+    with ``tools/train.py`` goes on by itself. After Ctrl-C (SIGINT) it is
+    130, and the next start goes on if ``--resume`` asks for it: a person may
+    have stopped the run because something was wrong. A second signal, more
+    than 3 seconds after the first, ends the process at once.
 
     The checkpoint is ``AtomicCheckpointHook``'s, after the optimizer's next
     step. A config that cannot resume inside an epoch saves nothing more, and
@@ -181,16 +184,20 @@ def outlive_signals(worker_id: int,
     """Begin a data loader's worker that no signal to the whole run ends.
 
     Its own process also ends it by SIGTERM, if it does not go by itself:
-    PyTorch tells one from the other by the sender, and so does this.
+    PyTorch tells one from the other by the sender, and so does this. Where
+    the system does not name the sender, as on macOS and Windows, SIGTERM ends
+    the worker whoever sends it.
 
     Args:
         worker_id (int): Its number.
         then (callable, optional): What begins it otherwise. Defaults to None.
     """
-    for number in (signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     if then is not None:
         then(worker_id)
 

@@ -57,6 +57,11 @@ def server(folder):
     server.close()
 
 
+def test_windows_has_no_pread(shards, contents, monkeypatch):
+    monkeypatch.delattr(os, 'pread')
+    assert contents_of(ShardDataset(shards, with_label=True)) == contents
+
+
 def test_files_are_read_unchanged(shards, contents):
     dataset = ShardDataset(shards, with_label=True)
     assert len(dataset) == len(contents) == 50
