@@ -225,6 +225,10 @@ def save_tensors(path: str, tensors: Tensors, meta: Dict[str, Any]) -> None:
             for key, value in meta.items()
         }
         safetensors.torch.save_file(tensors, path, text)
+        # It makes files that their owner alone may read.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(path, 0o666 & ~umask)
     else:
         torch.save(dict(state_dict=tensors, meta=meta), path)
 
