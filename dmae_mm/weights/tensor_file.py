@@ -224,11 +224,10 @@ def save_tensors(path: str, tensors: Tensors, meta: Dict[str, Any]) -> None:
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in meta.items()
         }
+        open(path, 'ab').close()
+        mode = os.stat(path).st_mode
         safetensors.torch.save_file(tensors, path, text)
-        # It makes files that their owner alone may read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(path, 0o666 & ~umask)
+        os.chmod(path, mode)  # it leaves a file that its owner alone can read
     else:
         torch.save(dict(state_dict=tensors, meta=meta), path)
 

@@ -310,14 +310,6 @@ def test_what_is_written_is_read_back(tmp_path, name):
     assert [p for p in tmp_path.rglob('*') if p.is_file()] == [path]
 
 
-@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
-def test_who_may_read_it(tmp_path, name):
-    write_tensor_file(str(tmp_path / name), WEIGHTS, {})
-    (tmp_path / 'other').touch()
-    assert (tmp_path / name).stat().st_mode == (
-        tmp_path / 'other').stat().st_mode
-
-
 def test_meta(tmp_path):
     path = str(tmp_path / 'a.pth')
     write_tensor_file(path, dict(a=torch.ones(1)), META)
@@ -351,3 +343,12 @@ def test_illegal_destination(tmp_path, name, error):
         write_tensor_file(
             str(tmp_path / name), dict(a=torch.ones(1)), META, overwrite=True)
     assert [p.name for p in tmp_path.rglob('*')] == ['folder.pth']
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+def test_others_may_read_what_is_written(tmp_path, name):
+    """As far as the umask says, as for each file."""
+    path = tmp_path / name
+    write_tensor_file(str(path), dict(a=torch.ones(2)), {})
+    (tmp_path / 'plain').touch()
+    assert path.stat().st_mode == (tmp_path / 'plain').stat().st_mode

@@ -13,6 +13,7 @@ from .program_format import ProgramFormat
 from .trained_model import TrainedModel
 
 OPSET = 18
+MOST_BYTES = 2_000_000_000  # of weights, in one file of its kind
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
 
@@ -32,6 +33,11 @@ class OnnxFormat(ProgramFormat):
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__(model)
+        size = sum(tensor.nbytes for tensor in self.tensors.values())
+        if size > MOST_BYTES:
+            raise ValueError(f'The weights are {size:,} bytes, and one ONNX '
+                             f'file holds {MOST_BYTES:,}. --to torch-export '
+                             'can.')
         import onnxruntime
         self.loaded_by = f'onnxruntime {onnxruntime.__version__}'
         self.converted = None
