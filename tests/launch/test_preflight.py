@@ -165,7 +165,7 @@ def test_a_full_disk(cfg, monkeypatch):
                         lambda path: type('Usage', (), dict(free=1000)))
     good, said = check(cfg)
     assert not good
-    assert re.search(r'has 0.001 MB free, but checkpoints need \S+ MB', said)
+    assert re.search(r'has 1 kB free, but checkpoints need \S+ [kM]B', said)
 
 
 def test_a_work_dir_that_cannot_be_written(cfg):
