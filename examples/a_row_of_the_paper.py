@@ -64,8 +64,8 @@ total = 0
 for recipe in (*PRETRAIN.values(), FINETUNE, FINETUNE):
     hours = share * float(rows[Path(recipe).name].cells['GPU-hours'])
     total += hours
-    print(f'{recipe:24}{hours:10.3f} GPU-hours')
-print(f'{"Together":24}{total:10.3f} GPU-hours, about {total / args.gpus:.3f} '
+    print(f'{recipe:28}{hours:10.3f} GPU-hours')
+print(f'{"Together":28}{total:10.3f} GPU-hours, about {total / args.gpus:.3f} '
       f'hours on {args.gpus} GPU{"s" * (args.gpus > 1)}')
 if args.plan:
     sys.exit()
@@ -112,20 +112,23 @@ def adapt_data(dataset, is_train):
 # %% [markdown]
 # ## Pre-train, fine-tune, test
 #
-# Each stage is a command of this repository. It is printed, and its config lies
-# beside its work dir, to be read, changed and run by hand.
+# Each stage is a command of this repository. It is printed, and its config
+# lies beside its work dir, to be read, changed and run by hand.
 
 
 # %%
-def run(tool, cfg, *options):
-    """Run a command of tools/ on a config."""
+def write(cfg):
+    """Write a config beside its work dir; the file."""
     path = Path(f'{cfg.work_dir}.py')
+    if path.exists() and path.read_text() != cfg.pretty_text:
+        sys.exit(f'{path} is of a run with other options. Give these, or '
+                 'another --out.')
     path.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(path)
-    command = [sys.executable, f'tools/{tool}.py', str(path), *options]
-    if tool == 'train' and args.gpus > 1:
-        command = ['bash', 'tools/dist_train.sh', str(path), str(args.gpus),
-                   *options]
+    return str(path)
+
+
+def run(*command):
     print(f'\n$ {shlex.join(command)}', flush=True)
     if subprocess.run(command).returncode:
         sys.exit('This stage has failed. Once that is mended, the same '
@@ -134,10 +137,24 @@ def run(tool, cfg, *options):
 
 def train(cfg):
     """Train, unless that was done; the last checkpoint."""
-    last = Path(cfg.work_dir, f'epoch_{args.epochs}.pth')
-    if not last.exists():
-        run('train', cfg, '--auto-scale-lr', '--resume')
-    return str(last)
+    config, options = write(cfg), ('--auto-scale-lr', '--resume')
+    last = f'{cfg.work_dir}/epoch_{args.epochs}.pth'
+    if Path(last).exists():
+        print(f'\n{last} is there.')
+    elif args.gpus > 1:
+        run('bash', 'tools/dist_train.sh', config, str(args.gpus), *options)
+    else:
+        run(sys.executable, 'tools/train.py', config, *options)
+    return last
+
+
+def test(cfg, classifier):
+    """Test, unless that was done; the accuracy in percent."""
+    result = Path(cfg.work_dir, 'test.json')
+    if not result.exists():
+        run(sys.executable, 'tools/test.py', write(cfg), classifier, '--out',
+            str(result), '--out-item', 'metrics')
+    return json.loads(result.read_text())['accuracy/top1']
 
 
 accuracies = {}
@@ -150,11 +167,7 @@ for name, recipe in PRETRAIN.items():
 
     cfg = adapted(FINETUNE, f'{Path(recipe).name}_finetune')
     cfg.model.backbone.init_cfg.checkpoint = student
-    classifier = train(cfg)
-
-    result = f'{cfg.work_dir}.json'
-    run('test', cfg, classifier, '--out', result, '--out-item', 'metrics')
-    accuracies[name] = json.loads(Path(result).read_text())['accuracy/top1']
+    accuracies[name] = test(cfg, train(cfg))
 
 # %% [markdown]
 # ## The row

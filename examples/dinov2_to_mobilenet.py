@@ -17,7 +17,6 @@ notebook; there, the defaults of the first cell are taken: change them.
 import argparse
 from pathlib import Path
 
-import timm
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -58,8 +57,8 @@ for row in (result.evaluation or {'rows': []})['rows']:
 # ## Load the student in timm
 #
 # The result has the lines of Python that do it, with the mean, std and size of
-# the training. They make `student`, `transform` and, of one PIL `image`, the
-# `features`.
+# the training. Of a PIL `image`, they make `student`, `transform` and
+# `features`. Elsewhere, copy them.
 
 # %%
 if 'timm' not in result.usage:
@@ -70,9 +69,10 @@ files = files[:1000]  # enough for a picture
 if not 0 <= args.query < len(files):
     raise SystemExit(f'--query {args.query}: there are the images 0 to '
                      f'{len(files) - 1}.')
-image = Image.open(files[args.query]).convert('RGB')
 print(result.usage['timm'])
-exec(result.usage['timm'])
+names = dict(image=Image.open(files[args.query]).convert('RGB'))
+exec(result.usage['timm'], names)
+student, transform = names['student'], names['transform']
 
 # %% [markdown]
 # ## Use it

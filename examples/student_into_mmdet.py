@@ -41,8 +41,8 @@ args = parser.parse_args([] if 'get_ipython' in globals() else None)
 # %% [markdown]
 # ## A stock config and a student
 #
-# In its checkpoint, the student's tensors are named `backbone.` and so on. That
-# prefix is all that MMEngine's `Pretrained` has to know.
+# In its checkpoint, the names of the student's tensors begin with `backbone.`.
+# That prefix is all that MMEngine's `Pretrained` has to know.
 
 # %%
 with open(args.annotations) as file:

@@ -2,8 +2,10 @@
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +85,60 @@ def test_a_rehearsal_costs_its_share(plan):
         hours('vit-s_dmae') / 40, abs=1e-3)
 
 
+@pytest.mark.parametrize('gpus, accumulated', [(1, (32, 8)), (8, (4, 1))])
+def test_without_options_the_recipes_are_trained(gpus, accumulated, tmp_path,
+                                                 monkeypatch, capsys):
+    """What is new in the written configs; nothing is trained."""
+    commands = []
+
+    def pretend(command):
+        commands.append(list(command))
+        work_dir = Path(command[2]).with_suffix('')
+        work_dir.mkdir(exist_ok=True)
+        (work_dir / 'epoch_100.pth').touch()
+        (work_dir / 'test.json').write_text('{"accuracy/top1": 12.5}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setattr(sys, 'argv', [
+        EXAMPLE, '--gpus', str(gpus), '--out', str(tmp_path)])
+    monkeypatch.setattr(subprocess, 'run', pretend)
+    runpy.run_path(EXAMPLE)
+
+    starts = {1: [sys.executable, 'tools/train.py'],
+              8: ['bash', 'tools/dist_train.sh']}
+    names = ('vit-s_dmae', 'vit-s_dmae_finetune', 'vit-s_mae',
+             'vit-s_mae_finetune')
+    assert commands == [[
+        *starts[gpus], f'{tmp_path}/{name}.py', *['8'] * (gpus == 8),
+        '--auto-scale-lr', '--resume'
+    ] for name in names]
+    for name, recipe in zip(names, (
+            'dmae/vit-s_dmae', 'benchmarks/vit-s_finetune',
+            'baselines/vit-s_mae', 'benchmarks/vit-s_finetune')):
+        cfg = Config.fromfile(tmp_path / f'{name}.py')
+        recipe = Config.fromfile(ROOT / 'configs' / f'{recipe}_in1k.py')
+        if 'finetune' in name:
+            assert cfg.model.backbone.init_cfg.checkpoint == (
+                f'{tmp_path}/{name.removesuffix("_finetune")}/epoch_100.pth')
+            cfg.model.backbone.init_cfg = recipe.model.backbone.init_cfg
+        assert cfg.optim_wrapper.accumulative_counts == accumulated[
+            'finetune' in name]
+        # These are what the host takes where nothing is said.
+        recipe.optim_wrapper.accumulative_counts = (
+            cfg.optim_wrapper.accumulative_counts)
+        recipe.model.backbone.img_size = 224
+        if 'finetune' not in name:
+            recipe.model.neck.num_patches = 196
+        for section in ('model', 'train_dataloader', 'val_dataloader',
+                        'test_dataloader', 'optim_wrapper', 'train_cfg',
+                        'param_scheduler', 'custom_hooks', 'randomness'):
+            assert cfg.get(section) == recipe.get(section), section
+    said = capsys.readouterr().out
+    assert said.endswith('| DMAE | 12.50 | 79.3 |\n| plain MAE | 12.50 |  |\n')
+
+
 @pytest.fixture
 def clone(tmp_path):
     """A clone whose recipes are of toy size, and what they train on."""
@@ -116,7 +172,7 @@ def test_a_rehearsal(clone):
     assert said.count('$ ') == 6  # three stages of two students
     out = clone / 'out'
     accuracies = [
-        json.loads((out / f'{name}_finetune.json').read_text())
+        json.loads((out / f'{name}_finetune' / 'test.json').read_text())
         ['accuracy/top1'] for name in ('vit-s_dmae', 'vit-s_mae')
     ]
     assert all(accuracy in (0, 12.5, 25, 37.5, 50, 62.5, 75, 87.5, 100)
@@ -142,6 +198,10 @@ def test_a_rehearsal(clone):
             f'out/{name}/epoch_2.pth')
         assert [step.scale for step in cfg.val_dataloader.dataset.pipeline
                 if step.type == 'ResizeEdge'] == [73]
-    # Only the tests are run again.
-    said = example(clone, *options)
-    assert said.count('$ ') == 2 and 'tools/train.py' not in said
+    # Nothing is done twice, and nothing is mixed with another run.
+    again = example(clone, *options)
+    assert '$ ' not in again and again.splitlines()[-6:] == (
+        said.splitlines()[-6:])
+    with pytest.raises(AssertionError, match='vit-s_dmae.py is of a run with '
+                       'other options. Give these, or another --out.'):
+        example(clone, *options, '--epochs', '3')
