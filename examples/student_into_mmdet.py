@@ -53,6 +53,7 @@ cfg = (get_config if '::' in args.config else Config.fromfile)(args.config)
 cfg.model.backbone.init_cfg = dict(
     type='Pretrained', checkpoint=args.checkpoint, prefix='backbone.')
 cfg.model.roi_head.bbox_head.num_classes = len(classes)
+cfg.model.test_cfg.rcnn.score_thr = 0.  # the best boxes, however uncertain
 
 # %% [markdown]
 # The rest is data and length: a warm-up and some iterations, at the learning
@@ -80,7 +81,7 @@ cfg.default_hooks.checkpoint = dict(
 cfg.custom_imports = dict(imports=['dmae_mm'], allow_failed_imports=False)
 # It stops a run whose backbone has not got its weights.
 cfg.custom_hooks = [dict(type='mmpretrain.PretrainedBackboneHook')]
-cfg.work_dir = args.out
+cfg.work_dir, cfg.launcher = args.out, 'none'
 adapt_to_platform(cfg)  # mixed precision, where the machine has it
 Path(args.out).mkdir(parents=True, exist_ok=True)
 cfg.dump(f'{args.out}/config.py')
