@@ -77,6 +77,29 @@ def test_a_resnet_in_the_stock_faster_rcnn(coco, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_vit_in_its_own_config(coco, tmp_path):
+    """The line of its docstring, from the root of the repository."""
+    student = write_student(
+        tmp_path / 'epoch_100.pth',
+        dict(type='MAEViT', arch='deit-s', patch_size=16))
+    out = tmp_path / 'out'
+    said = launch(
+        command(coco, tmp_path / 'epoch_100.pth', out, '--config',
+                'configs/detection/vit-s_faster-rcnn_coco.py', '--iterations',
+                '2'), ROOT, PYTHONPATH=str(ROOT))
+    assert 'All 150 backbone tensors arrived (0 resized).' in said
+    cfg = Config.fromfile(out / 'config.py')
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * 2 / 16)
+    state = torch.load(out / 'iter_2.pth', weights_only=False)['state_dict']
+    weight = student.state_dict()['layers.0.attn.qkv.weight']
+    moved = (state['backbone.layers.0.attn.qkv.weight'] - weight).abs().max()
+    # AdamW moves a weight by its rate at most, here after warm-up and decay
+    # of layers.
+    assert 0 < moved < 1e-4
+    assert cv2.imread(str(out / 'detections.png')).shape == (96, 128, 3)
+
+
+@pytest.mark.slow
 def test_another_depth_is_refused_before_the_training(coco, tmp_path):
     write_student(tmp_path / 'epoch_100.pth', dict(RESNET, depth=18))
     with pytest.raises(AssertionError) as error:
