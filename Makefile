@@ -116,7 +116,7 @@ ops: $(ALL)
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find dmae_mm configs tools studies tests -name __pycache__ -prune -exec rm -rf {} +
+	find dmae_mm configs examples tools studies tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)
