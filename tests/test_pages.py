@@ -18,6 +18,7 @@ FOLDERS = ('.ci', 'configs', 'dmae_mm', 'docs', 'examples', 'studies', 'tests',
 NAMES = {path.name for path in ROOT.glob('*')}.union(
     *({path.name for path in (ROOT / folder).rglob('*')}
       for folder in FOLDERS))
+NAMES.add('config.py')  # tools/distill.py writes it
 CODE = re.compile(r'```.*?```|`[^`]+`', re.DOTALL)
 # Not within another path, as that of '/path/to/dmae_mm/configs/FILE' is.
 PATH = re.compile(r'(?<![\w/.~-])(?:%s)/[\w./{},*-]*' %
