@@ -3,6 +3,7 @@
 # make test-slow    run those that launch whole trainings and install the wheel
 # make study        repeat the comparisons in docs/results.md: an hour or more
 # make lint         check the style
+# make docs         build the site into build/docs
 # make resolve      ask whether pip finds the packages, for every Python
 # make clean        remove caches; make distclean removes .venv as well
 #
@@ -14,7 +15,7 @@
 # mmcv's compiled ops, which mmdet needs: 6 to 12 minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
-.PHONY: quickstart test test-slow study lint resolve venv ops clean distclean
+.PHONY: quickstart test test-slow study lint docs resolve venv ops clean distclean
 # Two sets of packages must not be installed at the same time.
 .NOTPARALLEL:
 
@@ -32,7 +33,7 @@ ALL := $(VENV)/.installed-all-$(SUM)
 # All of them are some of them.
 $(SOME): EXTRAS := mm,quickstart
 $(SOME): STAMPS := $(SOME)
-$(ALL) resolve: EXTRAS := mm,mim,mmdet,mmseg,quickstart,report,shards,test,tiff
+$(ALL) resolve: EXTRAS := mm,mim,mmdet,mmseg,quickstart,docs,report,shards,test,tiff
 $(ALL): STAMPS := $(SOME) $(ALL)
 OPS := $(if $(WITH_OPS),ops)
 
@@ -60,6 +61,11 @@ study: $(SOME)
 
 lint: $(ALL)
 	$(BIN)/ruff check .
+
+# A warning, such as a link that leads nowhere, is an error.
+docs: $(ALL)
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+	@echo 'The site begins at build/docs/index.html'
 
 # Needs no environment, and leaves none.
 resolve:

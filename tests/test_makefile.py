@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from tests.toys.models import ROOT
 
 SOME = '.[mm,quickstart]'
-ALL = '.[mm,mim,mmdet,mmseg,quickstart,report,shards,test,tiff]'
+ALL = '.[mm,mim,mmdet,mmseg,quickstart,docs,report,shards,test,tiff]'
 
 # cv2 is that of the package installed last; `bare` is a system without the
 # libraries of the one with windows. `broken` breaks off an installation.
@@ -72,6 +72,7 @@ def test_the_quick_start_installs_what_it_needs_and_test_the_rest(folder):
     asked = make(folder, 'test')
     assert installed(asked) == [ALL]
     assert '-m venv .venv' not in asked and '-m pytest' in asked[-1]
+    assert make(folder, 'docs')[0].startswith('-m sphinx ')
     for target in ('quickstart', 'test', 'test-slow', 'venv'):
         assert installed(make(folder, target)) == []
 
@@ -129,7 +130,8 @@ def test_ci_tries_all_extras_with_every_python_that_readme_names():
         ['make', '-n', 'resolve'], cwd=ROOT, env=without_make(),
         capture_output=True, text=True, check=True).stdout
     assert command.split() == ['.ci/resolve', ALL[2:-1], *pythons]
-    assert 'make resolve' in (ROOT / '.ci' / 'run').read_text().splitlines()
+    steps = (ROOT / '.ci' / 'run').read_text().splitlines()
+    assert {'make resolve', 'make lint', 'make docs'} <= set(steps)
     extras = read_setup()['options.extras_require']
     assert set(ALL[2:-1].split(',')) == set(extras)
     assert (f'Python {pythons[0]} to {pythons[-1]}, '

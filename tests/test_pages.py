@@ -1,13 +1,18 @@
 """README and docs: what they point to is there."""
 import re
+import runpy
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Iterator, List
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [
+    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
+    *sorted((ROOT / 'docs').glob('*.md'))
+]
 FOLDERS = ('.ci', 'configs', 'dmae_mm', 'docs', 'studies', 'tests', 'tools')
 NAMES = {path.name for path in ROOT.glob('*')}.union(
     *({path.name for path in (ROOT / folder).rglob('*')}
@@ -76,3 +81,31 @@ python tools/gone.py configs/dmae/*.py configs/gone/
         'dmae_mm/models/{dmae,gone}.py', 'gone.py', 'tools/gone.py',
         'configs/gone/', '#gone', 'gone.md'
     ]
+
+
+def test_each_page_of_the_site_is_found_from_its_start():
+    text = (ROOT / 'docs/index.md').read_text()
+    listed = re.findall(r'^(?:.* <)?([\w-]+)>?$', text, re.MULTILINE)
+    listed.remove('self')
+    assert sorted(listed) == sorted(
+        page.stem for page in (ROOT / 'docs').glob('*.md')
+        if page.stem != 'index')
+
+
+@pytest.mark.parametrize('name, text, wanted', [
+    ('data', '[a](../README.md#b) [c](../tools/d.py) [e](speed.md)',
+     '[a](index.md#b) [c](../tools/d.py) [e](speed.md)'),
+    ('index', '', '[a](data.md) [c](../tools/d.py) [e](contributing.md) '
+     '[f](https://g.org) [h](#i)'),
+])
+def test_links_lead_where_the_site_has_the_page(name, text, wanted, tmp_path):
+    (tmp_path / 'README.md').write_text(
+        '[a](docs/data.md) [c](tools/d.py) [e](CONTRIBUTING.md) '
+        '[f](https://g.org) [h](#i)')
+    read_page = runpy.run_path(str(ROOT / 'docs/conf.py'))['read_page']
+    read_page.__globals__['ROOT'] = tmp_path
+    app = SimpleNamespace(
+        env=SimpleNamespace(note_dependency=lambda path: None))
+    source = [text]
+    read_page(app, name, source)
+    assert source == [wanted]

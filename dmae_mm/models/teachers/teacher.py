@@ -158,7 +158,7 @@ class Teacher(nn.Module, metaclass=ABCMeta):
         """Forward pass on images that are the teacher's own.
 
         Args:
-            images (torch.Tensor): (B, C, *img_size), float32.
+            images (torch.Tensor): (B, C, H, W) of ``img_size``, float32.
             ids_keep (torch.Tensor, optional): As in :meth:`forward`.
 
         Returns:
