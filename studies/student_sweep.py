@@ -13,6 +13,7 @@ import inspect
 import re
 import resource
 import signal
+import textwrap
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +32,50 @@ from dmae_mm.models.student_input import input_channels
 from dmae_mm.options import legal_options
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'student-sweep.md'
+PAGE_TEXT = """# Students of FeatureDistiller, each tried
+
+Does `FeatureDistiller` train your backbone? Each one made a training step at
+toy size. It trains if the loss is finite, and a finite gradient reaches every
+parameter that is trained.
+
+## One command
+
+```bash
+python -m studies.student_sweep{options}
+```
+
+It writes this page. timm was {timm}.
+
+## What came out
+
+{counts}
+
+## mmpretrain
+
+These train, with images
+
+{of_mmpretrain}
+
+## timm, as TIMMBackbone
+
+{which} These train, with images
+
+{of_timm}
+
+## Options
+
+| option | meaning |
+| --- | --- |
+| `--only NAME ...` | try these alone; print, and write nothing |
+| `--all` | every model of timm, not one of each family |
+| `--out PAGE` | another file |
+
+## Limits
+
+- A step says that a training runs, not what the student learns.
+- Images have 64 px; a backbone that takes no such images got its own size.
+- `SparseResNet` and `SparseConvNeXt` are students of [DMAE](students.md).
+"""
 SIDE = 64  # pixels
 SECONDS, MEMORY = 100, 10 * 2**30  # at most, for a backbone
 LARGEST_SIDE = 512  # larger ones take gigabytes
@@ -216,41 +261,61 @@ def _train(cfg: Dict, side: int) -> FeatureDistiller:
     return model
 
 
-def table(outcomes: List[Outcome]) -> str:
-    """A Markdown table, and its sums in front."""
-    counts = {
-        result: sum(each.result == result for each in outcomes)
-        for result in ('trains', 'fails', 'no map')
-    }
-    with_map = counts['trains'] + counts['fails']
-    share = 100 * counts['trains'] / max(with_map, 1)
-    lines = [
-        f'{counts["trains"]} of {with_map} train ({share:.0f} %); '
-        f'{counts["no map"]} more give no map and are refused.', '',
-        '| backbone | options | result | |', '| --- | --- | --- | --- |'
-    ]
+def rows(*rows: Tuple[str, ...]) -> str:
+    """A Markdown table; its first row are the headers."""
+    header, *others = (
+        '| ' + ' | '.join(cell.replace('|', '/') for cell in row) + ' |'
+        for row in rows)
+    return '\n'.join([header, '| --- ' * len(rows[0]) + '|', *others])
+
+
+def counts(name: str, outcomes: List[Outcome]) -> Tuple[str, ...]:
+    """A row of the page's first table."""
+    trains, fails, no_map = (
+        sum(each.result == result for each in outcomes)
+        for result in ('trains', 'fails', 'no map'))
+    share = 100 * trains / max(trains + fails, 1)
+    return (name, f'{trains} of {trains + fails} ({share:.0f} %)', str(fails),
+            str(no_map))
+
+
+def tables(outcomes: List[Outcome]) -> str:
+    """What trains, by the size of its images, and why others do not."""
+    by_size: Dict[str, List[str]] = {}
     for each in outcomes:
-        cells = (f'`{each.name}`', each.options and f'`{each.options}`',
-                 each.result, each.details)
-        lines.append('| ' + ' | '.join(
-            cell.replace('|', '/') for cell in cells) + ' |')
-    return '\n'.join(lines)
+        if each.result == 'trains':
+            size = each.options.split(', ')[-1]
+            by_size.setdefault(size, []).append(f'`{each.name}`')
+    others = [(f'`{each.name}`', each.result, short(each.details))
+              for each in outcomes if each.result != 'trains']
+    text = '\n'.join(
+        textwrap.fill(f'- of {size}: {", ".join(names)}', 80,
+                      subsequent_indent='  ', break_on_hyphens=False)
+        for size, names in sorted(by_size.items(),
+                                  key=lambda item: -len(item[1])))
+    if others:
+        text += '\n\n' + rows(('backbone', 'result', 'why'), *others)
+    return text
+
+
+def short(reason: str) -> str:
+    """An error without what all have in common."""
+    reason = reason.removeprefix('ValueError: ').removeprefix('backbone: ')
+    return reason.partition(' None of its options')[0]
 
 
 def page(of_mmpretrain: List[Outcome], of_timm: List[Outcome],
          every: bool) -> str:
     """The whole page."""
-    command = 'python -m studies.student_sweep' + ' --all' * every
-    return '\n'.join([
-        '# Students of FeatureDistiller', '',
-        f'Written by `{command}`, with timm {timm.__version__}: a training '
-        'step of each backbone', 'at toy size, with a finite loss and '
-        'gradient in every parameter that is trained.', '',
-        '## mmpretrain', '',
-        table(of_mmpretrain), '', '## timm, as TIMMBackbone', '',
-        'All models.' if every else 'One small model of each family.', '',
-        table(of_timm), ''
-    ])
+    return PAGE_TEXT.format(
+        options=' --all' * every,
+        timm=timm.__version__,
+        counts=rows(
+            ('backbones', 'train', 'fail', 'no map: refused'),
+            counts('mmpretrain', of_mmpretrain), counts('timm', of_timm)),
+        of_mmpretrain=tables(of_mmpretrain),
+        which='All models.' if every else 'One small model of each family.',
+        of_timm=tables(of_timm))
 
 
 def main() -> None:

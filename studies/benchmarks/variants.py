@@ -10,6 +10,7 @@ these come objectives of other papers, with that config's student and teacher.
 import argparse
 import copy
 import functools
+import runpy
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
@@ -22,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmae_mm.models import DMAE, MMPretrainTeacher
 from dmae_mm.models.distillations import Distillations
+
+from studies.recipes_page import PAGE, read_page
 
 from .measuring import CONFIG, add_device, command_line, config_file
 
@@ -47,39 +50,13 @@ class Variant:
     objective: str = ''
 
 
-# What another paper's method changes in model of a config of DMAE.
-OBJECTIVES: Dict[str, dict] = {
-    'TinyMIM': {
-        'backbone.mask_ratio': 0.,
-        'neck': None,
-        'head': None,
-        'aligned_layers': [(1.0, 0.75)],
-        'distill_neck': None,
-        'distill_loss': dict(type='QKVRelationLoss'),
-    },
-    'token relations': {
-        'distill_neck': None,
-        'distill_loss': dict(type='TokenRelationLoss'),
-    },
-    'G2SD': {
-        'head': None,
-        'teacher.type': 'MAETeacher',
-        'aligned_layers': [(1.0, 0.5)],
-        'distill_neck': dict(type='FeatureProjectionNeck', projector='mlp'),
-        'distill_loss': dict(type='MaskedFeatureLoss'),
-    },
-    'AMD': {
-        'backbone.mask_ratio': 0.9,
-        'teacher_mask_ratio': 0.75,
-        'aligned_layers': [(0.5, 0.5), (1.0, 1.0)],
-        'distill_neck': dict(
-            type='FeatureProjectionNeck', projector='linear_no_bias'),
-        'distill_loss': dict(
-            type='FeatureAlignmentLoss', criterion='L2', normalize=False,
-            loss_weight=0.5),
-        'generator': dict(type='FeatureGenerationNeck'),
-    },
-}  # yapf: disable
+# Recipes of docs/recipes.md that say what another paper's method changes.
+OBJECTIVES: Dict[str, str] = {
+    'TinyMIM': 'vit-b_dmae-qkv',
+    'token relations': 'vit-s_dmae-tokens',
+    'G2SD': 'vit-s_dmae-g2sd',
+    'AMD': 'vit-s_dmae-amd',
+}
 
 VARIANTS: Dict[str, Variant] = {
     'plain MAE': Variant(teacher='none'),
@@ -183,9 +160,14 @@ def build(config: str, variant: Variant) -> DMAE:
     if variant.light_decoder:
         cfg.model.neck.update(type='CrossAttentionDecoder', predict_ratio=0.25)
     if variant.objective:
-        for name, value in OBJECTIVES[variant.objective].items():
-            *section, option = name.split('.')
-            functools.reduce(getattr, section, cfg.model)[option] = value
+        row = read_page(PAGE.read_text())[OBJECTIVES[variant.objective]]
+        # They change options of these, and a config may leave them out.
+        for part, default in (('distill_neck', 'FeatureProjectionNeck'),
+                              ('distill_loss', 'FeatureAlignmentLoss')):
+            cfg.model.setdefault(part, dict(type=default))
+        # Of a file, what it changes and not what it stands on.
+        cfg.merge_from_dict(row.parsed_options() or dict(
+            model=runpy.run_path(row.config)['model']))
     model = MODELS.build(cfg.model)
     if model.teacher is not None:
         model.teacher.is_loaded = True

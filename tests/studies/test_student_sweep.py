@@ -31,11 +31,16 @@ def test_all_backbones_and_families_are_tried():
 
 
 def test_the_page():
-    outcomes = [Outcome('A', '64 px', 'trains', '4 stages'),
-                Outcome('B', '', 'fails', 'a | b'),
-                Outcome('C', '', 'no map', '')]
+    outcomes = [Outcome('A', 'depth=2, 64 px', 'trains', '4 stages'),
+                Outcome('B', '', 'fails', 'ValueError: backbone: a | b'),
+                Outcome('C', '', 'no map', 'is no map. None of its options'),
+                Outcome('D', '224 px', 'trains', '2 stages'),
+                Outcome('E', '64 px', 'trains', '1 stages')]
     text = page(outcomes, outcomes[:1], False)
-    assert '1 of 2 train (50 %); 1 more give no map' in text
-    assert '| `A` | `64 px` | trains | 4 stages |' in text
-    assert '| `B` |  | fails | a / b |' in text
-    assert '1 of 1 train (100 %)' in text
+    assert '| mmpretrain | 3 of 4 (75 %) | 1 | 1 |' in text
+    assert '| timm | 1 of 1 (100 %) | 0 | 0 |' in text
+    assert '- of 64 px: `A`, `E`\n- of 224 px: `D`\n' in text
+    assert '| `B` | fails | a / b |\n| `C` | no map | is no map. |' in text
+    assert 'student_sweep\n' in text and 'of each family' in text
+    text = page(outcomes, outcomes[:1], True)
+    assert 'student_sweep --all\n' in text and 'All models.' in text
