@@ -33,7 +33,7 @@ ALL := $(VENV)/.installed-all-$(SUM)
 # All of them are some of them.
 $(SOME): EXTRAS := mm,quickstart
 $(SOME): STAMPS := $(SOME)
-$(ALL) resolve: EXTRAS := mm,mim,mmdet,mmseg,quickstart,docs,report,shards,test,tiff
+$(ALL) resolve: EXTRAS := mm,mim,mmdet,mmseg,onnx,quickstart,docs,report,shards,test,tiff
 $(ALL): STAMPS := $(SOME) $(ALL)
 OPS := $(if $(WITH_OPS),ops)
 

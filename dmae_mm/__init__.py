@@ -27,4 +27,12 @@ with warnings.catch_warnings():
     register_loader()
     MMLogger.get_current_instance().removeFilter(_matters)
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'distill']
+
+
+def __getattr__(name: str):
+    # A config that imports this package to be trained needs none of it.
+    if name == 'distill':
+        from .workflow.distill import distill
+        return distill
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

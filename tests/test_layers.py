@@ -19,6 +19,8 @@ LAYERS = (
     ('evaluation', ),
     ('engine', ),
     ('launch', ),
+    ('workflow', ),
+    ('__main__', ),
 )
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

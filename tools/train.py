@@ -26,7 +26,7 @@ from dmae_mm.host import ConfigOptions, read_config  # noqa: E402
 from dmae_mm.launch import (LAUNCHER_VARIABLES, NO_AMP,  # noqa: E402
                             adapt_to_platform, choose_port, complete_config,
                             preflight, set_epochs, start, static_problems,
-                            unknown_arguments)
+                            together, unknown_arguments)
 from dmae_mm.weights.safe_load import never_unpickle  # noqa: E402
 
 
@@ -164,11 +164,10 @@ def refuse(parser: argparse.ArgumentParser, args: argparse.Namespace,
     """End with all that is wrong with a config, if anything is."""
     if not problems:
         return
-    message = problems[0] if len(problems) == 1 else (
-        'it cannot be trained:\n- ' + '\n- '.join(problems))
+    message = f'{args.config}: {together(problems)}'
     if args.check:
-        parser.exit(1, f'{args.config}: {message}\n')
-    parser.error(f'{args.config}: {message}')
+        parser.exit(1, f'{message}\n')
+    parser.error(message)
 
 
 @never_unpickle()

@@ -13,12 +13,14 @@ from .image_survey import ImageSurvey, survey_images  # noqa: E402
 from .seeded_sampler import SeededSampler  # noqa: E402
 from .seeds import SeededIndex  # noqa: E402
 from .shards import ShardDataset, ShardSampler  # noqa: E402
+from .spread_images import SpreadImages  # noqa: E402
 from .transforms import (BadImageError, FastRandomResizedCrop,  # noqa: E402
                          LoadImageOrSkip, SeedSample)
 
 __all__ = [
     'BadImageError', 'EXTENSIONS', 'FastRandomResizedCrop', 'ImageSubset',
     'ImageSurvey', 'LoadImageOrSkip', 'SeedSample', 'SeededIndex',
-    'SeededSampler', 'ShardDataset', 'ShardSampler', 'balanced_subset',
-    'class_images', 'read_class_folders', 'survey_images', 'write_list'
+    'SeededSampler', 'ShardDataset', 'ShardSampler', 'SpreadImages',
+    'balanced_subset', 'class_images', 'read_class_folders', 'survey_images',
+    'write_list'
 ]

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from filelock import FileLock, Timeout
 from mmengine.config import Config
@@ -162,7 +162,7 @@ def refuse_to_overwrite(work_dir: str, cfg: Config) -> None:
     Raises:
         ValueError: Says what is there, and how to go on or to begin anew.
     """
-    last, found = _last_checkpoint(work_dir), checkpoints_in(work_dir)
+    last, found = last_checkpoint(work_dir), checkpoints_in(work_dir)
     resumes = bool(cfg.get('resume'))
     if resumes and (last or cfg.get('load_from')):
         return
@@ -192,33 +192,55 @@ def checkpoints_in(work_dir: str) -> List[str]:
     folder = Path(work_dir)
     paths = sorted((path for pattern in _CHECKPOINTS
                     for path in folder.glob(pattern)), key=osp.getmtime)
-    last = _last_checkpoint(work_dir)
+    last = last_checkpoint(work_dir)
     return [path.name for path in paths] or [last] * bool(last)
 
 
-def _last_checkpoint(work_dir: str) -> str:
-    """What MMEngine would resume from; '' if nothing."""
+def last_checkpoint(work_dir: str) -> str:
+    """What MMEngine would resume from: a path, or '' if nothing."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return Path(work_dir, LAST).read_text().strip()
     return ''
 
 
-def _progress(path: str) -> str:
-    """How far a run has come, from its last checkpoint."""
+def run_progress(path: str) -> Tuple[int, Optional[int], str]:
+    """How far a run has come, from its last checkpoint.
+
+    Args:
+        path (str): The checkpoint. Nothing in it is executed.
+
+    Returns:
+        tuple[int, int | None, str]: What is done, the length of the whole
+        run if its config says that, and what is counted: 'epoch' or 'iter'.
+
+    Raises:
+        ValueError: If it cannot be read, or does not tell.
+    """
     try:
         meta = load_without_executing(path, path)['meta']
-        epoch, iteration = meta['epoch'], meta['iter']
+        epoch, iteration = int(meta['epoch']), int(meta['iter'])
     except (ValueError, KeyError, TypeError, OSError):
-        return f'whose checkpoint {path} cannot be read'
+        raise ValueError(f'checkpoint {path} cannot be read') from None
     options = {}
     with contextlib.suppress(SyntaxError, TypeError):
         options = flat_config(meta.get('cfg', ''))
     for done, unit in ((epoch, 'epoch'), (iteration, 'iter')):
-        length = options.get(f'train_cfg.max_{unit}s')
-        if length is not None:
-            state = 'finished' if str(done) == length else 'unfinished'
-            return f'{state} at {unit} {done} of {length} ({path})'
-    return f'at epoch {epoch}, iteration {iteration} ({path})'
+        length = options.get(f'train_cfg.max_{unit}s', '')
+        if length.isdecimal():
+            return done, int(length), unit
+    return iteration, None, 'iter'
+
+
+def _progress(path: str) -> str:
+    """The same in words."""
+    try:
+        done, length, unit = run_progress(path)
+    except ValueError as error:
+        return f'whose {error}'
+    if length is None:
+        return f'at iteration {done} ({path})'
+    state = 'finished' if done >= length else 'unfinished'
+    return f'{state} at {unit} {done} of {length} ({path})'
 
 
 def forget_earlier_run(work_dir: str) -> None:

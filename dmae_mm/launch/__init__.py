@@ -8,10 +8,11 @@ from .preflight import preflight
 from .processes import LAUNCHER_VARIABLES, choose_port
 from .recipe_length import set_epochs
 from .start import start
-from .static_problems import static_problems
+from .static_problems import crop_size, static_problems, together
 
 __all__ = [
     'LAUNCHER_VARIABLES', 'NO_AMP', 'adapt_to_cpu', 'adapt_to_platform',
-    'choose_port', 'complete_config', 'explain', 'missing_files', 'preflight',
-    'set_epochs', 'start', 'static_problems', 'unknown_arguments'
+    'choose_port', 'complete_config', 'crop_size', 'explain', 'missing_files',
+    'preflight', 'set_epochs', 'start', 'static_problems', 'together',
+    'unknown_arguments'
 ]

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from dmae_mm.engine.checkpointing import whole_files
 from dmae_mm.engine.schedule_notes import schedule_notes
-from dmae_mm.host import unwrapped_model
+from dmae_mm.host import quietly, unwrapped_model
 
 from .start import build_runner
 
@@ -140,7 +140,8 @@ def duration(runner: Runner, step: float) -> List[str]:
         f'workers: {workers}, cores: {cores}.',
         f'Estimate, one process on this machine: {total} iterations x '
         f'{each:.3g} s = {_readable(total * each)},',
-        '    without validation and checkpoints.'
+        '    without validation and checkpoints; started now, it ends about '
+        f'{_clock(time.time() + total * each)}.'
     ]
 
 
@@ -199,7 +200,8 @@ def checkpoint(runner: Runner, kept: int) -> List[str]:
         by_epoch=False,
         backend_args=whole_files(runner.work_dir))
     size = osp.getsize(path)
-    runner.resume(path)
+    with quietly():
+        runner.resume(path)
     for name, value in unwrapped_model(runner).state_dict().items():
         if not torch.equal(before[name], value):
             raise ValueError(f'a checkpoint was written, but {name} comes '
@@ -237,6 +239,10 @@ def _bytes(state: Any) -> int:
 def _listed(sizes: Dict[str, int]) -> str:
     return ', '.join(f'{name} {megabytes(size)}'
                      for name, size in sizes.items() if size)
+
+
+def _clock(moment: float) -> str:
+    return time.strftime('%a %d %b, %H:%M', time.localtime(moment))
 
 
 def _readable(seconds: float) -> str:

@@ -182,6 +182,9 @@ def _own_work_dir(cfg: Config, problems: List[str]) -> Iterator[None]:
         yield
         return
     cfg.work_dir, cfg.log_level, cfg.resume = own.name, 'WARNING', False
+    # MMEngine's loggers and message hubs are found by it: the run itself,
+    # started in the same second, would have those of the check.
+    cfg.experiment_name = os.path.basename(own.name)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -27,11 +28,22 @@ _IDLE = ('"FileClient" will be deprecated in future.',
          'Auto resumed from the latest checkpoint None.')
 
 
-def start(cfg: Config) -> None:
+_FROZEN = 'is skipped since its requires_grad=False'
+# What only the log file of a brief run has.
+_DETAILS = ('\n---', 'Config:', 'Distributed training is not used',
+            'Hooks will be executed', 'Command: ', 'Exp name: ',
+            'Checkpoints will be saved to', 'Saving checkpoint at',
+            'backbone out_')
+
+
+def start(cfg: Config, brief: bool = False) -> None:
     """Train.
 
     Args:
         cfg (Config): Completed.
+        brief (bool): Whether the console is spared what a person who has
+            written no config cannot use: environment, config, hooks. The log
+            file has it. Defaults to False.
 
     Raises:
         SystemExit: With a message instead of a traceback, if a loss is not
@@ -41,7 +53,7 @@ def start(cfg: Config) -> None:
     """
     begun, message = _Begun(), None
     try:
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, brief)
         # MMEngine logs the config, but not how the run was started.
         runner.logger.info(f'Command: {shlex.join(sys.argv)}')
         runner.register_hook(begun, priority='VERY_LOW')
@@ -59,15 +71,21 @@ def start(cfg: Config) -> None:
         sys.exit(message)
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, brief: bool = False) -> Runner:
     """The runner that the config asks for, with what every start checks.
+
+    Args:
+        cfg (Config): Completed.
+        brief (bool): See :func:`start`. Defaults to False.
 
     Raises:
         ValueError: If the training data give no batch.
     """
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (
-        Runner.from_cfg(cfg))
-    shorten_console(runner.logger)
+    if 'runner_type' in cfg:
+        runner = RUNNERS.build(cfg)
+        shorten_console(runner.logger, brief)
+    else:
+        runner = (_BriefRunner if brief else _Runner).from_cfg(cfg)
     if not any(isinstance(hook, (FollowConfigHook, AtomicCheckpointHook))
                for hook in runner.hooks):
         runner.register_hook(FollowConfigHook())
@@ -77,17 +95,38 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def shorten_console(logger: logging.Logger) -> None:
+class _Runner(Runner):
+    """MMEngine's, which says less from its first line on."""
+    brief = False
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        shorten_console(logger, self.brief)
+        return logger
+
+
+class _BriefRunner(_Runner):
+    brief = True
+
+
+def shorten_console(logger: logging.Logger, brief: bool = False) -> None:
     """Leave out what MMEngine says at every start and nobody can act on.
 
-    One line per parameter of the optimizer goes to the log file only; lines
+    One line per parameter of the optimizer, and per frozen one that it does
+    not have, goes to the log file only; lines
     on its own deprecated classes, and that it resumes from nothing, nowhere.
+
+    Args:
+        logger (Logger): Of a run.
+        brief (bool): See :func:`start`. Defaults to False.
     """
+    left_out = ('paramwise_options', *_DETAILS * brief)
     logger.addFilter(lambda record: not record.getMessage().startswith(_IDLE))
     for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:
-            handler.addFilter(lambda record: not record.getMessage().
-                              startswith('paramwise_options'))
+            handler.addFilter(
+                lambda record: not record.getMessage().startswith(left_out)
+                and not record.getMessage().endswith(_FROZEN))
 
 
 class _Begun(Hook):

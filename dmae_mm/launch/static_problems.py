@@ -34,6 +34,12 @@ def static_problems(cfg: Config) -> List[str]:
     ]
 
 
+def together(problems: List[str]) -> str:
+    """All that is wrong with a config as one message; not for none."""
+    return problems[0] if len(problems) == 1 else (
+        'it cannot be trained:\n- ' + '\n- '.join(problems))
+
+
 def _wrong_numbers(cfg: Config) -> Iterator[str]:
     for option, value in entries(cfg.model, 'model'):
         if type(value) is int and abs(value) > LARGEST:
@@ -164,6 +170,25 @@ def _mask_size(cfg: Config) -> Iterator[str]:
             if _square(given) != size:
                 yield (f'{option}.{index}.{key}={given!r} is another size '
                        f'than {owner}={size}: make them equal')
+
+
+def crop_size(cfg: Config) -> Optional[int]:
+    """Height and width of the images that a training sees.
+
+    Args:
+        cfg (Config): Of a training.
+
+    Returns:
+        int | None: In pixels; None where they are not square, or not known.
+    """
+    for option, pipeline in entries(cfg.get('train_dataloader'),
+                                    'train_dataloader'):
+        if option.endswith('.pipeline') and isinstance(pipeline,
+                                                       (list, tuple)):
+            found = _last_size(pipeline)
+            size = _square(pipeline[found[0]][found[1]]) if found else None
+            return size if isinstance(size, int) else None
+    return None
 
 
 def _last_size(pipeline: list) -> Optional[tuple]:

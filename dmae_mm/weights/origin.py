@@ -11,7 +11,7 @@ import torch
 from mmengine.registry import MODELS
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 
-from dmae_mm.config_text import flat_config
+from dmae_mm.config_text import flat_config, plain_config
 from dmae_mm.options import is_finite_number
 
 from .names import layout_of
@@ -26,14 +26,17 @@ _CONFIG_KEYS = ('cfg', 'config')
 _PREPROCESSORS = ('model.data_preprocessor', 'data_preprocessor',
                   'img_norm_cfg')
 _TO_RGB = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
-# Of a backbone, what is of no interest to whoever builds it once more.
-_OF_TRAINING = ('init_cfg.', 'out_', 'frozen', 'drop_', 'with_cp',
-                'mask_ratio')
+# How options of a backbone begin that are of no interest to whoever builds it
+# once more.
+OF_TRAINING = ('init_cfg', 'out_', 'frozen', 'drop_', 'with_cp',
+               'mask_ratio')
 # For pixel values from 0 to 255. MAE's pre-training has these.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _BEFORE_MMPRETRAIN = ('mmcls', 'mmselfsup')  # these packages became it
 _EPS_OF_PYTORCH = 1e-5  # of a batch norm whose config does not say it
+# Pillow's numbers of them.
+INTERPOLATIONS = dict(nearest=0, lanczos=1, bilinear=2, bicubic=3)
 # What MAE's pre-training does not have, at the front of names, or anywhere.
 _NOT_OF_MAE = ('head.', 'head_dist.', 'dist_token', 'norm_pre.', 'fc_norm.',
                'attn_pool.', 'reg_token', 'register_tokens')
@@ -241,6 +244,34 @@ def preprocessing_of_config(model: dict, in_channels: int) -> Dict[str, Any]:
         to_rgb=any(bool(cfg.get(name)) for name in _TO_RGB))
 
 
+def interpolation_of_config(cfg: dict) -> str:
+    """How a training resized what it cropped of its images.
+
+    Args:
+        cfg (dict): A whole config.
+
+    Returns:
+        str: A name that Pillow has as well: 'bicubic', also where nothing
+        says it, 'bilinear', ...
+    """
+    found = _random_crop(cfg.get('train_dataloader') or {})
+    fast = 'Fast' in str(found.get('type', 'Fast'))
+    # mmpretrain's own default differs from that of this package.
+    said = found.get('interpolation', 'bicubic' if fast else 'bilinear')
+    return said if said in INTERPOLATIONS else 'bicubic'
+
+
+def _random_crop(section: Any) -> dict:
+    """The first random resized crop in a section; {} if there is none."""
+    if isinstance(section, dict):
+        if str(section.get('type', '')).endswith('RandomResizedCrop'):
+            return section
+        section = list(section.values())
+    if isinstance(section, (list, tuple)):
+        return next(filter(None, map(_random_crop, section)), {})
+    return {}
+
+
 def _of_config(text: str) -> Dict[str, Any]:
     """The same entries as under :data:`KEY`, from a config as text."""
     try:
@@ -331,7 +362,7 @@ def backbone_said(meta: Dict[str, Any]) -> Dict[str, Any]:
         said = {}
         for name, value in flat.items():
             option = name.removeprefix('model.backbone.')
-            if option == name or option.startswith(_OF_TRAINING):
+            if option == name or option.startswith(OF_TRAINING):
                 continue
             try:
                 said[option] = ast.literal_eval(value)
@@ -341,6 +372,38 @@ def backbone_said(meta: Dict[str, Any]) -> Dict[str, Any]:
                              flat.get('default_scope', '').strip("'") or None)
         if kind is not None:
             return {'type': kind, **said}
+    return {}
+
+
+def config_said(meta: Dict[str, Any]) -> Dict[str, Any]:
+    """The config of mmpretrain in a checkpoint of a run, or in a file that
+    was exported from one.
+
+    Args:
+        meta (dict): As in a :class:`TensorFile`.
+
+    Returns:
+        dict[str, Any]: As of :func:`plain_config`; {} if it holds none, of a
+        model with a backbone.
+    """
+    source = meta.get('source_meta')
+    if isinstance(source, str):  # .safetensors has text only
+        try:
+            source = json.loads(source)
+        except (ValueError, RecursionError):
+            source = None
+    for said in (meta, source if isinstance(source, dict) else {}):
+        for text in map(said.get, _CONFIG_KEYS):
+            try:
+                config = plain_config(text) if isinstance(text, str) else {}
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                continue
+            model = config.get('model')
+            if (config.get('default_scope', 'mmpretrain') in (
+                    'mmpretrain', *_BEFORE_MMPRETRAIN)
+                    and isinstance(model, dict)
+                    and isinstance(model.get('backbone'), dict)):
+                return config
     return {}
 
 

@@ -244,12 +244,19 @@ def check_writable(path: str,
             replaced.
         ValueError: If ``path`` has another ending.
     """
+    if not path.endswith(('.pth', '.safetensors')):
+        raise ValueError(f'{path} must end in .pth or .safetensors.')
+    check_replaceable(path, overwrite, source)
+
+
+def check_replaceable(path: str,
+                      overwrite: bool,
+                      source: Optional[str] = None) -> None:
+    """As :func:`check_writable`, for a file of any ending."""
     if source is not None and osp.exists(source) and osp.exists(
             path) and osp.samefile(source, path):
         raise FileExistsError(
             f'{path} is the source itself. Give another destination.')
-    if not path.endswith(('.pth', '.safetensors')):
-        raise ValueError(f'{path} must end in .pth or .safetensors.')
     if osp.isdir(path):
         raise FileExistsError(f'{path} is a folder.')
     if osp.lexists(path) and not overwrite:

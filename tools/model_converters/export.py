@@ -1,4 +1,4 @@
-"""Write a trained vision transformer as timm, mmseg or mmpretrain loads it.
+"""Write a trained model as timm, transformers, ONNX or others load it.
 
     python tools/model_converters/export.py MODEL CHECKPOINT DST --to timm
 
@@ -7,6 +7,11 @@ model in timm. Written are, with --to
 
     timm        the backbone and the classifier, for timm.create_model; a
                 classifier of zeros if there is none
+    transformers  a folder for AutoModel and AutoImageProcessor of Hugging
+                Face transformers
+    onnx        a program for onnxruntime and others: normalised images in,
+                features out; needs pip install "dmae_mm[onnx]"
+    torch-export  the same for PyTorch alone, for torch.export.load
     mmseg       the backbone, for the backbone MAE of mmseg
     mmpretrain  the backbone as `backbone.*`, for mmpretrain and all that
                 build its backbones
@@ -17,7 +22,6 @@ with the mean, std and size of the images.
 Nothing in CHECKPOINT is executed; a config is code.
 """
 import argparse
-import os.path as osp
 import sys
 from typing import List, Optional
 
@@ -36,7 +40,10 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='path or http(s) URL')
     parser.add_argument(
-        'dst', metavar='DST', help='path that ends in .pth or .safetensors')
+        'dst',
+        metavar='DST',
+        help='path that ends in .pth or .safetensors; in .onnx for onnx, in '
+        '.pt2 for torch-export; of a folder for transformers')
     parser.add_argument(
         '--to', choices=FORMATS, required=True, help='who loads it')
     parser.add_argument(
@@ -81,7 +88,7 @@ def describe(exported: Exported) -> str:
         f'Read {file.source} (sha256 {file.sha256}): {len(file.tensors)} '
         f'tensors{average}.',
         f'Not carried over: {", ".join(exported.left_out) or "nothing"}.',
-        f'Wrote {dst} ({osp.getsize(dst) / 2**20:.1f} MiB): '
+        f'Wrote {dst} ({exported.num_bytes / 2**20:.1f} MiB): '
         f'{exported.num_tensors} tensors.', *(
             f'Note: {note}.' for note in exported.notes),
         f'Loaded by {exported.loaded_by}, outputs differ by no more than: '

@@ -8,7 +8,7 @@ model = dict(
         pretrained=True,
         # 16 x 16 patches. Its own 518 px would be 37 x 37, at more than five
         # times the cost.
-        model_kwargs=dict(img_size=224)),
+        img_size=224),
     # The last stage and the last block.
     aligned_layers=[(-1, -1)],
     distill_neck=dict(type='FeatureProjectionNeck', projector='linear'),

@@ -51,7 +51,8 @@ PNG_END = b'IEND\xaeB`\x82'
 def write_page(runs: List[Run],
                path: Path,
                max_picture_bytes: int,
-               left_out: Sequence[str] = ()) -> None:
+               left_out: Sequence[str] = (),
+               accuracies: Dict[str, Sequence[float]] = {}) -> None:
     """Write the report, whole or not at all.
 
     Args:
@@ -59,6 +60,9 @@ def write_page(runs: List[Run],
         path (Path): The HTML file. One that is there is replaced.
         max_picture_bytes (int): Most bytes of picture files in the page.
         left_out (sequence[str]): Which folders are not in the page, and why.
+        accuracies (dict[str, sequence[float]]): For each model that was
+            probed, nearest neighbours and linear probe in percent. Defaults
+            to {}.
 
     Raises:
         OSError: If it cannot be written, or a picture cannot be read. What
@@ -80,6 +84,8 @@ def write_page(runs: List[Run],
     text = environment.get_template('page.html').render(
         runs=runs,
         left_out=left_out,
+        accuracies={name: [f'{value:.1f}' for value in values]
+                    for name, values in accuracies.items()},
         curves=draw(runs, charts).to_html(
             full_html=False,
             div_id='curves',

@@ -60,7 +60,12 @@ class TimmTeacher(Teacher):
             from the Hugging Face hub (its cache works offline) or from their
             URL. Defaults to False.
         model_kwargs (dict): Further arguments of ``timm.create_model``; of
-            a folder, beside those that follow from it. Defaults to {}.
+            a folder, beside those that follow from it. They describe the
+            model of the checkpoint. Defaults to {}.
+        img_size (int, optional): Height and width, in pixels and a multiple
+            of the patch size, to which the images of a student without
+            patches are resized; positions are resampled. Defaults to None:
+            those of the model. Students with patches have their own grid.
         sha256 (str, optional): See :class:`Teacher`, as the following.
         mean (Sequence[float], optional): Defaults to what the checkpoint
             says (those of this package do), or else to that of timm's
@@ -91,6 +96,7 @@ class TimmTeacher(Teacher):
                  checkpoint: Optional[str] = None,
                  pretrained: bool = False,
                  model_kwargs: dict = dict(),
+                 img_size: Optional[int] = None,
                  sha256: Optional[str] = None,
                  mean: Optional[Sequence[float]] = None,
                  std: Optional[Sequence[float]] = None,
@@ -139,10 +145,14 @@ class TimmTeacher(Teacher):
             num_heads = shared_num_heads(network.blocks[i] for i in blocks)
             network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
+        if img_size is not None:
+            _check_img_size(img_size, student_input, embed.patch_size)
         if student_input is not None:
             height, width = embed.patch_size
             rows, columns = student_input.teacher_grid(embed.grid_size,
                                                        embed.patch_size)
+            if img_size is not None:
+                rows, columns = img_size // height, img_size // width
             if (rows, columns) != embed.grid_size:
                 network.set_input_size(
                     img_size=(rows * height, columns * width))
@@ -235,6 +245,23 @@ class TimmTeacher(Teacher):
             _, features = self.recorder.record(self.network.forward_features,
                                                images)
         return features
+
+
+def _check_img_size(img_size: int, student_input: Optional[StudentInput],
+                    patch_size: Tuple[int, int]) -> None:
+    if student_input is None:
+        raise ValueError(f'teacher.img_size={img_size!r} is for the images of '
+                         'a student, and there is none (student_input).')
+    if student_input.patch_grid or student_input.units:
+        raise ValueError(
+            f'teacher.img_size={img_size!r}, but the student has patches or '
+            'regions, from whose grid the size of its images follows. Remove '
+            'it.')
+    if type(img_size) is not int or img_size < 1 or any(
+            img_size % side for side in patch_size):
+        raise ValueError(
+            f'teacher.img_size={img_size!r} is no multiple of its patches, '
+            f'{patch_size[0]} x {patch_size[1]} px.')
 
 
 def _qkv_layers(model_name: str,

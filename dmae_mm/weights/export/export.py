@@ -1,5 +1,7 @@
-"""A checkpoint becomes one that timm, mmseg or mmpretrain loads."""
+"""A checkpoint becomes what others load."""
+import os
 import os.path as osp
+import shutil
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple, Type, Union
 
@@ -10,19 +12,27 @@ from dmae_mm.files import write_whole
 from dmae_mm.messages import one_line
 from dmae_mm.version import __version__
 
-from ..tensor_file import (TensorFile, check_writable, read_tensor_file,
-                           save_tensors)
+from ..tensor_file import TensorFile, read_tensor_file
 from .export_format import ExportFormat
 from .mmpretrain_format import MMPretrainFormat
 from .mmseg_format import MMSegFormat
+from .onnx_format import OnnxFormat
 from .timm_format import TimmFormat
 from .timm_maps import TimmMapFormat, timm_maps, trained_timm_maps
+from .torch_export_format import TorchExportFormat
 from .trained_model import (TrainedModel, trained_in_mmpretrain,
                             trained_in_timm)
+from .transformers_format import TransformersFormat
 
 # What `--to` and `to` name.
-FORMATS: Dict[str, Type[ExportFormat]] = dict(
-    timm=TimmFormat, mmseg=MMSegFormat, mmpretrain=MMPretrainFormat)
+FORMATS: Dict[str, Type[ExportFormat]] = {
+    'timm': TimmFormat,
+    'transformers': TransformersFormat,
+    'onnx': OnnxFormat,
+    'torch-export': TorchExportFormat,
+    'mmseg': MMSegFormat,
+    'mmpretrain': MMPretrainFormat
+}
 # How much outputs may differ, relative to the largest of their values.
 TOLERANCE = 1e-4
 
@@ -33,7 +43,8 @@ class Exported:
 
     Attributes:
         file (TensorFile): The source.
-        destination (str): Path of the new file.
+        destination (str): Path of the new file or folder.
+        num_bytes (int): Its size.
         num_tensors (int): Number of tensors in it.
         left_out (list[str]): What of the source is not in it.
         notes (list[str]): What its user must know.
@@ -46,6 +57,7 @@ class Exported:
     """
     file: TensorFile
     destination: str
+    num_bytes: int
     num_tensors: int
     left_out: List[str]
     notes: List[str]
@@ -65,7 +77,7 @@ def export_checkpoint(model: str,
                       timm_kwargs: Optional[dict] = None,
                       img_size: Optional[Union[int, Tuple[int, int]]] = None
                       ) -> Exported:
-    """Write a vision transformer as timm, mmseg or mmpretrain loads it.
+    """Write a trained model as timm, transformers or others load it.
 
     The written file is loaded as its user would, into a new model, and has
     to give the same outputs for the same image before it takes its place.
@@ -73,11 +85,14 @@ def export_checkpoint(model: str,
     Args:
         model (str): Path of a config of mmpretrain or of this package whose
             ``model.backbone`` is a ``MAEViT``, ``VisionTransformer`` or
-            ``DeiT3`` or, for timm, a ``TIMMBackbone`` that returns maps, of
-            any model; or the name of a model in timm.
+            ``DeiT3`` or, but for mmseg and mmpretrain, a ``TIMMBackbone``
+            that returns maps, of any model; or the name of a model in timm.
         checkpoint (str): Path or http(s) URL of its weights.
-        destination (str): Path that ends in ``.pth`` or ``.safetensors``.
-        to (str): One of ``FORMATS``: 'timm', 'mmseg' or 'mmpretrain'.
+        destination (str): Path of a file that ends in ``.pth`` or
+            ``.safetensors``, for onnx in ``.onnx``, for torch-export in
+            ``.pt2``; for transformers of a folder.
+        to (str): One of ``FORMATS``: 'timm', 'transformers', 'onnx',
+            'torch-export', 'mmseg' or 'mmpretrain'.
         overwrite (bool): Whether ``destination`` may exist.
         num_classes (int, optional): For timm: see :class:`TimmFormat`.
         cfg_options (dict, optional): Changes to the config.
@@ -100,9 +115,9 @@ def export_checkpoint(model: str,
         OSError: If reading or writing fails.
     """
     is_config = osp.isfile(model)
-    _check_arguments(destination, to, num_classes, is_config, cfg_options,
+    _check_arguments(to, num_classes, is_config, cfg_options,
                      timm_kwargs)
-    check_writable(destination, overwrite, source=checkpoint)
+    FORMATS[to].check_destination(destination, to, overwrite, checkpoint)
 
     if isinstance(img_size, int):
         img_size = (img_size, img_size)
@@ -110,12 +125,13 @@ def export_checkpoint(model: str,
     formats = dict(FORMATS)
     maps = timm_maps(model, cfg_options or {}) if is_config else None
     if maps is not None:
-        if to != 'timm':
+        if to in ('mmseg', 'mmpretrain'):
             raise ValueError(
                 f'to={to!r}, but model.backbone of {model} is a TIMMBackbone '
                 "that returns maps. Its checkpoint needs no export there: a "
                 "TIMMBackbone loads it by init_cfg=dict(type='Pretrained', "
-                "checkpoint=..., prefix='backbone.'). --to timm can be given.")
+                "checkpoint=..., prefix='backbone.'). Others can be given: "
+                f'{", ".join(name for name in FORMATS if "mm" not in name)}.')
         trained = trained_timm_maps(model, maps, file, img_size)
         formats.update(timm=TimmMapFormat)
     elif is_config:
@@ -145,13 +161,23 @@ def export_checkpoint(model: str,
     with write_whole(destination) as unfinished:
         # Twice, so that the file which is tried can tell what was found.
         for _ in range(2):
-            save_tensors(unfinished, target.tensors,
-                         dict(meta, max_differences=differences))
+            try:
+                target.save(unfinished,
+                            dict(meta, max_differences=differences))
+            except OSError:
+                raise
+            except Exception as error:  # of what converts programs
+                raise ValueError(f'{to} cannot express this model: '
+                                 f'{one_line(error)}') from error
             differences = _differences(trained, target, unfinished)
-        check_writable(destination, overwrite)
+        num_bytes = _size(unfinished)
+        target.check_destination(destination, to, overwrite, checkpoint)
+        if osp.isdir(destination):  # of an earlier export
+            shutil.rmtree(destination)
     return Exported(
         file=file,
         destination=destination,
+        num_bytes=num_bytes,
         num_tensors=len(target.tensors),
         left_out=left_out,
         notes=target.notes,
@@ -161,16 +187,18 @@ def export_checkpoint(model: str,
         data_preprocessor=target.data_preprocessor())
 
 
-def _check_arguments(destination: str, to: str, num_classes: Optional[int],
+def _size(path: str) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    return osp.getsize(path) if osp.isfile(path) else sum(
+        osp.getsize(osp.join(path, name)) for name in os.listdir(path))
+
+
+def _check_arguments(to: str, num_classes: Optional[int],
                      is_config: bool, cfg_options: Optional[dict],
                      timm_kwargs: Optional[dict]) -> None:
     if to not in FORMATS:
         raise ValueError(
             f'to={to!r} is unknown. Choose one of {", ".join(FORMATS)}.')
-    endings = FORMATS[to].endings
-    if not destination.endswith(endings):
-        raise ValueError(f'{destination} must end in {" or ".join(endings)} '
-                         f'to be read by {to}.')
     if to == 'timm' and not is_config:
         raise ValueError("A model of timm has timm's names already.")
     if num_classes is not None and (to != 'timm' or num_classes < 0):
@@ -191,24 +219,27 @@ def _differences(trained: TrainedModel, target: ExportFormat,
     Raises:
         ValueError: If it cannot be loaded or computes something else.
     """
-    images = torch.randn(
-        1,
-        trained.arch.in_channels,
-        *trained.arch.img_size,
-        generator=torch.Generator().manual_seed(0))
-    expected = trained.outputs(images)
-    # Loading is up to others, and so is what they raise.
-    try:
-        outputs = target.outputs(path, images)
-        target.check_preprocessing(path)
-    except Exception as error:
-        raise ValueError(f'{target.loaded_by} cannot load what was to be '
-                         f'written: {one_line(error)}') from None
-    differences = {}
-    for name in outputs.keys() & expected.keys():
-        scale = expected[name].abs().max().clamp(min=1e-12)
-        difference = (outputs[name] - expected[name]).abs().max() / scale
-        differences[name] = float(difference)
+    differences: Dict[str, float] = {}
+    for number in target.batch_sizes:
+        images = torch.randn(
+            number,
+            trained.arch.in_channels,
+            *trained.arch.img_size,
+            generator=torch.Generator().manual_seed(0))
+        expected = target.expected(trained, images)
+        # Loading is up to others, and so is what they raise.
+        try:
+            outputs = target.outputs(path, images)
+            target.check_preprocessing(path)
+        except Exception as error:
+            raise ValueError(f'{target.loaded_by} cannot load what was to be '
+                             f'written: {one_line(error)}') from None
+        for name in outputs.keys() & expected.keys():
+            scale = expected[name].abs().max().clamp(min=1e-12)
+            difference = (outputs[name] - expected[name]).abs().max() / scale
+            # max() would drop NaN.
+            known = torch.tensor(differences.get(name, 0.))
+            differences[name] = float(torch.maximum(known, difference))
     # Written so that NaN fails.
     if all(value <= TOLERANCE for value in differences.values()):
         return differences

@@ -10,7 +10,8 @@ from dmae_mm.host import build
 from dmae_mm.messages import first_few
 
 from ..origin import origin_of
-from ..tensor_file import Tensors, read_tensor_file
+from ..tensor_file import (Tensors, check_replaceable, read_tensor_file,
+                           save_tensors)
 from ..transfer import MISSED, compare
 from .trained_model import TrainedModel
 from .vit_architecture import NamedArchitecture
@@ -27,6 +28,8 @@ class ExportFormat(metaclass=ABCMeta):
 
     Attributes:
         endings (tuple[str, ...]): How the file's name may end.
+        batch_sizes (tuple[int, ...]): Of the images with which a written
+            file is tried.
         tensors (dict[str, torch.Tensor]): What the file holds.
         left_out (list[str]): What of the backbone is not in it.
         notes (list[str]): What its user must know.
@@ -36,6 +39,7 @@ class ExportFormat(metaclass=ABCMeta):
         ValueError: If the format cannot express the model.
     """
     endings: Tuple[str, ...] = ('.pth', '.safetensors')
+    batch_sizes: Tuple[int, ...] = (1, )
     scope = 'mmpretrain'  # whose registry has the data preprocessor
     takes_names = False  # whether it can express a NamedArchitecture
     tensors: Tensors
@@ -55,6 +59,40 @@ class ExportFormat(metaclass=ABCMeta):
             self.notes.append(
                 'neither the config (model.data_preprocessor) nor the file '
                 'says how images are normalised: whoever loads it must know')
+
+    @classmethod
+    def check_destination(cls, path: str, to: str, overwrite: bool,
+                          source: str) -> None:
+        """Raise what would prevent writing, before anything is read.
+
+        Args:
+            path (str): What is to be written.
+            to (str): The name of this format, for messages.
+            overwrite (bool): Whether it may be replaced.
+            source (str): The checkpoint, which is never replaced.
+
+        Raises:
+            FileExistsError: If something is there that must not be replaced.
+            ValueError: If it cannot be a file of this format, or a package
+                is missing that writes it.
+        """
+        if not path.endswith(cls.endings):
+            raise ValueError(f'{path} must end in {" or ".join(cls.endings)} '
+                             f'to be read by {to}.')
+        check_replaceable(path, overwrite, source)
+
+    def save(self, path: str, meta: Dict[str, Any]) -> None:
+        """Write the model.
+
+        Args:
+            path (str): Where nothing is, or what an earlier call wrote.
+            meta (dict): What is to be said of it.
+        """
+        save_tensors(path, self.tensors, meta)
+
+    def expected(self, model: TrainedModel, images: torch.Tensor) -> Tensors:
+        """What :meth:`outputs` has to be, of the trained model itself."""
+        return model.outputs(images)
 
     @abstractmethod
     def usage(self, path: str) -> str:

@@ -1,6 +1,6 @@
 """For ``timm.create_model``."""
 from functools import partial
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
 import timm
 import torch
@@ -81,28 +81,7 @@ class TimmFormat(ExportFormat):
                     f'{classifier}.{name}': tensor.clone()
                     for name, tensor in head.items()
                 })
-        self.source = self._described(model.arch, num_classes)
-
-    def _described(self, arch: Union[ViTArchitecture, NamedArchitecture],
-                   num_classes: int) -> Dict[str, Any]:
-        """What timm has to know of the file."""
-        mean, std = self.origin.mean, self.origin.std
-        if mean is None:
-            mean, std = (0., ) * arch.in_channels, (1., ) * arch.in_channels
-            self.notes.append('so timm is told that pixel values from 0 to '
-                              '255 stay as they are')
-        elif self.origin.to_rgb is False and arch.in_channels == 3:
-            self.notes.append(
-                'data_preprocessor does not reverse the order of the '
-                'channels, which OpenMMLab loads as BGR, and timm gives RGB: '
-                'reverse the images (images.flip(1)), with mean and std, '
-                'unless your pipeline loads RGB')
-        # timm's are for values from 0 to 1.
-        return dict(
-            input_size=(arch.in_channels, *arch.img_size),
-            mean=tuple(round(value / 255, 9) for value in mean),
-            std=tuple(round(value / 255, 9) for value in std),
-            num_classes=num_classes)
+        self.source = pretrained_cfg(model, num_classes, self.notes)
 
     def usage(self, path: str) -> str:
         arguments = [repr(self.model_name)]
@@ -122,9 +101,10 @@ class TimmFormat(ExportFormat):
 
     def check_preprocessing(self, path: str) -> None:
         found = timm.data.resolve_model_data_config(self._load(path))
-        if found['input_size'] != self.source['input_size']:
-            raise ValueError(f'timm takes images for {found["input_size"]} '
-                             f'instead of {self.source["input_size"]}')
+        for name in ('input_size', 'interpolation', 'crop_pct', 'crop_mode'):
+            if found[name] != self.source[name]:
+                raise ValueError(f'timm takes {name}={found[name]} instead of '
+                                 f'{self.source[name]}')
         if self.origin.mean is not None:
             self._compare_preprocessing(
                 *([255 * value for value in found[name]]
@@ -136,6 +116,42 @@ class TimmFormat(ExportFormat):
             pretrained=True,
             pretrained_cfg_overlay=dict(file=path, **self.source),
             **self.kwargs)
+
+
+def pretrained_cfg(model: TrainedModel, num_classes: int,
+                   notes: List[str]) -> Dict[str, Any]:
+    """What timm has to know of a file, for ``pretrained_cfg_overlay``.
+
+    Evaluated are whole images, resized to the size of the training as there.
+    Its random crops have aspects from 3:4 to 4:3, up to which this squeezes a
+    photograph.
+
+    Args:
+        model (TrainedModel): The model.
+        num_classes (int): Of its classifier.
+        notes (list[str]): What a user must know is added.
+    """
+    arch, origin = model.arch, model.origin
+    mean, std = origin.mean, origin.std
+    if mean is None:
+        mean, std = (0., ) * arch.in_channels, (1., ) * arch.in_channels
+        notes.append('so timm is told that pixel values from 0 to 255 stay '
+                     'as they are')
+    elif origin.to_rgb is False and arch.in_channels == 3:
+        notes.append(
+            'data_preprocessor does not reverse the order of the channels, '
+            'which OpenMMLab loads as BGR, and timm gives RGB: reverse the '
+            'images (images.flip(1)), with mean and std, unless your pipeline '
+            'loads RGB')
+    # timm's are for values from 0 to 1.
+    return dict(
+        input_size=(arch.in_channels, *arch.img_size),
+        mean=tuple(round(value / 255, 9) for value in mean),
+        std=tuple(round(value / 255, 9) for value in std),
+        num_classes=num_classes,
+        interpolation=model.interpolation,
+        crop_pct=1.,
+        crop_mode='squash')
 
 
 def _name_and_kwargs(arch: ViTArchitecture,

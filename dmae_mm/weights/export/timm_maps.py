@@ -9,17 +9,18 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import timm
 import torch
 import torch.nn as nn
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 
 from dmae_mm.host import read_model_config
 from dmae_mm.messages import first_few, one_line
 
 from ..misfits import load_exactly
 from ..names import timm_model_state_dict
-from ..origin import Origin, normalisation_of, preprocessing_of_config
+from ..origin import (Origin, interpolation_of_config, normalisation_of,
+                      preprocessing_of_config)
 from ..tensor_file import TensorFile, Tensors
 from .export_format import ExportFormat
-from .timm_format import TimmFormat
+from .timm_format import TimmFormat, pretrained_cfg
 from .trained_model import Size, TrainedModel
 
 # Options of a TIMMBackbone that are not timm's, or that say what is returned.
@@ -55,30 +56,31 @@ class TrainedMaps(TrainedModel):
         return dict(map=_last_map(self.backbone, images))
 
 
-def timm_maps(path: str, cfg_options: dict) -> Optional[ConfigDict]:
-    """The model of a config whose backbone is trained by its maps.
+def timm_maps(path: str, cfg_options: dict) -> Optional[Config]:
+    """A config whose model's backbone is one of timm, trained by its maps.
 
     Args:
         path (str): The config.
         cfg_options (dict): Changes to it.
 
     Returns:
-        ConfigDict | None: None if it has no such backbone.
+        Config | None: None if it has no such backbone.
     """
-    model = read_model_config(path, cfg_options).model
+    cfg = read_model_config(path, cfg_options)
+    model = cfg.model
     if _name(model.backbone) == 'TIMMBackbone' and model.backbone.get(
             'features_only', _name(model) == 'FeatureDistiller'):
-        return model
+        return cfg
     return None
 
 
-def trained_timm_maps(path: str, model: ConfigDict, file: TensorFile,
+def trained_timm_maps(path: str, cfg: Config, file: TensorFile,
                       img_size: Optional[Size]) -> TrainedMaps:
     """The model of timm in a checkpoint.
 
     Args:
         path (str): Its config, for errors.
-        model (ConfigDict): As of :func:`timm_maps`.
+        cfg (Config): As of :func:`timm_maps`.
         file (TensorFile): The checkpoint.
         img_size (tuple[int, int], optional): None; there is nothing here that
             resamples positions.
@@ -94,6 +96,7 @@ def trained_timm_maps(path: str, model: ConfigDict, file: TensorFile,
             f'img_size={img_size}, but model.backbone of {path} is a '
             'TIMMBackbone(features_only=True), which is exported for the size '
             'that it was trained with. Leave it out.')
+    model = cfg.model
     backbone = model.backbone.to_dict()
     name = backbone['model_name']
     kwargs = {key: value for key, value in backbone.items()
@@ -127,7 +130,8 @@ def trained_timm_maps(path: str, model: ConfigDict, file: TensorFile,
                      if not key.startswith('backbone.')})
     return TrainedMaps(
         file, network, arch, _plain_names(weights, _plain(arch, 0)),
-        Origin(img_size=size, **said), left_out=beside)
+        Origin(img_size=size, **said), left_out=beside,
+        interpolation=interpolation_of_config(cfg))
 
 
 class TimmMapFormat(TimmFormat):
@@ -168,7 +172,7 @@ class TimmMapFormat(TimmFormat):
                 f'{len(left)} tensors are not trained, since no trained map '
                 f"needs them, and have timm's initial values: "
                 f'{first_few(left)}')
-        self.source = self._described(arch, num_classes)
+        self.source = pretrained_cfg(model, num_classes, self.notes)
 
     def outputs(self, path: str, images: torch.Tensor) -> Tensors:
         self._load(path)  # strictly
@@ -230,7 +234,7 @@ def _plain_names(weights: Tensors, plain: Tensors) -> Tensors:
     left = dict(weights)
     renamed = {}
     for name in plain:
-        for wrapped in _wrapped_names(name):
+        for wrapped in wrapped_names(name):
             if wrapped in left:
                 renamed[name] = left.pop(wrapped)
                 break
@@ -240,8 +244,8 @@ def _plain_names(weights: Tensors, plain: Tensors) -> Tensors:
     return renamed
 
 
-def _wrapped_names(name: str) -> Tuple[str, ...]:
-    """What 'stages.0.x' is called in models that return maps."""
+def wrapped_names(name: str) -> Tuple[str, ...]:
+    """What 'stages.0.x' is called in timm's models that return maps."""
     return (f'model.{name}', name, name.replace('.', '_', 1),
             name.replace('.', '_', 2))
 

@@ -14,8 +14,8 @@ from dmae_mm.messages import one_line
 from ..misfits import load_exactly
 from ..names import (backbone_from_timm, backbone_state_dict, layout_of,
                      under_prefix)
-from ..origin import (Origin, normalisation_of, origin_of,
-                      preprocessing_of_config)
+from ..origin import (Origin, interpolation_of_config, normalisation_of,
+                      origin_of, preprocessing_of_config)
 from ..positions import PositionGrids, other_meaning
 from ..tensor_file import TensorFile, Tensors
 from .vit_architecture import (BACKBONES, NamedArchitecture, ViTArchitecture,
@@ -42,6 +42,7 @@ class TrainedModel:
     classifier_tensors: Tensors = field(default_factory=dict)
     # What else is in the file, but for what it says about itself.
     left_out: List[str] = field(default_factory=list)
+    interpolation: str = 'bicubic'  # with which images were resized
 
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> Tensors:
@@ -82,7 +83,8 @@ def trained_in_mmpretrain(path: str,
         ValueError: If the config cannot be built, or if checkpoint and
             config do not fit exactly.
     """
-    cfg = read_model_config(path, cfg_options).model
+    whole = read_model_config(path, cfg_options)
+    cfg = whole.model
     if layout_of(file.tensors) not in ('mmpretrain', 'mmpretrain backbone'):
         raise ValueError(
             f"{file.source} does not have mmpretrain's names, which the "
@@ -124,7 +126,8 @@ def trained_in_mmpretrain(path: str,
         backbone.load_state_dict(tensors)
     model = TrainedModel(
         file, backbone, arch, tensors,
-        _origin(arch, preprocessing_of_config(cfg, arch.in_channels), file))
+        _origin(arch, preprocessing_of_config(cfg, arch.in_channels), file),
+        interpolation=interpolation_of_config(whole))
     beside = set()
     if layout == 'mmpretrain':
         beside = {f'{name.split(".")[0]}.*' for name in file.tensors}
@@ -218,7 +221,8 @@ def trained_in_timm(name: str,
         arch,
         tensors,
         _origin(arch, dict(known, to_rgb=True), file, file_first=True),
-        left_out=['head.*'] * bool(head) + _no_weights(file))
+        left_out=['head.*'] * bool(head) + _no_weights(file),
+        interpolation=model.pretrained_cfg.get('interpolation', 'bicubic'))
 
 
 def _origin(arch: ViTArchitecture,
@@ -297,6 +301,7 @@ def mmpretrain_outputs(backbone: nn.Module, images: torch.Tensor) -> Tensors:
     if hasattr(backbone, 'ln2'):
         backbone.out_type = 'avg_featmap'
         outputs['pooled'], = backbone(images, **whole)
+        backbone.out_type = 'raw'
     return outputs
 
 

@@ -256,3 +256,33 @@ def test_illegal_options(change, message):
         allow_random=True)
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(cfg, **change))
+
+
+def test_smaller_images_of_a_student_without_patches(tmp_path):
+    """Positions of the file's own grid are resampled, as timm does it."""
+    kwargs = dict(depth=2)
+    whole = timm.create_model('test_vit', **kwargs)
+    randomize(whole)
+    torch.save(whole.state_dict(), tmp_path / 'vit.pth')
+    options = dict(
+        type='TimmTeacher', model_name='test_vit', model_kwargs=kwargs,
+        aligned_blocks=[1], checkpoint=str(tmp_path / 'vit.pth'))
+    teacher = MODELS.build(dict(
+        options, img_size=64, student_input=StudentInput(None, None, 3)))
+    assert teacher.patch_grid == (4, 4)
+    assert teacher.grid_of(100, 100) == (4, 4)
+    teacher.init_weights()
+    whole.set_input_size(64)
+    assert torch.allclose(
+        teacher.network.pos_embed, whole.pos_embed, atol=1e-6)
+
+
+@pytest.mark.parametrize('size, student, message', [
+    (60, StudentInput(None, None, 3), '60 is no multiple of its patches, 16'),
+    (64, StudentInput((32, 32), (2, 2), 3), 'the student has patches'),
+    (64, None, 'student_input')])
+def test_sizes_that_a_teacher_cannot_have(size, student, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(dict(
+            type='TimmTeacher', model_name='test_vit', aligned_blocks=[1],
+            img_size=size, student_input=student, allow_random=True))

@@ -64,7 +64,8 @@ def test_student_of_a_recipe_loads_as_vit_tiny(tmp_path):
     usage = export_checkpoint(config, checkpoint, dst, 'timm').usage
     source = dict(
         file=dst, input_size=(3, 224, 224), mean=(.485, .456, .406),
-        std=(.229, .224, .225), num_classes=1000)
+        std=(.229, .224, .225), num_classes=1000, interpolation='bicubic',
+        crop_pct=1., crop_mode='squash')
     assert usage == ("timm.create_model('vit_tiny_patch16_224', "
                      'pretrained=True, '
                      f'pretrained_cfg_overlay={source!r})')
