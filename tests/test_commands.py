@@ -110,6 +110,36 @@ BEFORE = [
      'python tools/model_converters/export.py configs/dmae/vit-b_dmae_in1k.py '
      'work_dirs/vit-b_dmae_in1k/epoch_100.pth vit-b_mmseg.pth --to mmseg'),
 ]
+# What a page promises: a file, as a pattern of its name, or '*: ' and that
+# of what is printed.
+PROMISED = [
+    ('tools/train.py CONFIG', 'work_dirs/*/epoch_1.pth'),
+    ('tools/train.py configs', 'work_dirs/**/epoch_1.pth'),
+    ('_train.sh', 'work_dirs/**/epoch_1.pth'),
+    ('mim train', 'work_dirs/*/*_[12].pth'),
+    ('--check', '*: Everything works: the run can be started.'),
+    ('tools/check_transfer.py', r'*: All \d+ backbone tensors arrived'),
+    ('detection/resnet50_faster', '*: All 318 backbone tensors arrived'),
+    ('detection/cspnext', '*: All 206 backbone tensors arrived'),
+    ('segmentation/swin-t', '*: All 189 backbone tensors arrived'),
+    ('transfer.md: python tools/check_transfer.py configs/segmentation/vit',
+     r'*: All 148 backbone tensors arrived \(1 resized\)'),
+    ('tools/distill.py', 'work_dirs/distill/*/student.safetensors'),
+    ('tools/distill.py', 'work_dirs/distill/*/report.html'),
+    ('--to transformers onnx', 'work_dirs/distill/*/*onnx'),
+    ('--labels', 'work_dirs/distill/*/evaluation.json'),
+    ('tools/evaluate.py', '*: kNN.*linear'),
+    ('report.py', '**/report.html'),
+    ('--out reconstruction.png', 'reconstruction.png'),
+    ('layer_similarity.py', '**/*.json'),
+    ('export.py', '*[fphs]*.pth'),
+    ('mae_to_mmpretrain.py', 'DST.pth'),
+    ('make_shards.py', 'data/imagenet_shards/train/index.json'),
+    ('make_subset.py', 'data/imagenet/train_1pct.txt'),
+    ('replay_step.py', '*: The losses are the same as in the run'),
+    ('ReconstructionVisualizationHook', 'work_dirs/**/*.png'),
+    ('OnlineProbeHook', '*: (?i)knn'),
+]
 # Commands that are not run: the test that does it otherwise, or the reason.
 EXEMPT = {
     'source .venv/bin/activate': 'the script is Python\'s own',
@@ -272,7 +302,14 @@ def test_a_command_runs(lines, sandbox, tmp_path):
     sandbox.provide(folder, lines)
     if 'my_' in lines:
         write_files(RUN[lines].page, folder)
-    sandbox.run(folder, lines)
+    said = sandbox.run(folder, lines)
+    for entry, promised in PROMISED:
+        if not matches(entry, RUN[lines]):
+            continue
+        if promised.startswith('*: '):
+            assert re.search(promised[3:], said, re.DOTALL), promised + said
+        elif '--check' not in lines:
+            assert [*folder.glob(promised)], promised
 
 
 @pytest.mark.slow
@@ -304,7 +341,8 @@ def test_a_config_is_built(page, path, sandbox, tmp_path, monkeypatch):
 
 def test_no_entry_is_left_over():
     texts = [f'{page_name(c.page)}: {c.text}' for c in COMMANDS]
-    for entry in (*EXEMPT, *(entry for entry, *_ in (*REPLACED, *BEFORE))):
+    for entry in (*EXEMPT, *(entry for entry, *_ in (*REPLACED, *BEFORE,
+                                                   *PROMISED))):
         assert any(entry in text for text in texts), entry
     for pattern in (pattern for _, pattern, _ in REPLACED):
         assert any(re.search(pattern, text) for text in texts), pattern
