@@ -81,26 +81,21 @@ by options of the command.
 """
 PAGE = """# The paper's claims in the small
 
+Does DMAE keep what its paper promises? This study asks on handwritten digits,
+with {seeds} seeds and a teacher for each.
+
+## One command
+
+```bash
+{command}
+```
+
 {written}
 
-Handwritten digits of scikit-learn: 1,437 to train on, 360 to test, 32 px,
-patches of 4 px. The student has 4 blocks of 48 channels, the teacher 8 of 96.
-Students are pre-trained for 20 epochs without labels, the teacher for 60.
-Labels come afterwards, for 20 epochs (50 with a tenth of them, 14 of each
-class), or from scratch for twice as long, so that all students of the second
-table see as many epochs. With a tenth of the labels, the fine-tuned teacher
-knows no more of them. With all labels, supervised distillation from scratch is
-left out: labels alone leave it less than two points to gain. The configs are
-in `configs/digits/`, what differs from them in `studies/study_jobs.py`.
+## What came out
 
-Accuracies are in percent on the test digits, after the last epoch, as mean ±
-half of the 95% interval (Student's t) over the seeds. A seed decides the
-initial weights, the masks, the order of the images, the teacher and the tenth
-of the labels; the test digits are always the same, and one of them is 0.28
-points. Differences are taken seed by seed. "Holds" means that their interval
-lies above 0; there are many, and no correction for that.
-
-## Claims
+Differences are in points of accuracy. "Holds" means that the 95% interval lies
+above 0. There are many intervals, and no correction for that.
 
 {said}
 
@@ -115,6 +110,24 @@ lies above 0; there are many, and no correction for that.
 {trained}
 
 ![Accuracies with all labels and with a tenth](images/study_finetuning.png)
+
+## How it was done
+
+- **Data**: digits of scikit-learn, 1,437 to train on, 360 to test, 32 px,
+  patches of 4 px. One test digit is 0.28 points.
+- **Models**: the student has 4 blocks of 48 channels, the teacher 8 of 96. The
+  configs are in `configs/digits/`, what differs from them in
+  `studies/study_jobs.py`.
+- **Pre-training**: without labels, 20 epochs of a student, 60 of the teacher.
+- **Labels**: 20 epochs (50 with a tenth of the labels, 14 of each class). From
+  scratch twice as long, so that all students of the second table see as many
+  epochs. With a tenth, the fine-tuned teacher knows no more of them. With all
+  labels, supervised distillation from scratch is left out: labels alone leave
+  it less than two points to gain.
+- **Accuracy**: in percent on the test digits, after the last epoch, as mean ±
+  half of the 95% interval (Student's t) over the seeds. A seed decides the
+  initial weights, the masks, the order of the images, the teacher and the
+  tenth of the labels. Differences are taken seed by seed.
 
 """
 
@@ -261,11 +274,13 @@ def write_page(results: Dict[Tuple[int, str], dict],
     packages = ', '.join(f'{name} {version}'
                          for name, version in versions().items())
     written = (
-        f'Written by `{command}`: {len(results)} trainings with {seeds} '
-        f'seeds, {minutes:.0f} minutes of trainings in all, {processes} at a '
-        f'time with one thread each, on {os.cpu_count()} cores '
-        f'({platform.machine()}), CPU only; {packages}.')
+        f'{len(results)} trainings with {seeds} seeds, {minutes:.0f} minutes '
+        f'of trainings in all, {processes} at a time with one thread each, on '
+        f'{os.cpu_count()} cores ({platform.machine()}), CPU only; '
+        f'{packages}.')
     page = (OTHER * (not is_recipe) + PAGE).format(
+        seeds=seeds,
+        command=command,
         written=textwrap.fill(written, 80),
         said=said,
         frozen=frozen,
