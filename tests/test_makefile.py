@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from tests.toys.models import ROOT
 
 SOME = '.[mm,quickstart]'
-ALL = '.[mm,mim,mmdet,mmseg,quickstart,docs,report,shards,test,tiff]'
+ALL = '.[mm,mim,mmdet,mmseg,onnx,quickstart,docs,report,shards,test,tiff]'
 
 # cv2 is that of the package installed last; `bare` is a system without the
 # libraries of the one with windows. `broken` breaks off an installation.

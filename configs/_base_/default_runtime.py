@@ -20,7 +20,9 @@ custom_hooks = [
     dict(type='TeacherHook'),
     dict(type='PretrainedBackboneHook'),
     dict(type='SkippedImagesHook'),
-    dict(type='CalibrationHook')
+    dict(type='CalibrationHook'),
+    # The trained student, for everybody else: student.safetensors.
+    dict(type='StudentFileHook')
 ]
 
 randomness = dict(seed=0, diff_rank_seed=True)

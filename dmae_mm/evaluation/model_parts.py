@@ -15,7 +15,8 @@ from dmae_mm.models.student_input import StudentInput
 from dmae_mm.models.teachers.foreign_details import settle_details
 from dmae_mm.models.teachers.image_matcher import ImageMatcher
 from dmae_mm.models.teachers.normalisation import settle_normalisation
-from dmae_mm.models.teachers.teacher_section import (is_of_timm, split_spec,
+from dmae_mm.models.teachers.teacher_section import (check_tag, is_of_timm,
+                                                     split_spec,
                                                      teacher_section)
 from dmae_mm.models.timm_vits import (convert_weights, create_model,
                                       fetch_from_hub, pretrained_source,
@@ -111,7 +112,8 @@ def _with_size(cfg: Dict[str, Any], file: TensorFile) -> Dict[str, Any]:
     """The config in a file, for its positions: an export may have resampled
     them."""
     size = origin_of(file.meta, file.tensors).img_size
-    if KEY not in file.meta or size is None or 'pos_embed' not in file.tensors:
+    if KEY not in file.meta or size is None or not any(
+            name.endswith('pos_embed') for name in file.tensors):
         return cfg
     backbone = dict(cfg['model']['backbone'], img_size=size)
     return dict(cfg, model=dict(cfg['model'], backbone=backbone))
@@ -162,11 +164,13 @@ def _with_tokens(backbone: nn.Module) -> nn.Module:
 def _of_any_timm(name: str, checkpoint: Optional[str],
                  img_size: Optional[int]) -> ModelParts:
     """A model of timm that is no plain ViT."""
+    check_tag(name)
     cfg = timm.get_pretrained_cfg(name).to_dict()
     kwargs = {}
     if img_size is not None and cfg.get('fixed_input_size'):
         kwargs['img_size'] = img_size
-    TimmFeatures(name, kwargs)  # before anything is fetched
+    with torch.random.fork_rng(devices=[]):
+        TimmFeatures(name, kwargs)  # before anything is fetched
     file = read_tensor_file(_located(name, cfg, checkpoint))
     said = normalisation_of(file)
     mean, std = (said.mean, said.std) if said.mean else (

@@ -33,7 +33,7 @@ _FROZEN = 'is skipped since its requires_grad=False'
 _DETAILS = ('\n---', 'Config:', 'Distributed training is not used',
             'Hooks will be executed', 'Command: ', 'Exp name: ',
             'Checkpoints will be saved to', 'Saving checkpoint at',
-            'backbone out_')
+            'backbone out_', 'The student is in ')
 
 
 def start(cfg: Config, brief: bool = False) -> None:

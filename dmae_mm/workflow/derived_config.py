@@ -7,7 +7,8 @@ from mmengine.config import Config
 
 from dmae_mm.datasets.image_survey import survey_images
 from dmae_mm.host import read_config
-from dmae_mm.launch import complete_config, static_problems, together
+from dmae_mm.launch import (complete_config, crop_size, static_problems,
+                            together)
 
 from .derive import derive
 from .disk_space import check_disk_space
@@ -94,6 +95,9 @@ def _derive(folder: OutFolder, say: Callable[[str], None]
         size=arguments.size,
         epochs=arguments.epochs,
         quick=arguments.quick)
+    for line in survey.consequences(crop_size(derived.config) or 224):
+        say(f'- {line}')
+    say('The config:')
     for line in derived.reasons:
         say(f'- {line}')
     for line in derived.warnings:

@@ -9,6 +9,7 @@ from mmengine.logging import MMLogger
 
 from dmae_mm.engine.hooks.preemption_hook import Preempted
 from dmae_mm.evaluation import probe_table
+from dmae_mm.launch.measure import megabytes
 from dmae_mm.launch.start import shorten_console
 from dmae_mm.weights.safe_load import never_unpickle
 
@@ -32,7 +33,9 @@ class DistillResult:
         out (str): The folder that all of it is in.
         config (str): The config, which ``tools/train.py`` takes.
         checkpoint (str): The last checkpoint of the training.
-        exports (dict[str, str]): For each format, the file or folder.
+        exports (dict[str, str]): For each format, the file or folder: 'timm'
+            or, for a student that timm cannot build, the class whose names
+            ``student.safetensors`` has; and those that were asked for.
         usage (dict[str, str]): For each format, the code that uses it.
         evaluation (dict | None): What ``evaluation.json`` holds; None
             without labels, or where it failed.
@@ -159,23 +162,18 @@ def _finish(folder: OutFolder, checkpoint: str,
                                     checkpoint, labelled, say)
         if result.evaluation is not None:
             say(probe_table(result.evaluation['rows']))
-    for name, wanted in _formats(folder).items():
-        made = attempt(f'The export to {name}', export_student, folder,
-                       checkpoint, name, wanted, say)
+    formats = folder.arguments.to
+    for to in (formats if 'timm' in formats else (None, *formats)):
+        made = attempt(f'The export to {to or "a file"}', export_student,
+                       folder, checkpoint, to, say)
         if made is not None:
-            result.exports[name] = osp.join(folder.path, made['file'])
-            result.usage[name] = made['usage']
+            result.exports[made['to']] = osp.join(folder.path, made['file'])
+            result.usage[made['to']] = made['usage']
     result.report = attempt('The report', write_report, folder,
                             before != folder.recall('made'),
                             result.evaluation)
     _conclude(result, folder, say)
     return result
-
-
-def _formats(folder: OutFolder) -> Dict[str, bool]:
-    """Formats to export to, and whether a person asked for each."""
-    asked = dict.fromkeys(folder.arguments.to, True)
-    return {'timm': 'timm' in asked, **asked}
 
 
 def _conclude(result: DistillResult, folder: OutFolder,
@@ -186,8 +184,8 @@ def _conclude(result: DistillResult, folder: OutFolder,
              osp.join(result.out, 'evaluation.json'), result.report]
     for path in filter(None, dict.fromkeys(there)):
         if osp.exists(path):
-            say(f'  {osp.relpath(path, result.out):32} '
-                f'{_size(path) / 1e6:10,.1f} MB')
+            say(f'  {osp.relpath(path, result.out):24} '
+                f'{megabytes(_size(path)):>10}')
     for name, usage in result.usage.items():
         say(f'\nThe student in {name}:')
         for line in usage.splitlines():

@@ -1,8 +1,9 @@
 """The trained student, as others load it."""
 import os.path as osp
-from typing import Any, Callable, Dict, Optional
+from typing import Callable, Dict, Optional
 
 from dmae_mm.weights.export import FORMATS, export_checkpoint
+from dmae_mm.weights.export import export_student as write_student
 
 from .out_folder import OutFolder
 
@@ -32,48 +33,57 @@ def check_formats(folder: OutFolder) -> None:
         FORMATS[to].check_destination(path, to, True, '')
 
 
-def export_student(folder: OutFolder, checkpoint: str, to: str, asked: bool,
-                   say: Callable[[str], None]) -> Optional[Dict[str, Any]]:
-    """Export to a format, unless that was done of this checkpoint before.
+def export_student(folder: OutFolder, checkpoint: str, to: Optional[str],
+                   say: Callable[[str], None]) -> Dict[str, str]:
+    """Export the student, unless that was done of this checkpoint before.
 
     Args:
         folder (OutFolder): Of the result.
         checkpoint (str): Of the trained student.
-        to (str): The format.
-        asked (bool): Whether a person asked for it. If not, a student that
-            cannot be expressed in it is no failure.
+        to (str, optional): A format. None for ``student.safetensors`` with
+            the names of timm where timm can build the student, else with its
+            own.
         say (Callable): Takes each line for a person.
 
     Returns:
-        dict | None: ``file``, in the folder, and ``usage``, the code that
-        uses it; None for what was not asked for and cannot be.
+        dict: ``to``, the format, or the class whose names it has; ``file``,
+        in the folder; and ``usage``, the code that uses it.
 
     Raises:
         ValueError: If the format cannot express the student.
         OSError: If it cannot be written.
     """
-    what, source = f'export to {to}', osp.basename(checkpoint)
+    what, source = f'export to {to or "any"}', osp.basename(checkpoint)
     made = folder.made(what, checkpoint=source)
     if made is not None:
         return made
-    file = FILES[to]
-    try:
+    file = FILES[to or 'timm']
+    path = osp.join(folder.path, file)
+    if to is None:
+        exported = write_student(folder.config_file, checkpoint, path)
+        names = exported.names
+    else:
         exported = export_checkpoint(
-            folder.config_file,
-            checkpoint,
-            osp.join(folder.path, file),
-            to,
-            overwrite=True,
+            folder.config_file, checkpoint, path, to, overwrite=True,
             **dict(num_classes=0) if to == 'timm' else {})
-    except ValueError as error:
-        if asked:
-            raise
-        say(f'The student is not written for {to}: {error}')
-        return None
+        say(f'{file}: {exported.loaded_by} loads it and computes the same, '
+            f'to {max(exported.differences.values()):.0e}.')
+        names = to
     for note in exported.notes:
         say(f'Note on {file}: {note}.')
-    say(f'{file}: {exported.loaded_by} loads it and computes the same, to '
-        f'{max(exported.differences.values()):.0e}.')
-    folder.note_made(what, file=file, checkpoint=source,
-                     usage=exported.usage)
+    usage = _in_timm(exported.usage) if names == 'timm' else exported.usage
+    folder.note_made(what, to=names, file=file, checkpoint=source,
+                     usage=usage)
     return folder.made(what)
+
+
+def _in_timm(line: str) -> str:
+    """From the line that makes a model of timm to features of an image."""
+    imports = [name for name in ('functools', 'timm', 'torch')
+               if f'{name}.' in line]
+    return '\n'.join([
+        f'import {", ".join(imports)}', f'student = {line}.eval()',
+        'transform = timm.data.create_transform(',
+        '    **timm.data.resolve_model_data_config(student))',
+        'features = student(transform(image)[None])  # of a PIL image'
+    ])

@@ -2,7 +2,7 @@
 import pytest
 from mmengine.config import Config
 
-from dmae_mm.launch import static_problems
+from dmae_mm.launch import crop_size, static_problems
 
 
 def problems(**changes):
@@ -124,3 +124,17 @@ def test_masks_and_crops_of_students_of_simmim_and_spark(
                      **{'train_dataloader.dataset.pipeline': pipeline})
     assert bool(found) == bool(said)
     assert all(said in problem for problem in found) and len(found) < 2
+
+
+@pytest.mark.parametrize('pipeline, size', [
+    ([dict(type='RandomResizedCrop', scale=32), dict(type='PackInputs')], 32),
+    ([dict(type='Resize', scale=(64, 64)), dict(type='CenterCrop',
+                                                crop_size=48)], 48),
+    ([dict(type='Resize', scale=(64, 32))], None),
+    ([dict(type='PackInputs')], None),
+])
+def test_the_size_that_a_training_sees(pipeline, size):
+    dataset = dict(type='CustomDataset', pipeline=pipeline)
+    for cfg in (dict(dataset=dataset),
+                dict(dataset=dict(type='RepeatDataset', dataset=dataset))):
+        assert crop_size(Config(dict(train_dataloader=cfg))) == size

@@ -342,7 +342,7 @@ def test_the_config_is_read_back(survey, teacher, tmp_path, student):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('student, teachers', [
-    ('test_vit', 1), ('test_byobnet', 1), ('test_vit', 2)])
+    ('test_byobnet', 1), ('test_vit', 2)])
 def test_a_derived_config_trains(photos, teacher, tmp_path, student,
                                  teachers):
     other = tmp_path / 'other.pth'

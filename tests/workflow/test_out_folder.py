@@ -7,6 +7,7 @@ import torch
 
 from dmae_mm.workflow.arguments import Arguments
 from dmae_mm.workflow.out_folder import OutFolder
+from tests.toys.distilled import write_checkpoint
 
 
 @pytest.fixture
@@ -19,16 +20,6 @@ def arguments(tmp_path):
                  out=tmp_path / 'out'), **changes))
 
     return make
-
-
-def write_checkpoint(folder, epoch, length):
-    path = f'{folder}/epoch_{epoch}.pth'
-    torch.save(
-        dict(meta=dict(epoch=epoch, iter=5 * epoch,
-                       cfg=f'train_cfg = dict(max_epochs={length})')), path)
-    with open(f'{folder}/last_checkpoint', 'w') as file:
-        file.write(path)
-    return path
 
 
 def test_the_state_names_arguments_and_versions(arguments, tmp_path):
@@ -123,3 +114,25 @@ def test_what_was_made_is_known_while_it_is_there(arguments, tmp_path):
     assert again.made('export', checkpoint='epoch_4.pth') is None
     (tmp_path / 'out' / 'x.onnx').unlink()
     assert again.made('export', checkpoint='epoch_3.pth') is None
+
+
+def test_a_run_killed_before_it_named_its_checkpoint(arguments):
+    folder = OutFolder(arguments())
+    folder.begin()
+    path = write_checkpoint(folder.path, 1, 3)
+    os.remove(f'{folder.path}/last_checkpoint')
+    assert folder.checkpoint == folder.whole_checkpoint(print) == path
+
+
+def test_a_damaged_checkpoint_is_said_and_not_used(arguments):
+    folder, lines = OutFolder(arguments()), []
+    folder.begin()
+    first = write_checkpoint(folder.path, 1, 2)
+    second = write_checkpoint(folder.path, 2, 2)
+    assert folder.whole_checkpoint(lines.append) == second and not lines
+    os.truncate(second, 100)
+    assert folder.trained() is None
+    assert folder.whole_checkpoint(lines.append) == first
+    assert f'{second} is not used: it is cut off' in lines[0]
+    os.truncate(first, 0)
+    assert folder.whole_checkpoint(lines.append) is None

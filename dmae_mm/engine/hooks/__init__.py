@@ -10,6 +10,7 @@ from .pretrained_backbone_hook import PretrainedBackboneHook
 from .progress_bar_hook import ProgressBarHook
 from .reconstruction_visualization_hook import ReconstructionVisualizationHook
 from .skipped_images_hook import SkippedImagesHook
+from .student_file_hook import StudentFileHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
@@ -17,5 +18,5 @@ __all__ = [
     'FiniteLossHook', 'FollowConfigHook', 'LearningRateHook',
     'OnlineProbeHook', 'PreemptionHook', 'PretrainedBackboneHook',
     'ProgressBarHook', 'ReconstructionVisualizationHook', 'SkippedImagesHook',
-    'TeacherHook'
+    'StudentFileHook', 'TeacherHook'
 ]

@@ -163,8 +163,10 @@ def split_spec(spec: str) -> Tuple[str, Optional[str]]:
 
 
 def is_of_timm(name: str) -> bool:
-    """Whether timm has the architecture, and it is not the path of a model;
-    a folder of results may have such a name."""
+    """Whether timm has the architecture, and it is not the path of a model.
+
+    A folder of results may have such a name.
+    """
     return (timm.is_model(name) and not name.endswith(CHECKPOINTS)
             and not osp.isfile(name)
             and not osp.isfile(osp.join(name, 'config.json')))
@@ -175,13 +177,22 @@ def _is_there(path: str) -> bool:
     return path.startswith(('http://', 'https://')) or osp.exists(path)
 
 
-def _of_timm(name: str, checkpoint: Optional[str]) -> Dict[str, Any]:
+def check_tag(name: str) -> None:
+    """Refuse a name of timm whose tag does not exist.
+
+    Raises:
+        ValueError: Lists those that there are.
+    """
     architecture, _, tag = name.partition('.')
     tags = timm.list_pretrained(f'{architecture}.*')
     if tag and name not in tags:
         raise ValueError(
-            f'teacher: timm {timm.__version__} has no weights {tag!r} of '
+            f'timm {timm.__version__} has no weights {tag!r} of '
             f'{architecture}. It has: {first_few(tags, 12) or "none"}.')
+
+
+def _of_timm(name: str, checkpoint: Optional[str]) -> Dict[str, Any]:
+    check_tag(name)
     with torch.device('meta'), torch.random.fork_rng(devices=[]):
         pretrained_cfg = create_model(name, {}).pretrained_cfg
     if checkpoint is not None:
@@ -233,7 +244,7 @@ def _unknown(spec: str, name: str, error: Exception) -> Exception:
             f'on the Hugging Face hub: hf download {name} --local-dir FOLDER, '
             'and give FOLDER.')
     ours = timm.list_models(pretrained=True) + timm.list_models()
-    close = difflib.get_close_matches(name, ours, 5)
+    close = difflib.get_close_matches(name, ours, 5, cutoff=.7)
     zoo = difflib.get_close_matches(name, list_models(), 3)
     return ValueError(
         f'teacher {spec!r}: {name!r} is neither a model of timm '

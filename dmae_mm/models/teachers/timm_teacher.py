@@ -145,17 +145,16 @@ class TimmTeacher(Teacher):
             num_heads = shared_num_heads(network.blocks[i] for i in blocks)
             network.blocks[-1] = UpToQKV(network.blocks[-1])
         embed = network.patch_embed
+        height, width = embed.patch_size
+        grid = embed.grid_size
         if img_size is not None:
             _check_img_size(img_size, student_input, embed.patch_size)
-        if student_input is not None:
-            height, width = embed.patch_size
-            rows, columns = student_input.teacher_grid(embed.grid_size,
-                                                       embed.patch_size)
-            if img_size is not None:
-                rows, columns = img_size // height, img_size // width
-            if (rows, columns) != embed.grid_size:
-                network.set_input_size(
-                    img_size=(rows * height, columns * width))
+            grid = img_size // height, img_size // width
+        elif student_input is not None:
+            grid = student_input.teacher_grid(grid, embed.patch_size)
+        if tuple(grid) != embed.grid_size:
+            network.set_input_size(
+                img_size=(grid[0] * height, grid[1] * width))
         show_only_visible(network)
         super().__init__(
             network=network,
@@ -249,10 +248,8 @@ class TimmTeacher(Teacher):
 
 def _check_img_size(img_size: int, student_input: Optional[StudentInput],
                     patch_size: Tuple[int, int]) -> None:
-    if student_input is None:
-        raise ValueError(f'teacher.img_size={img_size!r} is for the images of '
-                         'a student, and there is none (student_input).')
-    if student_input.patch_grid or student_input.units:
+    if student_input is not None and (
+            student_input.patch_grid or student_input.units):
         raise ValueError(
             f'teacher.img_size={img_size!r}, but the student has patches or '
             'regions, from whose grid the size of its images follows. Remove '

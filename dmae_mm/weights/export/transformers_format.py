@@ -25,10 +25,12 @@ from .timm_format import TimmFormat, pretrained_cfg
 from .timm_maps import MapArchitecture
 from .trained_model import TrainedModel
 from .transformers_vit import transformers_vit
+from .vit_architecture import ViTArchitecture
 
 _WEIGHTS = 'model.safetensors'
 _IMAGES = 'preprocessor_config.json'
 _CONFIG = 'config.json'
+_EPS_OF_CLIP = 1e-5
 _OF_FILES = ('.pth', '.pt', '.pt2', '.bin', '.safetensors', '.onnx', '.json')
 
 
@@ -177,6 +179,8 @@ class TransformersFormat(ExportFormat):
             by_timm = TimmFormat(model, num_classes=0)
             name, kwargs = by_timm.model_name, dict(by_timm.kwargs)
             del kwargs['num_classes']
+            if getattr(model.arch, 'norm_eps', None) == _EPS_OF_CLIP:
+                name, kwargs = _like_clip(model.arch, kwargs)
             tensors, source = by_timm.tensors, by_timm.source
             self.notes = by_timm.notes
         try:
@@ -188,10 +192,12 @@ class TransformersFormat(ExportFormat):
                 f'config.json cannot hold: {kwargs}. --to timm, onnx and '
                 'torch-export can.') from None
         known = timm.models.get_pretrained_cfg(name)
+        if known.fixed_input_size:
+            kwargs.setdefault('img_size', self.arch.img_size)
         more = {key: getattr(known, key, None)
                 for key in ('first_conv', 'classifier', 'fixed_input_size')}
         return dict(
-            architecture=name,
+            architecture=name.partition('.')[0],  # a tag names weights
             num_classes=0,
             num_features=getattr(model.backbone, 'num_features', None),
             pretrained_cfg={**more, **source},
@@ -225,6 +231,21 @@ class TransformersFormat(ExportFormat):
                 image_mean=[value / 255 for value in self.origin.mean],
                 image_std=[value / 255 for value in self.origin.std])
         return said
+
+
+def _like_clip(arch: ViTArchitecture,
+               kwargs: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
+    """Name and arguments of a model of timm whose norms are as those of CLIP,
+    since no argument that is plain data says so."""
+    kwargs = dict(
+        kwargs,
+        patch_size=arch.patch_size,
+        embed_dim=arch.embed_dims,
+        depth=arch.num_layers,
+        num_heads=arch.num_heads,
+        pre_norm=arch.pre_norm)
+    del kwargs['norm_layer']
+    return 'vit_base_patch16_clip_224', kwargs
 
 
 def _as_own(path: str) -> nn.Module:

@@ -279,8 +279,8 @@ def test_smaller_images_of_a_student_without_patches(tmp_path):
 
 @pytest.mark.parametrize('size, student, message', [
     (60, StudentInput(None, None, 3), '60 is no multiple of its patches, 16'),
-    (64, StudentInput((32, 32), (2, 2), 3), 'the student has patches'),
-    (64, None, 'student_input')])
+    (64.0, None, '64.0 is no multiple'),
+    (64, StudentInput((32, 32), (2, 2), 3), 'the student has patches')])
 def test_sizes_that_a_teacher_cannot_have(size, student, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(
