@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
-from tests.toys.checkpoints import write_student
-from tests.toys.models import ROOT, STUDENT
+from tests.toys.models import ROOT, STUDENT, TOY_MODEL
 from tests.toys.runs import LAUNCHER_VARIABLES, free_port
 
 
@@ -31,6 +32,18 @@ def start(command: list, config: Path) -> dict:
     return torch.load(checkpoint, weights_only=False)['state_dict']
 
 
+def student(folder: Path, arch: dict) -> Path:
+    """A checkpoint of pre-training, 4 x 4 patches of 8 px."""
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            TOY_MODEL,
+            backbone=dict(TOY_MODEL['backbone'], arch=arch),
+            neck=dict(TOY_MODEL['neck'], embed_dim=arch['embed_dims'])))
+    torch.save(dict(state_dict=model.state_dict(), meta={}), folder / 's.pth')
+    return folder / 's.pth'
+
+
 def trained(before: Path, after: dict) -> bool:
     """Whether the blocks have moved from where the checkpoint put them."""
     weights = torch.load(before, weights_only=True)['state_dict']
@@ -43,11 +56,25 @@ def trained(before: Path, after: dict) -> bool:
 def test_segmentation(tmp_path):
     from tests.toys import needs_mmseg  # noqa: F401
     from tests.toys.ade20k import write_ade20k
-    from tests.toys.segmentation_runs import toy_config
-    checkpoint = write_student(tmp_path / 's.pth', STUDENT)
-    cfg = toy_config('vit-s_upernet_ade20k-512x512.py',
-                     write_ade20k(tmp_path / 'data'), tmp_path / 'run',
-                     str(checkpoint))
+    from tests.toys.segmentation_runs import shrink_run
+    cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' /
+                          'vit-s_upernet_ade20k-512x512.py')
+    shrink_run(cfg, tmp_path / 'run', 2)
+    checkpoint = student(tmp_path, STUDENT)
+    cfg.merge_from_dict({
+        'model.backbone.patch_size': 8,
+        'model.backbone.out_indices': [0, 1, 2, 3],
+        'model.backbone.init_cfg.checkpoint': str(checkpoint),
+        'model.neck.embed_dim': 24,
+        'model.decode_head.in_channels': [24] * 4,
+        'model.decode_head.channels': 16,
+        'model.auxiliary_head.in_channels': 24,
+        'model.auxiliary_head.channels': 8,
+    })
+    cfg.model.backbone.arch = STUDENT
+    write_ade20k(tmp_path / 'data')
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path / 'data')
     cfg.dump(tmp_path / 'toy_upernet.py')
     command = [
         sys.executable, '-m', 'mim', 'train', 'onedl-mmsegmentation',
@@ -67,7 +94,7 @@ def test_detection(command, tmp_path):
     from tests.toys.coco import write_coco
     from tests.toys.detection_runs import ARCH, MASK_RCNN, toy_config
     arch = {name: ARCH[name] for name in ARCH if 'global' not in name}
-    checkpoint = write_student(tmp_path / 's.pth', arch)
+    checkpoint = student(tmp_path, arch)
     cfg = toy_config(MASK_RCNN, write_coco(tmp_path / 'data'),
                      tmp_path / 'run', str(checkpoint))
     cfg.model.backbone.patch_size = 8

@@ -7,9 +7,6 @@ from typing import Dict, Tuple
 import numpy as np
 import torch
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
-
-from tests.toys.models import TOY_MODEL
 
 GOLDEN = np.load(
     Path(__file__).parents[1] / 'data' / 'golden_linear_l1.npz')
@@ -38,18 +35,6 @@ def encoder_only(weights: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
         for name, tensor in weights.items() if not name.startswith(
             ('decoder_', 'mask_token', 'aligned_feature_projection_heads'))
     }
-
-
-def write_student(path: Path, arch: dict) -> Path:
-    """A checkpoint of pre-training, 4 x 4 patches of 8 px."""
-    torch.manual_seed(0)
-    model = MODELS.build(
-        dict(
-            TOY_MODEL,
-            backbone=dict(TOY_MODEL['backbone'], arch=arch),
-            neck=dict(TOY_MODEL['neck'], embed_dim=arch['embed_dims'])))
-    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
-    return path
 
 
 class RandomImages(torch.utils.data.Dataset):

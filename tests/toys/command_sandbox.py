@@ -27,10 +27,11 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from torchvision.models import VisionTransformer
 
-from dmae_mm.host import build, quietly, read_config, without_teachers
+from dmae_mm.host import quietly, read_config, without_teachers
 from dmae_mm.launch import set_epochs
-from tests.toys.checkpoints import golden_weights, write_student
-from tests.toys.models import ROOT, STUDENT
+from tests.toys.ade20k import write_ade20k
+from tests.toys.checkpoints import golden_weights
+from tests.toys.models import ROOT
 from tests.toys.runs import LAUNCHER_VARIABLES, free_port
 
 # What commands read and do not write; all else is copied.
@@ -157,6 +158,11 @@ class Sandbox:
         for split, name in (('train', 'train'), ('val', 'test')):
             shutil.copytree(self.template / 'data/imagenet' / split,
                             self.template / 'data/labelled' / name)
+        (self.template / 'data/photos').mkdir()
+        for path in (self.template / 'data/imagenet/train').rglob('*.JPEG'):
+            shutil.copy(path, self.template / 'data/photos' /
+                        f'{path.parent.name}_{path.stem}.jpg')
+        write_ade20k(self.template / 'data/ade/ADEChallengeData2016')
         (self.template / 'bin').mkdir()
         (self.template / 'bin' / 'srun').write_text(SRUN)
         (self.template / 'bin' / 'srun').chmod(0o755)
@@ -200,7 +206,13 @@ class Sandbox:
     def toy(self, name: str) -> Config:
         """The toy edition of a config of the checkout."""
         cfg = read_config(str(ROOT / name))
-        toy_edition(cfg)
+        if '/segmentation/' in name:
+            from tests.toys import needs_mmseg  # noqa: F401
+            from tests.toys.segmentation_runs import shrink_run
+            shrink_run(cfg, Path(), 2)
+            cfg.pop('work_dir')
+        else:
+            toy_edition(cfg)
         return cfg
 
     def once(self, key: str, make: Callable[[Path], None]) -> Path:
@@ -229,13 +241,8 @@ class Sandbox:
         """Put in place what a command names: configs and checkpoints."""
         names = set(re.findall(r'configs/[\w/-]+/[\w.-]+\.py', text))
         for name in names:
-            if (ROOT / name).is_file() and not re.search(
-                    '/(detection|segmentation)/', name):
+            if (ROOT / name).is_file():
                 self.shrink(folder, name)
-        if 'weights/cspnext.pth' in text:
-            self.write_cspnext(folder / 'weights/cspnext.pth')
-        for name in re.findall(r'toys/(\w+)\.py', text):
-            self.toolbox_config(folder, name)
         if 'digits' in text:
             for name, path in (
                     ('teacher_mae', 'teacher/epoch_60.pth'),
@@ -257,55 +264,6 @@ class Sandbox:
             if not target.exists():
                 target.symlink_to(
                     self.checkpoint(str(config.relative_to(ROOT))))
-
-    @staticmethod
-    def write_cspnext(path: Path) -> None:
-        """A student of the kind of RTMDet-tiny's backbone."""
-        from tests.toys import needs_mmdet  # noqa: F401
-        from tests.toys.detection_runs import STOCK_RTMDET, load
-        model = build(dict(load(STOCK_RTMDET).model.backbone, init_cfg=None),
-                      'CSPNeXt', 'mmdet')
-        torch.save(
-            dict(state_dict={
-                f'backbone.{name}': tensor
-                for name, tensor in model.state_dict().items()
-            }), path)
-
-    def toolbox_config(self, folder: Path, name: str) -> None:
-        """toys/NAME.py, a config of mmdet or mmseg of toy size, its images,
-        and toys/NAME.pth, a student for it."""
-        (folder / 'toys').mkdir(exist_ok=True)
-        config, student = (
-            folder / f'toys/{name}{end}' for end in ('.py', '.pth'))
-        if config.exists():
-            return
-        work_dir = folder / 'work_dirs' / name
-        if name == 'segmentation':
-            from tests.toys import needs_mmseg  # noqa: F401
-            from tests.toys import ade20k, segmentation_runs
-            write_student(student, STUDENT)
-            cfg = segmentation_runs.toy_config(
-                'vit-s_upernet_ade20k-512x512.py',
-                ade20k.write_ade20k(folder / 'toys/ade20k'), work_dir, '')
-            cfg.pop('work_dir')
-            cfg.dump(config)
-            return
-        from tests.toys import needs_mmdet  # noqa: F401
-        from tests.toys import coco, detection_runs
-        images = coco.write_coco(folder / 'toys/coco')
-        if name == 'detection':
-            write_student(
-                student, {
-                    option: value
-                    for option, value in detection_runs.ARCH.items()
-                    if 'global' not in option
-                })
-            cfg = detection_runs.toy_config(
-                detection_runs.MASK_RCNN, images, work_dir, 'none')
-            cfg.model.backbone.patch_size = 8
-        cfg.train_cfg.update(max_epochs=1, val_interval=5)
-        cfg.pop('work_dir')
-        cfg.dump(config)
 
     def run(self, folder: Path, lines: str) -> str:
         """Run bash, and return what it printed.

@@ -11,8 +11,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
 
-from tests.toys.models import ROOT, STUDENT
-
 # mmseg's own config.
 MAE = osp.join(
     get_installed_path('mmseg'), '.mim', 'configs', 'mae',
@@ -66,27 +64,6 @@ def shrink_run(cfg: Config, work_dir: Path, iterations: int) -> None:
             f'{split}_dataloader.persistent_workers': False
         })
     cfg.merge_from_dict(options)
-
-
-def toy_config(name: str, ade20k: Path, work_dir: Path,
-               checkpoint: str) -> Config:
-    """One of ``configs/segmentation`` of a ViT, for two iterations."""
-    cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' / name)
-    shrink_run(cfg, work_dir, 2)
-    cfg.merge_from_dict({
-        'model.backbone.patch_size': 8,
-        'model.backbone.out_indices': [0, 1, 2, 3],
-        'model.backbone.init_cfg.checkpoint': checkpoint,
-        'model.neck.embed_dim': 24,
-        'model.decode_head.in_channels': [24] * 4,
-        'model.decode_head.channels': 16,
-        'model.auxiliary_head.in_channels': 24,
-        'model.auxiliary_head.channels': 8,
-    })
-    cfg.model.backbone.arch = STUDENT
-    for split in ('train', 'val', 'test'):
-        cfg[f'{split}_dataloader'].dataset.data_root = str(ade20k)
-    return cfg
 
 
 def build_runner(cfg: Config) -> Runner:
