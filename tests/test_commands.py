@@ -72,7 +72,8 @@ BEFORE = [
     ('tools/analysis/report.py',
      'python tools/train.py configs/baselines/vit-s_mae_in1k.py'),
     ('replay_step.py',
-     f'{TRAIN} --cfg-options optim_wrapper.optimizer.lr=1e38 || true; '
+     f'{TRAIN} --cfg-options optim_wrapper.optimizer.lr=1e38 '
+     'optim_wrapper.accumulative_counts=1 || true; '
      'mv work_dirs/vit-s_dmae_in1k/nonfinite_iter_*.pth '
      'work_dirs/vit-s_dmae_in1k/nonfinite_iter_6_rank_0.pth'),
     ('train_1pct', 'python tools/make_subset.py data/imagenet/train '
@@ -131,8 +132,7 @@ EXEMPT = {
     'python studies/kill_test.py': 'tests/studies/test_kill_test.py',
     'python -m studies.student_sweep': 'tests/studies/test_student_sweep.py',
     'python studies/students_study.py': 'tests/studies/test_students_study.py',
-    'bash tools/dist_train.sh configs/scaling/vit-l_dmae-fsdp_in1k.py':
-    'tests/engine/test_fully_sharded_strategy.py',
+    'vit-l_dmae-fsdp_in1k.py': 'tests/engine/test_fully_sharded_strategy.py',
     'python studies/study.py': 'tests/studies/test_study.py',
     'python studies/recipe_costs.py': 'tests/studies/test_recipe_costs.py',
     'python studies/communication_costs.py':

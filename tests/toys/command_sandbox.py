@@ -62,6 +62,7 @@ exit "$status"
 '''
 
 
+LIMIT = 600  # of a command, in seconds
 ENVIRONMENT = dict(
     CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
 # Its processes are copies of one that has imported this module, and with it
@@ -90,6 +91,10 @@ def toy_edition(cfg: Config) -> None:
         if name in cfg and 'digits' not in cfg[name].dataset.data_root:
             cfg[name].update(
                 batch_size=2, num_workers=0, persistent_workers=False)
+            dataset = cfg[name].dataset
+            if dataset.type == 'ImageNet':  # which wants 1000 classes
+                dataset.update(
+                    type='CustomDataset', data_prefix=dataset.pop('split'))
     if 'max_epochs' in cfg.train_cfg:
         set_epochs(cfg, 1)
     cfg.train_cfg.pop('val_interval', None)
@@ -164,9 +169,9 @@ class Sandbox:
             shutil.copytree(self.template / 'data/imagenet' / split,
                             self.template / 'data/labelled' / name)
         (self.template / 'data/photos').mkdir()
-        for path in (self.template / 'data/imagenet/train').rglob('*.JPEG'):
-            shutil.copy(path, self.template / 'data/photos' /
-                        f'{path.parent.name}_{path.stem}.jpg')
+        for path in (self.template / 'data/imagenet').rglob('*.JPEG'):
+            name = '_'.join((*path.parts[-3:-1], path.stem))
+            shutil.copy(path, self.template / f'data/photos/{name}.jpg')
         write_ade20k(self.template / 'data/ade/ADEChallengeData2016')
         (self.template / 'bin').mkdir()
         (self.template / 'bin' / 'srun').write_text(SRUN)
@@ -288,6 +293,8 @@ class Sandbox:
                 process = FORKS.Process(
                     target=run_tool, args=(folder, arguments, log))
                 process.start()
+                process.join(LIMIT)
+                process.kill()
                 process.join()
                 status, output = process.exitcode, log.read_text()
                 assert status == 0, f'{line}\n{output[-6000:]}'
@@ -318,6 +325,7 @@ class Sandbox:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            timeout=LIMIT,
             text=True)
         assert result.returncode == 0, f'{lines}\n{result.stdout[-6000:]}'
         return result.stdout
