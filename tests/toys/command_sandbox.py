@@ -49,6 +49,7 @@ TIMM_FILE = 'weights/dinov2.safetensors'
 # Starts as many processes as it is asked for, here and now.
 SRUN = '''#!/usr/bin/env bash
 export SLURM_JOB_ID=4242 SLURM_STEP_ID=0 SLURM_NTASKS SLURM_PROCID
+export SLURM_NODELIST=here SLURM_JOB_NODELIST=here
 while [[ $1 == -* ]]; do
     [[ $1 == --ntasks=* ]] && SLURM_NTASKS=${1#*=}
     shift
@@ -62,6 +63,7 @@ exit "$status"
 '''
 
 
+SCONTROL = '#!/usr/bin/env bash\necho 127.0.0.1\n'  # the only host
 LIMIT = 600  # of a command, in seconds
 ENVIRONMENT = dict(
     CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
@@ -165,17 +167,17 @@ class Sandbox:
             shutil.copy(path, target)
         for split in ('train', 'val'):
             write_photographs(self.template / 'data/imagenet' / split, 2, 2)
-        for split, name in (('train', 'train'), ('val', 'test')):
-            shutil.copytree(self.template / 'data/imagenet' / split,
-                            self.template / 'data/labelled' / name)
+        for split in ('train', 'test'):
+            write_photographs(self.template / 'data/labelled' / split, 2, 4)
         (self.template / 'data/photos').mkdir()
         for path in (self.template / 'data/imagenet').rglob('*.JPEG'):
             name = '_'.join((*path.parts[-3:-1], path.stem))
             shutil.copy(path, self.template / f'data/photos/{name}.jpg')
         write_ade20k(self.template / 'data/ade/ADEChallengeData2016')
         (self.template / 'bin').mkdir()
-        (self.template / 'bin' / 'srun').write_text(SRUN)
-        (self.template / 'bin' / 'srun').chmod(0o755)
+        for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
+            (self.template / 'bin' / name).write_text(text)
+            (self.template / 'bin' / name).chmod(0o755)
         self.weights()
 
     def weights(self) -> None:
