@@ -64,7 +64,7 @@ lint: $(ALL)
 
 # A warning, such as a link that leads nowhere, is an error.
 docs: $(ALL)
-	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/docs
 	@echo 'The site begins at build/docs/index.html'
 
 # Needs no environment, and leaves none.

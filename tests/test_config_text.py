@@ -3,7 +3,7 @@ import re
 import pytest
 from mmengine.config import Config
 
-from dmae_mm.config_text import (differences, flat_config,
+from dmae_mm.config_text import (differences, flat_config, plain_config,
                                  refuse_repeated_keys)
 from dmae_mm.host import read_config
 from tests.toys.models import ROOT
@@ -37,6 +37,19 @@ def test_configs_are_read_without_being_executed(tmp_path):
     assert not (tmp_path / 'made').exists()
     with pytest.raises(SyntaxError):
         flat_config('model = dict(')
+
+
+def test_configs_become_plain_values(tmp_path):
+    cfg = Config.fromfile(ROOT / 'configs' / 'dmae' / 'vit-s_dmae_in1k.py')
+    assert plain_config(cfg.pretty_text) == cfg.to_dict()
+    odd = dict(a={'x-y': dict(b=(1, [2.5])), 'n': [dict(c=None)]}, e={})
+    assert plain_config(Config(odd).pretty_text) == odd
+    evil = (f'a = __import__("pathlib").Path("{tmp_path}/made").touch()\n'
+            'b = dict(c=1, d=open, e=[dict(f=print())])')
+    assert plain_config(evil) == dict(b=dict(c=1, e=[{}]))
+    assert not (tmp_path / 'made').exists()
+    with pytest.raises(SyntaxError):
+        plain_config('model = dict(')
 
 
 def test_only_what_differs_is_listed():

@@ -157,7 +157,8 @@ def test_wheel_works_alone(wheel, tmp_path):
 
 def test_importing_needs_no_more_than_the_requirements():
     """An import of what only an extra installs would break plain installs."""
-    extras = ['mim', 'plotly', 'sklearn', 'skimage', 'hypothesis', 'pytest']
+    extras = ['mim', 'onnx', 'onnxruntime', 'plotly', 'sklearn', 'skimage',
+              'hypothesis', 'pytest']
     code = (f'import sys; sys.modules.update(dict.fromkeys({extras}, None)); '
             'import dmae_mm')
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

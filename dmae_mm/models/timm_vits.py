@@ -7,8 +7,9 @@ from typing import Any, Dict, Optional, Tuple
 import timm
 import torch
 import torch.nn as nn
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import get_session
 from timm.layers import PatchEmbed
 from timm.models import deit, eva, vision_transformer
 
@@ -156,6 +157,34 @@ def pretrained_source(model_name: str, pretrained_cfg: dict) -> str:
         'a name with a tag, such as vit_large_patch16_224.mae.')
 
 
+def check_reachable(model_name: str) -> None:
+    """Tell within seconds if timm's weights of a model cannot be fetched.
+
+    Nothing is downloaded.
+
+    Args:
+        model_name (str): With its tag.
+
+    Raises:
+        OSError: If they lie on the Hugging Face hub, which does not answer,
+            and not in its cache.
+        ValueError: If there are none that can be read here.
+    """
+    pretrained_cfg = timm.get_pretrained_cfg(model_name).to_dict()
+    source = pretrained_source(model_name, pretrained_cfg)
+    if source.startswith('hf-hub:') and not _hub_answers():
+        fetch_from_hub(source, pretrained_cfg)
+
+
+def _hub_answers() -> bool:
+    """Without the half minute in which a download tries again."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # of the hub's many kinds; also where it is turned off
+        return False
+    return True
+
+
 def fetch_from_hub(source: str, pretrained_cfg: dict) -> str:
     """Path of a model's weights in the cache of the Hugging Face hub.
 
@@ -171,23 +200,29 @@ def fetch_from_hub(source: str, pretrained_cfg: dict) -> str:
     """
     repository, _, revision = source[len('hf-hub:'):].partition('@')
     own = pretrained_cfg.get('hf_hub_filename')
-    reason = None
+    reason, cached = None, not _hub_answers()
     for name in dict.fromkeys([*_HUB_FILES[:2], own, *_HUB_FILES[2:]]):
         if name is None:
             continue
         try:
-            return hf_hub_download(repository, name, revision=revision or None)
+            return hf_hub_download(
+                repository,
+                name,
+                revision=revision or None,
+                local_files_only=cached)
         except EntryNotFoundError as error:
             reason = error  # perhaps the next
         except Exception as error:  # of the hub's many kinds
             reason = error
             break
+    said = ('it does not answer, and its cache does not hold them.' if cached
+            else str(reason).strip().splitlines()[0])
     raise OSError(
         f'The weights {source} cannot be fetched from the Hugging Face hub: '
-        f'{str(reason).strip().splitlines()[0]} Check the connection (or '
+        f'{said} Check the connection (or '
         'HF_HUB_OFFLINE and HF_HOME, where the cache lies), or download the '
-        'file elsewhere and give its path as checkpoint, with '
-        'pretrained=False.') from reason
+        'file elsewhere and give its path: in a config as checkpoint, with '
+        'pretrained=False; on a command line as NAME=FILE.') from reason
 
 
 def convert_weights(

@@ -224,7 +224,10 @@ def save_tensors(path: str, tensors: Tensors, meta: Dict[str, Any]) -> None:
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in meta.items()
         }
+        open(path, 'ab').close()
+        mode = os.stat(path).st_mode
         safetensors.torch.save_file(tensors, path, text)
+        os.chmod(path, mode)  # it leaves a file that its owner alone can read
     else:
         torch.save(dict(state_dict=tensors, meta=meta), path)
 

@@ -9,6 +9,7 @@ from dmae_mm.datasets.image_survey import survey_images
 from dmae_mm.host import read_config
 from dmae_mm.launch import (complete_config, crop_size, static_problems,
                             together)
+from dmae_mm.models.timm_vits import check_reachable
 
 from .derive import derive
 from .disk_space import check_disk_space
@@ -16,7 +17,6 @@ from .out_folder import OutFolder
 from .readable_config import readable_config
 from .student_choice import choose_student
 from .teacher_choice import choose_teachers
-
 
 
 def derived_config(folder: OutFolder, say: Callable[[str], None]) -> Config:
@@ -80,9 +80,11 @@ def _derive(folder: OutFolder, say: Callable[[str], None]
             ) -> Tuple[Config, List[str]]:
     """A new config, and the comments that go before it."""
     arguments = folder.arguments
-    # A mistyped name is told before the images are opened, which may take a
-    # minute.
-    choose_teachers(arguments.teacher)
+    # A mistyped name, or a hub that cannot be reached, is told before the
+    # images are opened, which may take a minute.
+    for teacher in choose_teachers(arguments.teacher):
+        if teacher.section.get('pretrained'):
+            check_reachable(teacher.section['model_name'])
     student = choose_student(arguments.student)
     if arguments.size is not None:
         student.at(arguments.size)

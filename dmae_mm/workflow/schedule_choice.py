@@ -154,15 +154,18 @@ def _workers(cfg: Config, machine: Machine) -> List[str]:
 
 
 def _intervals(cfg: Config, num_images: int) -> List[str]:
-    """How often is logged and saved."""
+    """How many steps there are, and how often is logged and saved."""
     batch = cfg.train_dataloader.batch_size
     batches = max(1, num_images // batch if cfg.train_dataloader.drop_last
                   else -(-num_images // batch))
     logger = cfg.default_hooks.logger
     logger.interval = min(logger.interval, max(1, batches // LOGGED_LINES))
     epochs = cfg.train_cfg.max_epochs
+    # Batches that are left over at the end make a step of their own.
+    steps = -(-batches * epochs // cfg.optim_wrapper.accumulative_counts)
     interval = max(1, min(-(-ITERATIONS_BETWEEN // batches),
                           epochs // CHECKPOINTS))
     cfg.default_hooks.checkpoint.interval = interval
     every = 'epoch' if interval == 1 else f'{interval} epochs'
-    return [f'a checkpoint every {every}, {interval * batches} iterations']
+    return [f'{steps:,} optimizer steps in all',
+            f'a checkpoint every {every}, {interval * batches} iterations']

@@ -1,7 +1,10 @@
 """The trained student, as others load it."""
 import os.path as osp
+import re
 from typing import Callable, Dict, Optional
 
+from dmae_mm.host import read_config
+from dmae_mm.launch import crop_size
 from dmae_mm.weights.export import FORMATS, export_checkpoint
 from dmae_mm.weights.export import export_student as write_student
 
@@ -71,19 +74,34 @@ def export_student(folder: OutFolder, checkpoint: str, to: Optional[str],
         names = to
     for note in exported.notes:
         say(f'Note on {file}: {note}.')
-    usage = _in_timm(exported.usage) if names == 'timm' else exported.usage
+    usage = exported.usage
+    if names == 'timm':
+        usage = _in_timm(usage, crop_size(read_config(folder.config_file)))
     folder.note_made(what, to=names, file=file, checkpoint=source,
                      usage=usage)
     return folder.made(what)
 
 
-def _in_timm(line: str) -> str:
-    """From the line that makes a model of timm to features of an image."""
+def _in_timm(line: str, size: Optional[int]) -> str:
+    """From the line that makes a model of timm to features of an image.
+
+    Args:
+        line (str): Of :func:`export_checkpoint`.
+        size (int, optional): Of the images of the training. A model that
+            takes any has that of its name.
+    """
     imports = [name for name in ('functools', 'timm', 'torch')
                if f'{name}.' in line]
+    options = 'timm.data.resolve_model_data_config(student)'
+    made_for = re.search(r"'input_size': \((\d+), (\d+), ", line)
+    if made_for and size and int(made_for[2]) != size:
+        options = (f'dict({options}, '
+                   f'input_size=({made_for[1]}, {size}, {size}))')
+    # Not student(...): in front of the classifier that is left out, some have
+    # layers that no training has seen.
     return '\n'.join([
         f'import {", ".join(imports)}', f'student = {line}.eval()',
-        'transform = timm.data.create_transform(',
-        '    **timm.data.resolve_model_data_config(student))',
-        'features = student(transform(image)[None])  # of a PIL image'
+        f'transform = timm.data.create_transform(**{options})',
+        'features = student.forward_features(transform(image)[None])'
+        '  # of a PIL image'
     ])

@@ -84,15 +84,45 @@ def test_averaged_weights_are_named(source, capsys):
 @pytest.mark.parametrize('words, message', [
     (['there.pth', '--to', 'timm'], 'there.pth exists already'),
     (['dst.pth', '--to', 'timm', '--timm-kwargs', 'a=1'], "{'a': 1} is for"),
+    (['dst.pth', '--to', 'transformers'], 'dst.pth looks like a file'),
+    (['there', '--to', 'transformers'], 'there is a folder with other files'),
+    (['dst.pth', '--to', 'onnx'], 'dst.pth must end in .onnx'),
+    (['dst.onnx', '--to', 'torch-export'], 'dst.onnx must end in .pt2'),
     (['dst.pth', '--to', 'timm', '--cfg-options', 'model.backbone.type=X'],
      'model.backbone of config.py cannot be built'),
 ])
 def test_errors_are_one_line(source, tmp_path, capsys, words, message):
     (tmp_path / 'there.pth').write_text('precious')
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'there' / 'mine').write_text('precious')
     error = refused(capsys, *source, *words)
     assert error.startswith(f'error: {message}')
     assert not (tmp_path / 'dst.pth').exists()
     assert (tmp_path / 'there.pth').read_text() == 'precious'
+
+
+def test_a_folder_for_transformers(source, capsys):
+    lines = export(capsys, *source, 'student', '--to', 'transformers')
+    assert lines[2].startswith('Wrote student (0.1 MiB): ')
+    assert lines[-3:] == [
+        "  model = transformers.AutoModel.from_pretrained('student')",
+        '  processor = transformers.AutoImageProcessor.from_pretrained('
+        "'student')",
+        "  output = model(**processor(image, return_tensors='pt'))"
+        '.last_hidden_state'
+    ]
+    assert 'student exists already' in refused(
+        capsys, *source, 'student', '--to', 'transformers')
+    export(capsys, *source, 'student', '--to', 'transformers', '--force')
+
+
+@pytest.mark.slow
+def test_a_program(source, capsys):
+    lines = export(capsys, *source, 'student.pt2', '--to', 'torch-export')
+    assert lines[-2:] == [
+        "  model = torch.export.load('student.pt2').module()",
+        '  output = model(images)  # a dict: features, pooled, cls_token'
+    ]
 
 
 def test_force(source, tmp_path, capsys):

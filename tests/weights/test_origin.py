@@ -9,6 +9,7 @@ from mmpretrain.models.utils import build_2d_sincos_position_embedding
 
 from dmae_mm.weights import TensorFile, convert_mae_file, read_tensor_file
 from dmae_mm.weights.origin import (IMAGENET_MEAN, Origin, backbone_said,
+                                    config_said,
                                     normalisation_of, origin_of,
                                     signs_of_another_origin)
 
@@ -176,3 +177,20 @@ def test_the_package_of_a_backbone(kind, scope, found):
     for nonsense in (dict(), dict(cfg=3), dict(cfg='model = dict('),
                      dict(cfg='model = dict(backbone=f())')):
         assert backbone_said(nonsense) == {}
+
+
+def test_the_config_of_a_run():
+    """In its checkpoint, and in what was exported from it."""
+    cfg = dict(model=dict(backbone=dict(type='ResNet', arch=dict(a=(1, 2)))),
+               default_scope='mmpretrain')
+    meta = dict(cfg=Config(cfg).pretty_text)
+    for found in (meta, dict(source_meta=meta),
+                  dict(source_meta=json.dumps(meta)),
+                  dict(cfg='a = 1', source_meta=meta)):
+        assert config_said(found) == cfg
+    other = Config(dict(cfg, default_scope='mmdet')).pretty_text
+    for nonsense in (dict(), dict(cfg=3), dict(cfg='model = dict('),
+                     dict(cfg='model = dict(backbone=f())'),
+                     dict(cfg=other), dict(source_meta='{'),
+                     dict(source_meta=[meta]), dict(cfg='x = ' + '[' * 9999)):
+        assert config_said(nonsense) == {}

@@ -343,3 +343,12 @@ def test_illegal_destination(tmp_path, name, error):
         write_tensor_file(
             str(tmp_path / name), dict(a=torch.ones(1)), META, overwrite=True)
     assert [p.name for p in tmp_path.rglob('*')] == ['folder.pth']
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+def test_others_may_read_what_is_written(tmp_path, name):
+    """As far as the umask says, as for each file."""
+    path = tmp_path / name
+    write_tensor_file(str(path), dict(a=torch.ones(2)), {})
+    (tmp_path / 'plain').touch()
+    assert path.stat().st_mode == (tmp_path / 'plain').stat().st_mode

@@ -140,6 +140,17 @@ def test_the_packages_of_the_report_are_named(arguments, monkeypatch):
     assert result.report is None and result.exports
 
 
+def test_the_code_for_timm(monkeypatch):
+    line = "timm.create_model('x', **{'input_size': (3, 224, 224)})"
+    usage = student_exports._in_timm(line, 224)
+    assert 'student = ' + line + '.eval()' in usage
+    assert 'input_size=' not in usage
+    assert 'config(student), input_size=(3, 64, 64)))' in (
+        student_exports._in_timm(line, 64))
+    assert 'import functools, timm, torch\n' in student_exports._in_timm(
+        f'{line} functools.partial(torch.nn', None)
+
+
 def test_each_format_has_a_name():
     assert FILES.keys() == FORMATS.keys()
     for to, name in FILES.items():

@@ -13,6 +13,7 @@ from .program_format import ProgramFormat
 from .trained_model import TrainedModel
 
 OPSET = 18
+MOST_BYTES = 2_000_000_000  # of weights, in one file of its kind
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
 
@@ -32,6 +33,11 @@ class OnnxFormat(ProgramFormat):
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__(model)
+        size = sum(tensor.nbytes for tensor in self.tensors.values())
+        if size > MOST_BYTES:
+            raise ValueError(f'The weights are {size:,} bytes, and one ONNX '
+                             f'file holds {MOST_BYTES:,}. --to torch-export '
+                             'can.')
         import onnxruntime
         self.loaded_by = f'onnxruntime {onnxruntime.__version__}'
         self.converted = None
@@ -42,8 +48,7 @@ class OnnxFormat(ProgramFormat):
                           source: str) -> None:
         """See :class:`ExportFormat`."""
         super().check_destination(path, to, overwrite, source)
-        missing = [name for name in _PACKAGES
-                   if importlib.util.find_spec(name) is None]
+        missing = [name for name in _PACKAGES if not _is_there(name)]
         if missing:
             raise ValueError(f'to={to!r} needs {" and ".join(missing)}: pip '
                              'install "dmae_mm[onnx]"')
@@ -93,6 +98,13 @@ class OnnxFormat(ProgramFormat):
             self.session = onnxruntime.InferenceSession(
                 path, providers=['CPUExecutionProvider'])
         return self.session
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # of one that must not be imported
+        return False
 
 
 @contextlib.contextmanager

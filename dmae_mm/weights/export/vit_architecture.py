@@ -50,7 +50,11 @@ class ViTArchitecture:
             raise ValueError(
                 f'The backbone {type(backbone).__name__} cannot be exported. '
                 'Possible are '
-                f'{", ".join(known.__name__ for known in BACKBONES)}.')
+                f'{", ".join(known.__name__ for known in BACKBONES)}. '
+                "OpenMMLab's configs load its checkpoint as it is: init_cfg="
+                "dict(type='Pretrained', checkpoint=..., prefix='backbone.'). "
+                'For all else, train a student of timm: backbone=dict(type='
+                "'TIMMBackbone', model_name=...)")
         conv, block = backbone.patch_embed.projection, backbone.layers[0]
         pre_norm = isinstance(
             getattr(backbone, 'pre_norm', None), nn.LayerNorm)

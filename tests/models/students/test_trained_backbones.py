@@ -9,11 +9,10 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from dmae_mm.evaluation import extract_features
+from dmae_mm.evaluation import FeatureModel, extract_features
 from dmae_mm.evaluation.images import image_size
 from dmae_mm.evaluation.layer_similarity import compare_layers
 from dmae_mm.evaluation.reconstruction import reconstruct_with_checkpoint
-from dmae_mm.evaluation.trained_models import FeatureModel
 from dmae_mm.host import quietly
 from dmae_mm.weights import export_checkpoint
 from dmae_mm.weights.check_transfer import check_transfer

@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.student_input import StudentInput
+from dmae_mm.models.timm_vits import check_reachable
 from dmae_mm.weights import mae_to_mmpretrain
 from dmae_mm.weights.origin import IMAGENET_MEAN, IMAGENET_STD
 from tests.toys.checkpoints import GOLDEN, encoder_only, golden_weights
@@ -346,9 +347,17 @@ def test_pretrained_from_the_hubs_cache(hub, file, capture_log):
 def test_pretrained_without_network(hub):
     teacher = build(None, 'vit_base_patch16_224.mae', pretrained=True)
     with pytest.raises(OSError, match='timm/vit_base_patch16_224.mae cannot '
-                       'be fetched.*HF_HOME.*give its path as checkpoint'):
+                       'be fetched.*HF_HOME.*give its path'):
         teacher.init_weights()
     assert not teacher.is_loaded
+
+
+def test_whether_weights_can_be_fetched(hub):
+    name = 'vit_base_patch16_224.mae'
+    with pytest.raises(OSError, match='timm/.*mae cannot be fetched.*=FILE'):
+        check_reachable(name)
+    cache_on_hub(hub, f'timm/{name}', ENCODER)
+    check_reachable(name)
 
 
 def test_hostile_file_from_the_hub(hub):

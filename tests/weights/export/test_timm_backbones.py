@@ -1,7 +1,5 @@
 """What a ViT of timm learnt in mmpretrain goes on: to timm by its name, to
 mmpretrain's TIMMBackbone as it is, to the others where it is a plain ViT."""
-import copy
-
 import pytest
 import timm
 import torch
@@ -11,35 +9,9 @@ from dmae_mm.host import quietly
 from dmae_mm.models import TimmTeacher
 from dmae_mm.weights import export_checkpoint, read_tensor_file
 from tests.toys.export_models import MEAN, STD, refused, run
-from tests.toys.models import randomize, timm_student
-from tests.toys.timm_families import FAMILIES, toy_kwargs
-
-
-def family_cfg(family, **changes):
-    kwargs = dict(toy_kwargs(family), depth=2)
-    del kwargs['num_classes']
-    return dict(
-        type='MaskedTimmViT',
-        model_name=FAMILIES[family],
-        img_size=kwargs.pop('img_size'),
-        model_kwargs=kwargs) | changes
-
-
-def write(folder, backbone, **parts):
-    """Config and checkpoint, as a training leaves them, and the model."""
-    cfg = dict(type='ImageClassifier', backbone=backbone) | parts
-    channels = backbone.get('model_kwargs', {}).get('in_chans', 3)
-    images = dict(mean=MEAN[:channels], std=STD[:channels],
-                  to_rgb=channels == 3)
-    text = f'model = dict(data_preprocessor={images!r}, **{cfg!r})'
-    config, checkpoint = folder / 'config.py', folder / 'epoch_1.pth'
-    config.write_text(text)
-    model = MODELS.build(copy.deepcopy(cfg))
-    randomize(model)
-    model.eval()
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(cfg=text)),
-               checkpoint)
-    return str(config), str(checkpoint), model
+from tests.toys.models import timm_student
+from tests.toys.timm_families import FAMILIES
+from tests.toys.timm_students import family_cfg, write_vit
 
 
 @torch.no_grad()
@@ -57,7 +29,7 @@ def images_for(backbone):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_to_timm(tmp_path, family):
-    config, checkpoint, model = write(tmp_path, family_cfg(family))
+    config, checkpoint, model = write_vit(tmp_path, family_cfg(family))
     exported = export_checkpoint(
         config, checkpoint, str(tmp_path / 'out.pth'), 'timm', num_classes=0)
     assert max(exported.differences.values()) == 0
@@ -75,7 +47,7 @@ def test_to_timm(tmp_path, family):
 
 @pytest.mark.parametrize('family', ['MAE', 'DINOv3', 'DeiT, distilled'])
 def test_with_a_classifier_of_zeros(tmp_path, family):
-    config, checkpoint, _ = write(tmp_path, family_cfg(family))
+    config, checkpoint, _ = write_vit(tmp_path, family_cfg(family))
     exported = export_checkpoint(
         config, checkpoint, str(tmp_path / 'out.safetensors'), 'timm')
     model = run(exported.usage)
@@ -87,7 +59,7 @@ def test_with_a_classifier_of_zeros(tmp_path, family):
 def test_the_file_is_a_checkpoint_path(tmp_path):
     """Also in a TIMMBackbone, which asks timm for it."""
     cfg = family_cfg('DINOv2 with registers')
-    config, checkpoint, model = write(tmp_path, cfg)
+    config, checkpoint, model = write_vit(tmp_path, cfg)
     path = str(tmp_path / 'out.pth')
     export_checkpoint(config, checkpoint, path, 'timm', num_classes=0)
     kwargs = dict(cfg['model_kwargs'], img_size=cfg['img_size'],
@@ -111,7 +83,7 @@ def test_the_file_is_a_checkpoint_path(tmp_path):
 def test_timm_backbone_loads_the_training_checkpoint(tmp_path, family):
     """By init_cfg, without any conversion."""
     cfg = family_cfg(family)
-    _, checkpoint, model = write(tmp_path, cfg)
+    _, checkpoint, model = write_vit(tmp_path, cfg)
     with quietly():
         backbone = MODELS.build(
             dict(
@@ -140,7 +112,7 @@ def test_timm_backbone_loads_the_training_checkpoint(tmp_path, family):
 
 @pytest.mark.parametrize('to', ['mmpretrain', 'mmseg'])
 def test_a_plain_one_to_the_others(tmp_path, to):
-    config, checkpoint, _ = write(tmp_path, timm_student())
+    config, checkpoint, _ = write_vit(tmp_path, timm_student())
     exported = export_checkpoint(
         config, checkpoint, str(tmp_path / 'out.pth'), to)
     assert max(exported.differences.values()) < 1e-5
@@ -151,7 +123,7 @@ def test_a_plain_one_to_the_others(tmp_path, to):
 @pytest.mark.parametrize('to', ['mmpretrain', 'mmseg'])
 def test_one_with_registers_not(tmp_path, to):
     cfg = family_cfg('DINOv2 with registers')
-    config, checkpoint, _ = write(tmp_path, cfg)
+    config, checkpoint, _ = write_vit(tmp_path, cfg)
     said = refused(config, checkpoint, tmp_path / 'out.pth', to=to)
     assert 'reg_token' in said and '--to timm can' in said
     assert not (tmp_path / 'out.pth').exists()
@@ -165,7 +137,7 @@ def test_other_sizes_and_channels(tmp_path):
         folder.mkdir()
         cfg = family_cfg(family, img_size=(16, 32),
                          model_kwargs=dict(kwargs, in_chans=1, patch_size=8))
-        config, checkpoint, model = write(folder, cfg)
+        config, checkpoint, model = write_vit(folder, cfg)
         exported = export_checkpoint(
             config, checkpoint, str(folder / 'out.pth'), 'timm',
             num_classes=0, img_size=(32, 32))
@@ -185,7 +157,7 @@ def test_a_fine_tuned_classifier(tmp_path, family, out_type):
     if family == 'SigLIP' and out_type == 'cls_token':
         return
     cfg = family_cfg(family, type='TimmViT', out_type=out_type)
-    config, checkpoint, model = write(
+    config, checkpoint, model = write_vit(
         tmp_path, cfg,
         head=dict(type='LinearClsHead', num_classes=5, in_channels=32))
     exported = export_checkpoint(
@@ -200,7 +172,7 @@ def test_a_fine_tuned_classifier(tmp_path, family, out_type):
 def test_a_student_teaches(tmp_path):
     """Its checkpoint, and how it normalised, in a TimmTeacher."""
     cfg = family_cfg('DINOv3')
-    _, checkpoint, model = write(tmp_path, cfg)
+    _, checkpoint, model = write_vit(tmp_path, cfg)
     teacher = TimmTeacher(
         model_name=cfg['model_name'],
         aligned_blocks=[0, 1],

@@ -6,47 +6,13 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from dmae_mm.weights import export_checkpoint, read_tensor_file
-from tests.toys.models import TEACHER, randomize
-
-MEAN, STD = [51., 102., 153.], [25.5, 51., 76.5]
-# Its names differ in a FeatureListNet; what lies behind; none of both.
-MODELS_OF_TIMM = {
-    'convnext_atto': dict(depths=(1, ) * 4, dims=(8, 16, 24, 32)),
-    'mobilenetv3_small_050': {},
-    'resnet18': {},
-    'vit_tiny_patch16_224': dict(img_size=32, embed_dim=24, depth=2,
-                                 num_heads=2),
-    'swin_tiny_patch4_window7_224': dict(
-        img_size=64, window_size=2, embed_dim=8, depths=(1, ) * 4,
-        num_heads=(1, 1, 2, 2)),
-}
-
-
-def trained(folder, name, **kwargs):
-    """Config and checkpoint of a FeatureDistiller, and the model."""
-    cfg = dict(
-        type='FeatureDistiller',
-        backbone=dict(type='TIMMBackbone', model_name=name, **kwargs),
-        data_preprocessor=dict(mean=MEAN, std=STD, to_rgb=True),
-        teacher=dict(
-            type='MMPretrainTeacher', allow_random=True, backbone=dict(
-                type='VisionTransformer', arch=TEACHER, img_size=32,
-                patch_size=8)))
-    model = MODELS.build(dict(cfg))
-    with torch.no_grad():
-        randomize(model)
-    model.eval()
-    cfg['teacher'].update(checkpoint='gone.pth', allow_random=False)
-    Config(dict(model=cfg)).dump(folder / 'config.py')
-    torch.save(dict(state_dict=model.state_dict(), meta={}),
-               folder / 'source.pth')
-    return str(folder / 'config.py'), str(folder / 'source.pth'), model
+from tests.toys.timm_students import MODELS_OF_TIMM, write_maps
 
 
 @pytest.mark.parametrize('name, kwargs', MODELS_OF_TIMM.items(),
                          ids=MODELS_OF_TIMM)
 def test_to_timm(name, kwargs, tmp_path):
-    config, source, model = trained(tmp_path, name, **kwargs)
+    config, source, model = write_maps(tmp_path, name, **kwargs)
     path = str(tmp_path / 'plain.safetensors')
     exported = export_checkpoint(config, source, path, 'timm', num_classes=7)
     assert exported.differences['map'] <= 1e-5
@@ -76,7 +42,7 @@ def test_to_timm(name, kwargs, tmp_path):
 
 
 def test_what_is_not_trained_is_the_same_each_time(tmp_path):
-    config, source, _ = trained(tmp_path, 'mobilenetv3_small_050')
+    config, source, _ = write_maps(tmp_path, 'mobilenetv3_small_050')
     for name in 'ab':
         export_checkpoint(config, source, str(tmp_path / f'{name}.pth'),
                           'timm', num_classes=0)
@@ -87,7 +53,7 @@ def test_what_is_not_trained_is_the_same_each_time(tmp_path):
 
 
 def test_a_stage_before_the_last(tmp_path):
-    config, _, _ = trained(tmp_path, 'resnet18')
+    config, _, _ = write_maps(tmp_path, 'resnet18')
     cfg = Config.fromfile(config)
     cfg.model.aligned_layers = [(3, -1)]
     cfg.dump(config)
@@ -112,7 +78,7 @@ def test_a_stage_before_the_last(tmp_path):
      'resnet1.*fails'),
 ])
 def test_refusals(options, message, tmp_path):
-    config, source, _ = trained(tmp_path, 'resnet18')
+    config, source, _ = write_maps(tmp_path, 'resnet18')
     with pytest.raises(ValueError, match=message):
         export_checkpoint(config, source, str(tmp_path / 'a.pth'), **options)
     assert not (tmp_path / 'a.pth').exists()
