@@ -35,8 +35,7 @@ REPLACED = [
     ('', r'/path/to/images', 'data/photos'),
     ('', r'\bIMAGES\b', 'data/photos'),
     ('', r'\bLABELLED\b', 'data/labelled'),
-    ('', r'\bTRAIN\b', 'data/labelled/train'),
-    ('', r'\bTEST\b', 'data/labelled/test'),
+    ('tools/evaluate.py', r'--beside \S+', f'--beside {TEACHER}'),
     ('', r'\bTEACHER\.pth', 'weights/teacher.pth'),
     ('', r'/path/to/dinov2.safetensors', TIMM_FILE),
     ('', r'/path/to/dinov2-base', 'weights/hugging_face'),
@@ -67,8 +66,12 @@ REPLACED = [
      f'model.teacher.checkpoint={TIMM_FILE}'),
 ]
 TRAIN = 'python tools/train.py configs/dmae/vit-s_dmae_in1k.py'
+EXPORT = ('python tools/model_converters/export.py '
+          f'configs/dmae/vit-s_dmae_in1k.py {STUDENT} ')
 # What has to be done first, in bash.
 BEFORE = [
+    ('evaluate.py student.safetensors',
+     f'{EXPORT} student.safetensors --to timm --num-classes 0'),
     ('--resume', TRAIN),
     ('tools/analysis/report.py', TRAIN),
     ('tools/analysis/report.py',
@@ -113,6 +116,9 @@ PROMISED = [
     ('layer_similarity.py', '**/*.json'),
     (r'export.py.* student\.safetensors', 'student.safetensors'),
     (r'export.py.*\.pth --to', '*.pth'),
+    (r'export.py.* --to transformers', 'student_transformers/config.json'),
+    (r'export.py.* --to onnx', 'student.onnx'),
+    (r'export.py.* --to torch-export', 'student.pt2'),
     ('mae_to_mmpretrain.py', 'DST.pth'),
     ('make_shards.py', 'data/imagenet_shards/train/index.json'),
     ('make_subset.py', 'data/imagenet/train_1pct.txt'),
@@ -158,6 +164,8 @@ FILES = [
     ('docs/distill.md', 'from dmae_mm import distill', 'program.py'),
     ('docs/export.md', 'timm.create_model', 'program.py'),
     ('docs/export.md', 'import dmae_mm', 'program_2.py'),
+    ('docs/export.md', 'import onnxruntime', 'program_3.py'),
+    ('docs/export.md', 'import torch', 'program_4.py'),
     ('docs/fine-tune.md', '# my_finetune.py', 'my_finetune.py'),
     ('docs/fine-tuned-teacher.md', '# my_logits.py', 'my_logits.py'),
     ('docs/own-parts.md', '# my_config.py', 'my_config.py'),
@@ -190,6 +198,15 @@ PROGRAMS = {
         [('# images', 'import torch\nimages = torch.rand(2, 3, 224, 224)\n#'),
          ('$', '\nassert tokens.shape == (2, 197, 384)\n')],
         f': {STUDENT} configs/dmae/vit-s_dmae_in1k.py', ''),
+    'docs/export.md program_3.py': (
+        [(r'images=images\)\)',
+          'images=numpy.zeros((2, 3, 224, 224), numpy.float32)))\n'
+          'assert pooled.shape == (2, 384)\n'), ('^', 'import numpy\n')],
+        f'{EXPORT} student.onnx --to onnx', ''),
+    'docs/export.md program_4.py': (
+        [(r'model\(images\)', 'model(torch.zeros(2, 3, 224, 224))\n'
+          "assert output['pooled'].shape == (2, 384)\n")],
+        f'{EXPORT} student.pt2 --to torch-export', ''),
     'docs/recipes.md program.py': ([], '', 'test -s vit-s_dmae_20-epochs.py'),
     'docs/safety.md program.py': ([], '', ''),
     'docs/safety.md program_2.py': (
@@ -200,8 +217,11 @@ PROGRAMS = {
         ('$', "\nassert 'vit-s_dmae_in1k' in list_models('*dmae*')\n")
     ], '', ''),
 }
-# Blocks of Python that are parts of a config: page, and how the text begins.
+# Blocks of Python that are not run, parts of a config first of all: page, and
+# how the text begins.
 FRAGMENTS = [
+    # transformers cannot be installed beside mmpretrain and pycocotools.
+    ('docs/export.md', 'from transformers'),
     ('docs/data.md', 'model = dict('),
     ('docs/survive.md', 'train_cfg = dict('),
 ]
