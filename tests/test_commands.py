@@ -356,7 +356,8 @@ def test_a_config_is_built(page, path, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     write_files(page, folder)
     cfg = read_config(path)
-    with torch.device('meta'):
+    # Without memory for tensors; those ResNets read one as they are built.
+    with torch.device('cpu' if path == 'my_logits.py' else 'meta'):
         MODELS.build(cfg.model)
 
 
