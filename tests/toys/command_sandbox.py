@@ -99,6 +99,11 @@ def toy_edition(cfg: Config) -> None:
                     type='CustomDataset', data_prefix=dataset.pop('split'))
     if 'max_epochs' in cfg.train_cfg:
         set_epochs(cfg, 1)
+    if cfg.get('param_scheduler') and cfg.param_scheduler[0].get('end', 1) < 1:
+        # A warm-up of less than an iteration, which tools/train.py leaves
+        # out, and mmpretrain's own script does not.
+        cfg.param_scheduler = cfg.param_scheduler[1:]
+        cfg.param_scheduler[0].update(begin=0, T_max=1)
     cfg.train_cfg.pop('val_interval', None)
     # Exporting takes longer than all else of these runs. Those of
     # tools/distill.py, whose config is not of these, leave a student.
