@@ -2,7 +2,7 @@
 import ast
 import os.path as osp
 from collections import Counter
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .messages import one_line
 
@@ -35,6 +35,46 @@ def flat_config(text: str) -> Dict[str, str]:
         if isinstance(statement, ast.Assign):
             _flatten(statement.value, ast.unparse(statement.targets[0]), flat)
     return flat
+
+
+def plain_config(text: str) -> Dict[str, Any]:
+    """Read a config that MMEngine has written, without executing it.
+
+    Args:
+        text (str): As of :func:`flat_config`.
+
+    Returns:
+        dict[str, Any]: Its variables, as far as they are literals, ``dict()``
+        and lists of these; in a dict, other values are left out.
+
+    Raises:
+        SyntaxError: If the text is no Python, such as a file cut off.
+    """
+    found = {}
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign):
+            try:
+                found[ast.unparse(statement.targets[0])] = _plain_value(
+                    statement.value)
+            except ValueError:
+                pass
+    return found
+
+
+def _plain_value(node: ast.expr) -> Any:
+    items = _items(node)
+    if items is not None:
+        found = {}
+        for key, value in items:
+            try:
+                found[key] = _plain_value(value)
+            except ValueError:
+                pass
+        return found
+    if isinstance(node, (ast.List, ast.Tuple)):
+        values = [_plain_value(element) for element in node.elts]
+        return values if isinstance(node, ast.List) else tuple(values)
+    return ast.literal_eval(node)
 
 
 def _flatten(node: ast.expr, name: str, flat: Dict[str, str]) -> None:

@@ -1,19 +1,20 @@
 """What is asked of the packages around this one: MMEngine and mmpretrain."""
 import contextlib
+import difflib
 import io
 import logging
 import os.path as osp
 import re
 import warnings
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional, Tuple
 
 import torch.nn as nn
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmpretrain.apis.model import ModelHub
+from mmpretrain.apis.model import ModelHub, list_models
 
 from .config_text import refuse_repeated_keys
 from .messages import one_line
@@ -74,6 +75,38 @@ def read_config(path: str, cfg_options: dict = dict()) -> Config:
         raise ValueError(
             f'The config {path} cannot be read: {one_line(error)}') from None
     return cfg
+
+
+def read_named_config(name: str, cfg_options: dict = dict()
+                      ) -> Tuple[Config, Optional[str]]:
+    """Read a config file, or one of mmpretrain's model zoo.
+
+    Args:
+        name (str): Path of the file, or a name of the zoo.
+        cfg_options (dict): What to write into it, by dotted names. Defaults
+            to {}.
+
+    Returns:
+        tuple[Config, str | None]: The config, and where the zoo has its
+        weights.
+
+    Raises:
+        FileNotFoundError: If it is a path, and there is no such file.
+        ValueError: If there is no such name, or the config cannot be read.
+    """
+    if osp.isfile(name) or name.endswith('.py') or osp.dirname(name):
+        return read_config(name, cfg_options), None
+    try:
+        found = ModelHub.get(name)
+    except ValueError:
+        similar = difflib.get_close_matches(name, list_models(), 3)
+        hint = (f'Did you mean {" or ".join(map(repr, similar))}?'
+                if similar else 'mmpretrain.list_models() lists the names')
+        raise ValueError(
+            f'{name!r} is neither a config file nor a name in '
+            f"mmpretrain's model zoo. {hint}") from None
+    found.config.merge_from_dict(cfg_options)
+    return found.config, found.weights
 
 
 def read_model_config(path: str, cfg_options: dict = dict()) -> Config:

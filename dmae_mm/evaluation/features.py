@@ -15,8 +15,9 @@ from dmae_mm.files import check_place
 from dmae_mm.models.students import outputs_of_whole_images
 from dmae_mm.weights import read_tensor_file, write_tensor_file
 
+from .feature_model import FeatureModel
 from .images import batches, check_readable, paths_of, with_progress
-from .trained_models import FeatureModel, in_eval_mode
+from .trained_models import in_eval_mode
 
 POOLINGS = ('mean', 'cls')
 # (N, C), float32, and labels (N, ), int64.
@@ -88,7 +89,8 @@ def cached_features(model: FeatureModel,
                     pooling: str,
                     folder: str,
                     batch_size: int = 128,
-                    num_workers: int = 0) -> Dict[str, Features]:
+                    num_workers: int = 0,
+                    check: bool = True) -> Dict[str, Features]:
     """Features of data sets, from files if they are in some already.
 
     A file holds for one checkpoint (by its SHA-256), backbone,
@@ -103,13 +105,16 @@ def cached_features(model: FeatureModel,
         folder (str): Where the files lie. It is made if it does not exist.
         batch_size (int): Images of a batch. Defaults to 128.
         num_workers (int): Processes that read images. Defaults to 0.
+        check (bool): Whether to decode all images before the work, to name
+            all of those that cannot be. Defaults to True.
 
     Returns:
         dict[str, tuple[np.ndarray, np.ndarray]]: For each, features (N, C),
         float32, and labels (N, ), int64.
 
     Raises:
-        ValueError: If an image cannot be decoded, or a file is damaged.
+        ValueError: If an image cannot be decoded, features are not finite,
+            or a file is damaged.
         OSError: If a file cannot be read or written.
     """
     paths = {
@@ -120,14 +125,16 @@ def cached_features(model: FeatureModel,
     # Find out now, not after the work, what would be wrong later.
     for title in missing:
         check_place(paths[title])
-        check_readable(
-            paths_of(splits[title]), num_workers, f'{title}, files',
-            loader_of(splits[title]))
+        if check:
+            check_readable(
+                paths_of(splits[title]), num_workers, f'{title}, files',
+                loader_of(splits[title]))
     for title in missing:
         loader = batches(splits[title], batch_size, num_workers)
         features, labels = extract_features(model,
                                             with_progress(loader, title),
                                             pooling)
+        _check_finite(features, model, splits[title])
         write_tensor_file(
             paths[title],
             dict(
@@ -139,6 +146,17 @@ def cached_features(model: FeatureModel,
                 images=splits[title].img_prefix),
             overwrite=True)
     return {title: _read(path) for title, path in paths.items()}
+
+
+def _check_finite(features: np.ndarray, model: FeatureModel,
+                  dataset: CustomDataset) -> None:
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f'{model.file.source} makes features that are not finite of '
+            f'{len(bad)} of {len(features)} images, such as '
+            f'{paths_of(dataset)[bad[0]]!r}: its weights or its mean and std '
+            'are those of another model, or damaged.')
 
 
 def _read(path: str) -> Features:

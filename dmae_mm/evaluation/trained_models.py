@@ -1,27 +1,21 @@
 """Models of a config with the weights of a checkpoint, of which nothing is
 executed."""
 import contextlib
-import difflib
-import os.path as osp
 from typing import Iterator, Optional, Sequence
 
-import torch
 import torch.nn as nn
-from mmengine.config import Config
 from mmengine.device import get_device
-from mmpretrain import list_models
-from mmpretrain.apis.model import ModelHub
 
 from dmae_mm.datasets import LoadImageOrSkip
 from dmae_mm.datasets.pipelines import loader_of_config
-from dmae_mm.host import (build, complete_model, read_config,
+from dmae_mm.host import (build, complete_model, read_named_config,
                           without_teachers)
-from dmae_mm.models.checks import check_preprocessor
-from dmae_mm.models.data_preprocessor import ChannelsDataPreprocessor
-from dmae_mm.models.feature_distiller import trained_backbone
+from dmae_mm.models import TimmViT
 from dmae_mm.weights import (TensorFile, backbone_state_dict,
-                             mae_to_mmpretrain, read_tensor_file)
+                             mae_to_mmpretrain)
+from dmae_mm.weights.export.timm_maps import wrapped_names
 from dmae_mm.weights.misfits import load_exactly
+from dmae_mm.weights.names import TIMM_MODEL, timm_model_state_dict
 from dmae_mm.weights.origin import origin_of
 from dmae_mm.weights.positions import other_meaning
 
@@ -40,7 +34,7 @@ def read_model(config: str, cfg_options: dict = dict()) -> dict:
         FileNotFoundError: If there is no such config.
         ValueError: If it cannot be read or has no model.
     """
-    cfg = _read(config, cfg_options)
+    cfg, _ = read_named_config(config, cfg_options)
     complete_model(cfg, config)
     return cfg.model.to_dict()
 
@@ -65,81 +59,10 @@ def read_loader(config: str,
         FileNotFoundError: If there is no such config.
         ValueError: If it cannot be read, or an option is not legal.
     """
-    loader = loader_of_config(
-        _read(config, cfg_options).get('train_dataloader'))
+    cfg, _ = read_named_config(config, cfg_options)
+    loader = loader_of_config(cfg.get('train_dataloader'))
     return loader if value_range is None else LoadImageOrSkip(
         loader.max_pixels, loader.channels, value_range)
-
-
-def _read(config: str, cfg_options: dict) -> Config:
-    if osp.isfile(config) or config.endswith('.py') or osp.dirname(config):
-        cfg = read_config(config, cfg_options)
-    else:
-        try:
-            cfg = ModelHub.get(config).config
-        except ValueError:
-            similar = difflib.get_close_matches(config, list_models(), 3)
-            hint = (f'Did you mean {" or ".join(map(repr, similar))}?'
-                    if similar else 'mmpretrain.list_models() lists the names')
-            raise ValueError(
-                f'{config!r} is neither a config file nor a name in '
-                f"mmpretrain's model zoo. {hint}") from None
-        cfg.merge_from_dict(cfg_options)
-    return cfg
-
-
-class FeatureModel(nn.Module):
-    """The backbone of a config with a checkpoint's weights.
-
-    Decoder, head, teacher and neck are not built, so that no teacher's file
-    is needed. The backbone's weights are all set from the checkpoint, or it
-    is refused.
-
-    Args:
-        model (str): Path of a config of a pre-training method or classifier,
-            or a name of mmpretrain's model zoo.
-        checkpoint (str): Path or http(s) URL of its weights.
-
-    Attributes:
-        backbone (nn.Module): The backbone, on the CPU.
-        data_preprocessor (nn.Module): Normalises as the config says.
-        file (TensorFile): What the checkpoint says about itself; its tensors
-            are those of the whole file.
-        parts (dict): The config's backbone and data preprocessor: what the
-            features depend on, beside the weights.
-
-    Raises:
-        FileNotFoundError: If there is no such config or checkpoint.
-        ValueError: If the model cannot be built, or the checkpoint is not
-            exactly its backbone's.
-        OSError: If a file cannot be read or fetched.
-    """
-
-    def __init__(self, model: str, checkpoint: str) -> None:
-        super().__init__()
-        section = read_model(model)
-        normalise = section.get('data_preprocessor') or {}
-        backbone = trained_backbone(section)
-        self.parts = dict(backbone=backbone, data_preprocessor=normalise)
-        self.file = read_tensor_file(checkpoint)
-        self.backbone = build(dict(backbone), f'model.backbone of {model}')
-        # A classifier's backbone that hands out CLS alone has the patches too.
-        if getattr(self.backbone, 'out_type', '') == 'cls_token' and (
-                'raw' in getattr(self.backbone, 'OUT_TYPES', ())):
-            self.backbone.out_type = 'raw'
-        load_backbone(self.backbone, self.file, model)
-        self.data_preprocessor = ChannelsDataPreprocessor(
-            mean=normalise.get('mean'),
-            std=normalise.get('std'),
-            to_rgb=any(
-                normalise.get(name, False)
-                for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')))
-        check_preprocessor(self.data_preprocessor, self.backbone)
-
-    def to(self, device: torch.device) -> 'FeatureModel':
-        """Move it; a data preprocessor has to be told by itself."""
-        self.data_preprocessor.to(device)
-        return super().to(device)
 
 
 def build_pretraining_model(section: dict,
@@ -202,22 +125,47 @@ def load_whole(model: nn.Module, file: TensorFile, config: str) -> None:
     _load(model, tensors, file, f'the model of {config}')
 
 
-def load_backbone(backbone: nn.Module, file: TensorFile, config: str) -> None:
+def load_backbone(backbone: nn.Module,
+                  file: TensorFile,
+                  config: str,
+                  resample: bool = False) -> None:
     """Fill an encoder from a checkpoint that has it, whatever else it has.
 
     Args:
         backbone (nn.Module): The encoder.
-        file (TensorFile): The checkpoint.
+        file (TensorFile): The checkpoint, or a file exported from one.
         config (str): Path of the config, for errors.
+        resample (bool): Whether a :class:`TimmViT` may have another grid of
+            patches than the file. Defaults to False.
 
     Raises:
         ValueError: If it is not exactly of this encoder.
     """
+    is_timms = hasattr(backbone, 'timm_model') and not timm_model_state_dict(
+        file.tensors)
+    if isinstance(backbone, TimmViT) and (resample or is_timms):
+        backbone.load_state_dict(backbone.weights_of(file))
+        return
+    if is_timms:
+        _load(backbone, _as_wrapped(backbone, file), file,
+              f'model.backbone of {config}')
+        return
     try:
         tensors, _ = backbone_state_dict(file.tensors)
     except ValueError as error:
         raise ValueError(f'{file.source}: {error}') from None
     _load(backbone, tensors, file, f'model.backbone of {config}')
+
+
+def _as_wrapped(backbone: nn.Module, file: TensorFile) -> dict:
+    """A file with timm's own names for a ``TIMMBackbone``, without what lies
+    behind its last map."""
+    own = backbone.state_dict()
+    return {
+        f'{TIMM_MODEL}{wrapped}': tensor
+        for name, tensor in file.tensors.items()
+        for wrapped in wrapped_names(name) if f'{TIMM_MODEL}{wrapped}' in own
+    } or file.tensors
 
 
 def _load(network: nn.Module, tensors: dict, file: TensorFile,

@@ -11,7 +11,7 @@ import torch
 from mmengine.registry import MODELS
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 
-from dmae_mm.config_text import flat_config
+from dmae_mm.config_text import flat_config, plain_config
 from dmae_mm.options import is_finite_number
 
 from .names import layout_of
@@ -26,9 +26,10 @@ _CONFIG_KEYS = ('cfg', 'config')
 _PREPROCESSORS = ('model.data_preprocessor', 'data_preprocessor',
                   'img_norm_cfg')
 _TO_RGB = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
-# Of a backbone, what is of no interest to whoever builds it once more.
-_OF_TRAINING = ('init_cfg.', 'out_', 'frozen', 'drop_', 'with_cp',
-                'mask_ratio')
+# How options of a backbone begin that are of no interest to whoever builds it
+# once more.
+OF_TRAINING = ('init_cfg', 'out_', 'frozen', 'drop_', 'with_cp',
+               'mask_ratio')
 # For pixel values from 0 to 255. MAE's pre-training has these.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -331,7 +332,7 @@ def backbone_said(meta: Dict[str, Any]) -> Dict[str, Any]:
         said = {}
         for name, value in flat.items():
             option = name.removeprefix('model.backbone.')
-            if option == name or option.startswith(_OF_TRAINING):
+            if option == name or option.startswith(OF_TRAINING):
                 continue
             try:
                 said[option] = ast.literal_eval(value)
@@ -341,6 +342,38 @@ def backbone_said(meta: Dict[str, Any]) -> Dict[str, Any]:
                              flat.get('default_scope', '').strip("'") or None)
         if kind is not None:
             return {'type': kind, **said}
+    return {}
+
+
+def config_said(meta: Dict[str, Any]) -> Dict[str, Any]:
+    """The config of mmpretrain in a checkpoint of a run, or in a file that
+    was exported from one.
+
+    Args:
+        meta (dict): As in a :class:`TensorFile`.
+
+    Returns:
+        dict[str, Any]: As of :func:`plain_config`; {} if it holds none, of a
+        model with a backbone.
+    """
+    source = meta.get('source_meta')
+    if isinstance(source, str):  # .safetensors has text only
+        try:
+            source = json.loads(source)
+        except (ValueError, RecursionError):
+            source = None
+    for said in (meta, source if isinstance(source, dict) else {}):
+        for text in map(said.get, _CONFIG_KEYS):
+            try:
+                config = plain_config(text) if isinstance(text, str) else {}
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                continue
+            model = config.get('model')
+            if (config.get('default_scope', 'mmpretrain') in (
+                    'mmpretrain', *_BEFORE_MMPRETRAIN)
+                    and isinstance(model, dict)
+                    and isinstance(model.get('backbone'), dict)):
+                return config
     return {}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import timm
 import torch
 from mmpretrain import get_model
 from mmpretrain.models.selfsup import MAEViT
@@ -16,6 +17,7 @@ from mmpretrain.structures import DataSample
 
 from dmae_mm.evaluation import (extract_features, knn_accuracy,
                               linear_probe_accuracy)
+from tests.toys import timm_architectures as toys
 from tests.toys.models import ROOT
 from tests.toys.folders import write_classes
 from tests.toys.runs import TRAIN, launch, write_toy_run
@@ -191,6 +193,38 @@ def test_cls_token(folder):
     results = evaluate('--features', 'cls', '--crop-pct', '0.8')
     assert results['knn'] == wanted
     assert results['features'] == 'cls'
+
+
+def test_several_models_in_one_table(folder, capsys):
+    """The student, itself untrained, alone by what it says itself, and a
+    model of timm."""
+    name = toys.ARCHITECTURES[0]
+    torch.save(timm.create_model(name).state_dict(), 'vit.pth')
+    with pytest.raises(SystemExit):
+        main(['out/epoch_1.pth', '--train', 'train', '--test', 'test',
+              '--beside', 'toy_vit_patch8_3'])
+    assert 'Close to it are, of timm: toy_vit_patch8_32' in (
+        capsys.readouterr().err)
+    results = evaluate('--untrained', '--beside', 'out/epoch_1.pth',
+                       '--beside', f'{name}.one=vit.pth')
+    rows = results.pop('rows')
+    assert rows[0] == results
+    assert rows[2] == dict(
+        rows[0], name='out/epoch_1.pth', model='out/epoch_1.pth',
+        checkpoint=None)
+    assert [row['untrained'] for row in rows] == [False, True, False, False]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        'model', 'parameters', 'px', 'width', 'kNN', '(k=5)', 'linear']
+    for line, row in zip(lines[1:], rows):
+        assert line.startswith(row['name'])
+        assert line.split()[-4:] == [
+            '32', str(row['width']), f'{row["knn"]:.2f}',
+            f'{row["linear"]:.2f}']
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert rows[1]['name'] == 'toy_run.py out/epoch_1.pth, untrained'
+    assert lines[5] == ('18 training and 15 test images of 3 classes; '
+                        'features: mean. Accuracies in percent.')
 
 
 def test_a_list_of_training_images(folder, passes):

@@ -230,7 +230,7 @@ def _plain_names(weights: Tensors, plain: Tensors) -> Tensors:
     left = dict(weights)
     renamed = {}
     for name in plain:
-        for wrapped in _wrapped_names(name):
+        for wrapped in wrapped_names(name):
             if wrapped in left:
                 renamed[name] = left.pop(wrapped)
                 break
@@ -240,8 +240,8 @@ def _plain_names(weights: Tensors, plain: Tensors) -> Tensors:
     return renamed
 
 
-def _wrapped_names(name: str) -> Tuple[str, ...]:
-    """What 'stages.0.x' is called in models that return maps."""
+def wrapped_names(name: str) -> Tuple[str, ...]:
+    """What 'stages.0.x' is called in timm's models that return maps."""
     return (f'model.{name}', name, name.replace('.', '_', 1),
             name.replace('.', '_', 2))
 
