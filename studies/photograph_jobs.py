@@ -204,6 +204,7 @@ def _rows() -> dict:
     return read_page(PAGE.read_text(encoding='utf-8'))
 
 
+@functools.cache
 def recipe_options(name: str) -> dict:
     """What a recipe changes in the model of ``vit-s_dmae``: the options of
     its row, or what its file says."""

@@ -21,6 +21,7 @@ from dmae_mm.files import write_whole
 from dmae_mm.messages import first_few, one_line
 from dmae_mm.models.teachers.teacher_section import teacher_section
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from studies.photograph_jobs import (DEFAULTS, ONCE, PhotographJob, Setting,
                                      all_jobs, choice_jobs, chosen,
@@ -41,8 +42,18 @@ Key = Tuple[Any, str]  # seed, or ONCE, and name of the job
 
 
 def run_photographs(cfg: Config, data_dir: str) -> dict:
-    """As :func:`run_job`, in a process that knows the studies' classes."""
-    return run_job(cfg, data_dir)
+    """As :func:`run_job`, in a process that knows the studies' classes.
+
+    A job that was stopped goes on from its last checkpoint, if there is one:
+    only the teacher, which takes hours, writes any before its end. Its
+    seconds are then those since.
+    """
+    mark, file = fingerprint(cfg), Path(cfg.work_dir, 'begun.txt')
+    resume = file.is_file() and file.read_text() == mark and bool(
+        find_latest_checkpoint(cfg.work_dir))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(mark)
+    return run_job(cfg, data_dir, resume)
 
 
 def code_marks(root: Path = ROOT) -> Dict[str, str]:
@@ -171,9 +182,20 @@ def tflop(cfg: Config, data: dict) -> float:
             cfg.train_cfg.max_epochs / 1000)
 
 
-def configs(jobs: Iterable[PhotographJob], seeds: int,
-            setting: Setting) -> Dict[Key, Config]:
-    """Configs of all jobs, each with the marks of those that it needs."""
+def configs(jobs: Iterable[PhotographJob], seeds: int, setting: Setting,
+            head: dict) -> Dict[Key, Config]:
+    """Configs of all jobs, each with the marks of all that it depends on.
+
+    Args:
+        jobs (Iterable[PhotographJob]): Each behind those that it needs.
+        seeds (int): How many.
+        setting (Setting): Where everything lies, and what was chosen.
+        head (dict): Of :class:`Results`.
+
+    Returns:
+        dict: By (seed, name), or (ONCE, name).
+    """
+    digests = head['data']['digests']
     runs: Dict[Key, Config] = {}
     jobs = list(jobs)
     for seed in range(seeds):
@@ -182,6 +204,12 @@ def configs(jobs: Iterable[PhotographJob], seeds: int,
             if key in runs:
                 continue
             cfg = load(job, seed, setting)
+            cfg.code = head['code']
+            # The choice has other splits, and the same teacher.
+            cfg.images = [
+                digests[split] for split in (
+                    ('all', ) if job.name == 'teacher' else ('train', 'test'))
+            ]
             # A job whose teacher is trained anew runs anew, too.
             cfg.needs = {
                 name: fingerprint(
@@ -243,9 +271,10 @@ def choose(setting: Setting, whole: str, results: Results,
     """
     teacher = teachers(setting)[0]
     jobs = choice_jobs(setting)
-    runs = configs([teacher, *jobs], 1, setting)
-    run(configs([teacher], 1, replace(setting, data_dir=whole)), results,
-        whole, processes)
+    runs = configs([teacher, *jobs], 1, setting, results.head)
+    first = configs([teacher], 1, replace(setting, data_dir=whole),
+                    results.head)
+    run(first, results, whole, processes)
     run(runs, results, setting.data_dir, processes)
     return chosen(jobs,
                   {job.name: results.result((0, job.name)) for job in jobs})
@@ -323,7 +352,7 @@ def main() -> None:
         return
     try:
         jobs = all_jobs(setting)
-        runs = configs(jobs, args.seeds, setting)
+        runs = configs(jobs, args.seeds, setting, results.head)
     except (IndexError, KeyError, TypeError) as error:
         parser.error(f'--cfg-options: {one_line(error)}')
     run(runs, results, images, args.processes)

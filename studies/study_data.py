@@ -42,8 +42,8 @@ def prepare(data: str, held_out: bool = False) -> str:
         data (str): 'cifar10' or 'fashion-mnist', which are fetched, or a
             folder with ``train`` and ``test``, in them the class folders.
         held_out (bool): Leave the test images alone; 2,000 of the training
-            images are ``test``, and ``train`` has none of them. Defaults to
-            False.
+            images, at most a fifth, are ``test``, and ``train`` has none of
+            them. Defaults to False.
 
     Returns:
         str: Folder of ``all``, ``train``, ``test``, ``1pct.txt``,
@@ -71,7 +71,8 @@ def prepare(data: str, held_out: bool = False) -> str:
     train, test = _splits(source)
     rest = train
     if held_out:
-        test = _part(train, HELD_OUT)
+        test = _part(
+            train, min(HELD_OUT, sum(map(len, train.values())) // 5))
         rest = {
             name: sorted({*paths} - {*test[name]})
             for name, paths in train.items()
@@ -89,7 +90,7 @@ def prepare(data: str, held_out: bool = False) -> str:
                 f'needed to {split}; there are of {first_few(few)}. Add '
                 'images, or leave these classes out of both splits.')
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
-    digest = hashlib.sha256()
+    digests = {split: hashlib.sha256() for split in splits}
     bad = []
     for split, classes in splits.items():
         for name, paths in classes.items():
@@ -97,8 +98,7 @@ def prepare(data: str, held_out: bool = False) -> str:
             for number, path in enumerate(paths):
                 try:
                     out = osp.join(folder, split, name, f'{number:05d}')
-                    digest.update(f'{split}/{name} '.encode() +
-                                  _place(path, out))
+                    digests[split].update(name.encode() + _place(path, out))
                 except ValueError as error:
                     bad.append(str(error))
     if bad:
@@ -119,7 +119,11 @@ def prepare(data: str, held_out: bool = False) -> str:
         split: sum(map(len, classes.values()))
         for split, classes in splits.items()
     }
-    found.update(classes=sorted(train), digest=digest.hexdigest()[:16])
+    found['classes'] = sorted(train)
+    found['digests'] = {
+        split: digest.hexdigest()[:12]
+        for split, digest in digests.items()
+    }
     with write_whole(done) as file, open(file, 'w') as stream:
         json.dump(found, stream, indent=2)
     return folder
@@ -207,10 +211,9 @@ def _splits(source: str) -> List[Dict[str, List[str]]]:
 def _part(images: Dict[str, List[str]], total: int) -> Dict[str, List[str]]:
     """As many of each class: together ``total``, or all that allows."""
     smallest = min(map(len, images.values()))
-    count = min(total // len(images), smallest)
+    count = max(1, min(total // len(images), smallest))
     lines = balanced_subset(
         {label: paths for label, paths in enumerate(images.values())},
-        # Of each class count; the mean of the classes is not the smallest.
         100 * count * len(images) / sum(map(len, images.values())),
         seed=0)
     chosen: Dict[str, List[str]] = {name: [] for name in images}

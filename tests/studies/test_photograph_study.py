@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from studies import photograph_jobs
 from studies import photograph_study as tool
 from studies.photograph_jobs import DEFAULTS, ONCE
 from studies.study_jobs import fingerprint
 from tests.toys.models import ROOT
 from tests.toys.photographs import setting, write_photographs
 
-DATA = dict(all=50, train=40, test=10, classes=['a', 'b'], digest='0')
+DATA = dict(all=50, train=40, test=10, classes=['a', 'b'], digests=dict(all='0', train='1', test='2'))
+HEAD = dict(data=DATA, code={'dmae_mm/models': 'a'})
 JOBS = ('teacher', 'mae', 'dmae', 'labels10_dmae')
 
 
 @pytest.fixture
 def jobs(monkeypatch):
-    from studies import photograph_jobs
+    monkeypatch.setattr(tool, 'code_marks', dict)
     monkeypatch.setattr(photograph_jobs, 'cost_of', lambda *args: 1.)
     monkeypatch.setattr(tool, 'gflop_per_image', lambda cfg: 0.5)
     found = tool.all_jobs(setting())
@@ -38,7 +40,7 @@ def finish(cfg, files=True):
 
 
 def test_all_seeds_share_the_teacher(jobs):
-    runs = tool.configs(jobs, 2, setting())
+    runs = tool.configs(jobs, 2, setting(), HEAD)
     assert list(runs) == [(ONCE, 'teacher'), *(
         (seed, name) for seed in (0, 1) for name in JOBS[1:])]
     teacher = runs[ONCE, 'teacher']
@@ -55,7 +57,7 @@ def test_all_seeds_share_the_teacher(jobs):
 def test_what_is_left_elsewhere(jobs, tmp_path, monkeypatch):
     """Only the results came along: checkpoints are made again where needed."""
     monkeypatch.chdir(tmp_path)
-    runs = tool.configs(jobs, 1, setting())
+    runs = tool.configs(jobs, 1, setting(), HEAD)
     file = 'results/toy.json'
     results = tool.Results(file, DATA)
     assert results.finished(runs) == set()
@@ -78,6 +80,13 @@ def test_what_is_left_elsewhere(jobs, tmp_path, monkeypatch):
     finish(runs[ONCE, 'teacher'])
     assert tool.still_to_run(runs, again.finished(runs)) == {
         (0, 'labels10_dmae'), (0, 'dmae')}
+    # Other code is another result, and so are other images.
+    for change in (dict(code={'dmae_mm/models': 'b'}),
+                   dict(data=dict(DATA, digests=dict(
+                       all='0', train='1', test='3')))):
+        other = tool.configs(jobs, 1, setting(), {**HEAD, **change})
+        kept = again.finished(other)
+        assert kept == ({(ONCE, 'teacher')} if 'data' in change else set())
     # Another recipe is another result.
     runs[0, 'mae'].model.backbone.mask_ratio = 0.5
     assert (0, 'mae') not in again.finished(runs)
@@ -85,7 +94,7 @@ def test_what_is_left_elsewhere(jobs, tmp_path, monkeypatch):
 
 def test_what_was_killed_before_it_was_recorded(jobs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runs = tool.configs(jobs, 1, setting())
+    runs = tool.configs(jobs, 1, setting(), HEAD)
     finish(runs[0, 'mae'])
     results = tool.Results('toy.json', DATA)
     assert results.finished(runs) == {(0, 'mae')}
@@ -95,8 +104,9 @@ def test_what_was_killed_before_it_was_recorded(jobs, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('part, name', [('versions', 'torch'),
                                         ('code', 'dmae_mm/models'),
-                                        ('data', 'digest')])
-def test_other_code_is_refused(part, name, tmp_path):
+                                        ('data', 'digests')])
+def test_other_code_is_refused(part, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, 'code_marks', lambda: {'dmae_mm/models': 'a'})
     file = tmp_path / 'toy.json'
     results = tool.Results(str(file), DATA)
     head = json.loads(json.dumps(results.head))
@@ -121,7 +131,24 @@ def test_comments_are_no_other_code(tmp_path, monkeypatch):
         (tmp_path / 'code.py').write_text(text)
         marks.append(tool.code_marks(tmp_path)['code.py'])
     assert marks[0] == marks[1] != marks[2]
-    assert tool.code_marks() == tool.code_marks()
+
+
+def test_a_stopped_teacher_goes_on(jobs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        tool, 'run_job', lambda cfg, data_dir, resume: seen.append(resume))
+    cfg = tool.load(jobs[0], 0, setting())
+    assert cfg.default_hooks.checkpoint.interval == 1
+    tool.run_photographs(cfg, 'data')
+    tool.run_photographs(cfg, 'data')  # before its first checkpoint
+    Path(cfg.work_dir, 'epoch_1.pth').touch()
+    Path(cfg.work_dir, 'last_checkpoint').write_text(
+        f'{cfg.work_dir}/epoch_1.pth')
+    tool.run_photographs(cfg, 'data')
+    cfg.model.backbone.mask_ratio = 0.5
+    tool.run_photographs(cfg, 'data')
+    assert seen == [False, False, True, False]
 
 
 def test_choices(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ def write_photographs(folder, train=50, test=10, size=32, classes='ab'):
             path = folder / split / name
             path.mkdir(parents=True)
             for index in range(count):
-                image = random.randint(0, 128, (size, size, 3))
+                image = random.randint(0, 128, (size, size, 3), np.uint8)
                 image[..., label % 3] += 64
                 cv2.imwrite(str(path / f'{index}.png'), image)
 
