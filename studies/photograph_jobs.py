@@ -120,6 +120,7 @@ class Setting:
         teacher_dir (str): Folder of the teacher itself, which the choice and
             the study share.
         num_classes (int): Defaults to 10.
+        num_train (int): Images that students see. Defaults to 10,000.
         choices (dict): As ``DEFAULTS``. Defaults to that.
         external (dict, optional): Section of a teacher trained by others.
             Defaults to None.
@@ -130,6 +131,7 @@ class Setting:
     teacher_data: str
     teacher_dir: str
     num_classes: int = 10
+    num_train: int = 10_000
     choices: dict = field(default_factory=lambda: DEFAULTS)
     external: Optional[dict] = None
     extra: dict = field(default_factory=dict)
@@ -156,6 +158,8 @@ def dmae(setting: Setting, objective: str = L1) -> dict:
         options = {**recipe_options(recipe), **options}
     if objective == 'g2sd':
         options['model.teacher.neck'] = TEACHERS_DECODER
+    if objective == 'phi-s' and setting.num_train < 1000:  # its default
+        options['model.target.num_images'] = setting.num_train
     if objective == 'two':
         options = _two_teachers(options, setting)
     return options

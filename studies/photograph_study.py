@@ -338,7 +338,8 @@ def main() -> None:
         here,
         osp.join(whole, 'all'),
         osp.join(out_dir, ONCE),
-        num_classes=len(described(images)['classes']),
+        num_classes=len(results.head['data']['classes']),
+        num_train=results.head['data']['train'],
         choices=DEFAULTS if args.choose else read_choices(args.data),
         external=external,
         extra=args.cfg_options)

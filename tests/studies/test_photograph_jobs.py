@@ -176,14 +176,15 @@ def test_options_of_recipes():
     assert found['model.head'] is None
 
 
-def test_other_numbers_of_classes(monkeypatch):
+def test_other_numbers_of_classes_and_images(monkeypatch):
     monkeypatch.setattr(table, 'cost_of', fake_cost)
-    where = setting(num_classes=3)
+    where = setting(num_classes=3, num_train=600)
     found = {job.name: job for job in all_jobs(where)}
     cfg = load(found['labels10_scratch+logits'], 0, where)
     assert cfg.model.head.num_classes == 3
     assert cfg.model.teacher.model.head.num_classes == 3
     assert cfg.data_preprocessor.num_classes == 3
+    assert load(found['phi-s'], 0, where).model.target.num_images == 600
     assert 'dmae-external' not in found
     assert found['two'].needs == ['teacher', 'teacher-finetuned-10pct']
 

@@ -15,7 +15,12 @@ from studies.study_jobs import fingerprint
 from tests.toys.models import ROOT
 from tests.toys.photographs import setting, write_photographs
 
-DATA = dict(all=50, train=40, test=10, classes=['a', 'b'], digests=dict(all='0', train='1', test='2'))
+DATA = dict(
+    all=50,
+    train=40,
+    test=10,
+    classes=['a', 'b'],
+    digests=dict(all='0', train='1', test='2'))
 HEAD = dict(data=DATA, code={'dmae_mm/models': 'a'})
 JOBS = ('teacher', 'mae', 'dmae', 'labels10_dmae')
 
