@@ -181,7 +181,7 @@ def test_bad_input(options, message, tmp_path, monkeypatch, capsys):
 def test_run_and_go_on_elsewhere(tmp_path):
     """Four jobs and the choice through the command, then with nothing but
     the results."""
-    write_photographs(tmp_path / 'toy', train=60, test=10)
+    write_photographs(tmp_path / 'toy', train=70, test=10)
     script = tmp_path / 'run.py'
     script.write_text(f"""
 import sys
@@ -217,7 +217,7 @@ if __name__ == '__main__':
     assert '7 trainings, 0 of them finished before' in said
     first = json.loads((folder / 'results.json').read_text())
     assert len(first['jobs']) == 7
-    assert first['data']['train'] == 120
+    assert first['data']['train'] == 140
     for name, result in first['jobs'].items():
         assert {'seconds', 'tflop', 'fingerprint', 'machine'} < {*result}
         assert ('top1' in result) == ('labels' in name)
@@ -241,7 +241,7 @@ if __name__ == '__main__':
                 ) == (first['jobs'][name]['knn'],
                       first['jobs'][name]['linear'])
 
-    said = run('--choose', *epoch)
+    run('--choose', *epoch)
     best = json.loads(
         (tmp_path / 'studies/results/toy_choices.json').read_text())
     assert best['weights']['l2'] in (100, 300, 900)
