@@ -13,7 +13,8 @@ PAGES = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
     *sorted((ROOT / 'docs').glob('*.md'))
 ]
-FOLDERS = ('.ci', 'configs', 'dmae_mm', 'docs', 'studies', 'tests', 'tools')
+FOLDERS = ('.ci', 'configs', 'dmae_mm', 'docs', 'examples', 'studies', 'tests',
+           'tools')
 NAMES = {path.name for path in ROOT.glob('*')}.union(
     *({path.name for path in (ROOT / folder).rglob('*')}
       for folder in FOLDERS))
