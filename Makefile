@@ -11,8 +11,10 @@
 # quickstart` and `make study` those that they need, the others all.
 # SEED=1 sets the quickstart's seed, PYTHON=... chooses the interpreter for
 # .venv, PYTEST_ARGS='-k mask' picks tests, STUDY_ARGS='--seeds 3' and the like
-# go to studies/study.py. `make test WITH_OPS=1` and `make venv WITH_OPS=1` add
-# mmcv's compiled ops, which mmdet needs: 6 to 12 minutes of compiling, once.
+# go to studies/study.py; STUDY_ARGS='--data cifar10', or a folder with train/
+# and test/, is the study on photographs, of hours. `make test WITH_OPS=1` and
+# `make venv WITH_OPS=1` add mmcv's compiled ops, which mmdet needs: 6 to 12
+# minutes of compiling, once.
 
 .DEFAULT_GOAL := quickstart
 .PHONY: quickstart test test-slow study lint docs resolve venv ops clean distclean
@@ -116,7 +118,7 @@ ops: $(ALL)
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find dmae_mm configs tools studies tests -name __pycache__ -prune -exec rm -rf {} +
+	find dmae_mm configs examples tools studies tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)

@@ -4,12 +4,13 @@ On scikit-learn's handwritten digits, in parallel processes. A study that was
 stopped goes on where it was when the same command is given again. The table,
 the figures and what they say are written to docs/results.md.
 """
+import argparse
 import os.path as osp
 import shlex
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
-from typing import Callable
+from typing import Callable, Optional
 
 # A clone runs its own code, installed or not: see train.py.
 ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -55,10 +56,29 @@ def cost(cfg: Config) -> float:
     return cfg.train_cfg.max_epochs * images * (1 + size / 192 * visible)
 
 
-def run_all(runs: dict, data_dir: str, processes: int,
-            cost: Callable[[Config], float] = cost) -> None:
-    """Run what is not finished, each job when those it needs are."""
-    done = {key for key, cfg in runs.items() if finished_result(cfg)}
+def run_all(runs: dict,
+            data_dir: str,
+            processes: int,
+            cost: Callable[[Config], float] = cost,
+            done: Optional[set] = None,
+            record: Callable[[tuple, dict], None] = lambda key, result: None,
+            run: Callable[[Config, str], dict] = run_job) -> None:
+    """Run what is not finished, each job when those it needs are.
+
+    Args:
+        runs (dict): Config of each job by (seed, name). Jobs of all seeds
+            may need one whose seed is 'once'.
+        data_dir (str): Folder of the images.
+        processes (int): Jobs at a time.
+        cost (callable): Of a config, in some unit.
+        done (set, optional): Keys of the finished jobs. Defaults to None:
+            those that have a result in their folder.
+        record (callable): Gets key and result of each job that ends.
+        run (callable): Runs a job.
+    """
+    if done is None:
+        done = {key for key, cfg in runs.items() if finished_result(cfg)}
+    done = {*done}
     left = [key for key in runs if key not in done]
     print(f'{len(runs)} trainings, {len(done)} of them finished before, '
           f'{processes} at a time', flush=True)
@@ -69,11 +89,12 @@ def run_all(runs: dict, data_dir: str, processes: int,
         while left or running:
             ready = [
                 key for key in left
-                if all((key[0], name) in done for name in runs[key].needs)
+                if all((key[0], name) in done or ('once', name) in done
+                       for name in runs[key].needs)
             ]
             for key in ready[:processes - len(running)]:
                 left.remove(key)
-                future = pool.submit(run_job, runs[key], data_dir)
+                future = pool.submit(run, runs[key], data_dir)
                 running[future] = key, time.time()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key, started = running.pop(future)
@@ -85,6 +106,7 @@ def run_all(runs: dict, data_dir: str, processes: int,
                           f'{runs[key].work_dir}')
                     raise
                 done.add(key)
+                record(key, result)
                 units_done += cost(runs[key])
                 units_left -= cost(runs[key])
                 seconds += time.time() - started
@@ -101,7 +123,18 @@ def run_all(runs: dict, data_dir: str, processes: int,
 
 
 def main() -> None:
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument('--data', default='digits')
+    if data.parse_known_args()[0].data != 'digits':
+        from studies import photograph_study  # which imports this
+        photograph_study.main()
+        return
     parser = command_line(__doc__, seeds=5)
+    parser.add_argument(
+        '--data',
+        default='digits',
+        help='digits, or photographs: cifar10, fashion-mnist, or a folder '
+        'with train/CLASS and test/CLASS; see --data cifar10 --help')
     parser.add_argument(
         '--held-out',
         action='store_true',

@@ -182,12 +182,14 @@ def finished_result(cfg: Config) -> dict:
     return result if result['fingerprint'] == fingerprint(cfg) else {}
 
 
-def run_job(cfg: Config, data_dir: str) -> dict:
+def run_job(cfg: Config, data_dir: str, resume: bool = False) -> dict:
     """Train, evaluate and write ``result.json``.
 
     Args:
         cfg (Config): From :func:`load_config`.
         data_dir (str): Folder of the digits.
+        resume (bool): Go on from the last checkpoint in the folder. Defaults
+            to False.
 
     Returns:
         dict: Accuracies in percent ('knn' and 'linear' after pre-training,
@@ -196,6 +198,7 @@ def run_job(cfg: Config, data_dir: str) -> dict:
     """
     mark = fingerprint(cfg)  # before the runner adds to the config
     start = time.time()
+    cfg.resume = resume
     runner = train(cfg)
     result = dict(fingerprint=mark, seconds=round(time.time() - start, 1))
     if cfg.get('val_evaluator') is None:

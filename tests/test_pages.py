@@ -13,10 +13,12 @@ PAGES = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
     *sorted((ROOT / 'docs').glob('*.md'))
 ]
-FOLDERS = ('.ci', 'configs', 'dmae_mm', 'docs', 'studies', 'tests', 'tools')
+FOLDERS = ('.ci', 'configs', 'dmae_mm', 'docs', 'examples', 'studies', 'tests',
+           'tools')
 NAMES = {path.name for path in ROOT.glob('*')}.union(
     *({path.name for path in (ROOT / folder).rglob('*')}
       for folder in FOLDERS))
+NAMES.add('config.py')  # tools/distill.py writes it
 CODE = re.compile(r'```.*?```|`[^`]+`', re.DOTALL)
 # Not within another path, as that of '/path/to/dmae_mm/configs/FILE' is.
 PATH = re.compile(r'(?<![\w/.~-])(?:%s)/[\w./{},*-]*' %

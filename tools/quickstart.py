@@ -120,8 +120,8 @@ def main() -> None:
     print(f'Table: {osp.join(OUT_DIR, "results.json")}\n'
           f'Pictures: {", ".join(pictures)}\n'
           f'Logs and checkpoints: {out_dir}\n'
-          'Next: `source .venv/bin/activate`, then "Train on your own images" '
-          'in README.md')
+          'Next: `source .venv/bin/activate`, then "Your own images" in '
+          'README.md')
 
 
 if __name__ == '__main__':

@@ -105,9 +105,10 @@ class EpochLines(Hook):
 def train(cfg: Config, *hooks: Hook) -> Runner:
     """Train through MMEngine's runner, whose log goes to its file only.
 
-    It begins anew, over what an earlier run has left in the work dir.
+    It begins anew, over what an earlier run has left in the work dir, unless
+    ``cfg.resume`` is set.
     """
-    cfg.overwrite = True
+    cfg.overwrite = not cfg.get('resume')
     with contextlib.redirect_stdout(io.StringIO()):
         runner = Runner.from_cfg(cfg)
         for hook in hooks:

@@ -219,7 +219,11 @@ def checkpoint(runner: Runner, kept: int) -> List[str]:
 
 
 def megabytes(size: float) -> str:
-    return f'{size / 1e6:.3g} MB' if size < 1e9 else f'{size / 1e9:.3g} GB'
+    """A size in bytes as people read it: '80.9 MB', '5.93 kB'."""
+    unit, name = next(
+        (unit, name) for unit, name in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB'))
+        if size >= unit or unit == 1e3)
+    return f'{size / unit:.3g} {name}'
 
 
 def _now() -> float:
