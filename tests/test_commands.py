@@ -400,7 +400,8 @@ def calls():
     for page in PAGES:
         for command in (*block_commands(page), *inline_commands(page)):
             text = in_toy_size(command).splitlines()[-1]
-            if match := re.search(r'python ((?:examples|studies|tools)/.*)', text):
+            match = re.search(r'python ((?:examples|studies|tools)/.*)', text)
+            if match:
                 lines.add((match[1], command.place))
     return sorted(lines)
 
