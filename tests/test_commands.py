@@ -150,6 +150,11 @@ EXEMPT = {
         f'tests/studies/benchmarks/test_{name}.py'
         for name in ('end_to_end', 'memory', 'scaling', 'teacher_cost')
     },
+    **{
+        f'python examples/{name}.py': f'tests/examples/test_{name}.py'
+        for name in ('a_row_of_the_paper', 'dinov2_to_mobilenet',
+                     'student_into_mmdet')
+    },
     'python -m pytest': 'a part of `make test`',
     'work_dirs/faster-rcnn': 'tests/detection/test_stock_detectors.py',
     r'python tools/train.py \$STOCK':
@@ -395,7 +400,8 @@ def calls():
     for page in PAGES:
         for command in (*block_commands(page), *inline_commands(page)):
             text = in_toy_size(command).splitlines()[-1]
-            if match := re.search(r'python ((?:tools|studies)/.*)', text):
+            match = re.search(r'python ((?:examples|studies|tools)/.*)', text)
+            if match:
                 lines.add((match[1], command.place))
     return sorted(lines)
 

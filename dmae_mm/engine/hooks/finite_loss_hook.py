@@ -99,7 +99,10 @@ class FiniteLossHook(RuntimeInfoHook):
         optim_wrapper.optimizer.register_step_post_hook(self._end_guard)
 
     @torch.compiler.disable
-    def _note_state(self, *args) -> None:
+    def _note_state(self, preprocessor: Optional[nn.Module] = None,
+                    *args) -> None:
+        if preprocessor is not None and not preprocessor.training:
+            return  # no step: see _judge_losses
         self._random_state = random_state()
         self._statistics = {
             name: buffer.clone() for name, buffer in self._running.items()
@@ -114,7 +117,9 @@ class FiniteLossHook(RuntimeInfoHook):
         The verdict on the optimizer step that follows is 1 if there was one
         in any process and accumulated batch, and else 0.
         """
-        if kwargs.get('mode') != 'loss':
+        # In eval mode, it is no step, but a picture of what the model makes of
+        # an image, and one process may draw it alone.
+        if kwargs.get('mode') != 'loss' or not model.training:
             return
         total, _ = model.parse_losses(losses)
         self._bad = torch.maximum(self._bad, (~total.isfinite()).float())
