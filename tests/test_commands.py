@@ -32,6 +32,8 @@ REPLACED = [
     ('tools/distill.py', r'--teacher \S+', f'--teacher {TEACHER}'),
     ('tools/distill.py', r'\bSTUDENT\b', 'vit_tiny_patch16_224'),
     ('tools/distill.py', r'$', ' --epochs 1'),
+    # What the run that goes on has been trained with.
+    ('--resume', r'/path/to/images', 'data/imagenet/train'),
     ('', r'/path/to/images', 'data/photos'),
     ('', r'\bIMAGES\b', 'data/photos'),
     ('', r'\bLABELLED\b', 'data/labelled'),
