@@ -77,7 +77,7 @@ def test_a_vit_killed_gone_on_with_and_used(there, tmp_path):
                 path.name for path in out.iterdir()}
     rows = json.loads((out / 'evaluation.json').read_text())['rows']
     assert [row['name'] for row in rows] == NAMES
-    assert [row['img_size'] for row in rows] == [32, 32, 224]
+    assert [row['img_size'] for row in rows] == [32, 32, 32]
     assert all(0 <= row[kind] <= 100 for row in rows
                for kind in ('knn', 'linear'))
     page = (out / 'report.html').read_text()
@@ -143,7 +143,7 @@ def test_a_mobilenet_from_python(there, tmp_path, capsys):
     assert result.failed == [] and Path(result.report).is_file()
     assert [(row['name'], row['img_size'])
             for row in result.evaluation['rows']] == list(
-                zip(NAMES, (64, 64, 224)))
+                zip(NAMES, (64, 64, 64)))
     names = dict(image=photo())
     exec(result.usage['timm'], names)
     assert names['features'].shape == (1, 288, 2, 2)  # of 64 pixels
