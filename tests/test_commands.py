@@ -32,6 +32,11 @@ REPLACED = [
     ('tools/distill.py', r'--teacher \S+', f'--teacher {TEACHER}'),
     ('tools/distill.py', r'\bSTUDENT\b', 'vit_tiny_patch16_224'),
     ('tools/distill.py', r'$', ' --epochs 1'),
+    # What the run that goes on has been trained with.
+    ('--resume', r'/path/to/images', 'data/imagenet/train'),
+    # Fewer images, as the teacher's are larger than its student's.
+    ('tools/distill.py data/digits', 'data/digits/train', 'data/photos'),
+    ('tools/distill.py data/digits', 's data/digits', 's data/labelled'),
     ('', r'/path/to/images', 'data/photos'),
     ('', r'\bIMAGES\b', 'data/photos'),
     ('', r'\bLABELLED\b', 'data/labelled'),

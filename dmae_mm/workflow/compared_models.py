@@ -1,6 +1,7 @@
 """How well student, untrained student and teacher tell classes apart."""
 import json
 import os.path as osp
+import time
 from dataclasses import replace
 from typing import Any, Callable, Dict, List
 
@@ -14,6 +15,7 @@ from dmae_mm.models.teachers.teacher_section import teacher_name
 
 from .labelled_images import LabelledImages
 from .out_folder import OutFolder
+from .teacher_choice import choose_teachers
 
 FILE = 'evaluation.json'
 
@@ -43,21 +45,26 @@ def compare_models(folder: OutFolder, checkpoint: str, images: LabelledImages,
     if folder.made('evaluation', **made_of):
         with open(path) as file:
             return json.load(file)
-    say('Evaluating student, untrained student and teacher ...')
-    # A student that takes any size is asked at the one that it knows.
+    # A student that takes any size is asked at the one that it knows, and so
+    # are teachers of larger images.
+    size = crop_size(read_config(folder.config_file))
     student = ProbedModel(
-        folder.config_file, checkpoint, name='student',
-        img_size=crop_size(read_config(folder.config_file)))
-    models = [student,
-              replace(student, untrained=True, name='untrained student')]
-    teachers = [ProbedModel(spec, name=f'teacher {teacher_name(spec)}')
-                for spec in folder.arguments.teacher]
+        folder.config_file, checkpoint, name='student', img_size=size)
+    teachers = [
+        ProbedModel(
+            teacher.name,
+            name=f'teacher {teacher_name(teacher.name)}',
+            img_size=size and teacher.size_beside(size))
+        for teacher in choose_teachers(folder.arguments.teacher)
+    ]
     lists = images.write_lists(folder.path)
 
-    def probed(models: List[ProbedModel]) -> List[Dict[str, Any]]:
+    def probed(model: ProbedModel) -> List[Dict[str, Any]]:
+        started = time.monotonic()
+        say(f'Evaluating the {model.name} ...')
         with quietly():
-            return probe_models(
-                models,
+            rows = probe_models(
+                [model],
                 images.folders['train'],
                 images.folders['test'],
                 lists['train'],
@@ -66,11 +73,18 @@ def compare_models(folder: OutFolder, checkpoint: str, images: LabelledImages,
                 batch_size=128 if get_device() != 'cpu' else 32,
                 cache=osp.join(folder.path, 'features'))
 
-    try:
-        rows = probed(models + teachers)
-    except ValueError as error:  # what can teach, need not have a last block
-        rows = probed(models)
-        say(f'The teacher is not evaluated: {error}')
+        say(f'... {time.monotonic() - started:.0f} seconds.')
+        return rows
+
+    rows = [
+        *probed(student),
+        *probed(replace(student, untrained=True, name='untrained student'))
+    ]
+    for teacher in teachers:
+        try:
+            rows += probed(teacher)
+        except ValueError as error:  # it need not have a last block
+            say(f'The {teacher.name} is not evaluated: {error}')
     results = dict(made_of, rows=rows)
     with write_whole(path) as unfinished, open(unfinished, 'w') as file:
         json.dump(results, file, indent=2)

@@ -90,7 +90,7 @@ def distill(images: PathLike,
         size (int, optional): Height and width of the student's images, in
             pixels. Defaults to its own.
         epochs (int, optional): How often each image is seen. Defaults to
-            what suits their number.
+            the recipe's, 100, or 3 if ``quick``.
         out (str | Path, optional): Folder of the result. Defaults to one in
             ``work_dirs/distill``, named after images, student and teacher.
         labels (str | Path, optional): Held out images, one sub-folder a

@@ -51,8 +51,8 @@ def build_parser(prog: Optional[str] = None) -> argparse.ArgumentParser:
     add('--size', type=int, metavar='PIXELS',
         help="height and width of the student's images; defaults to its own")
     add('--epochs', type=int, metavar='N',
-        help='how often each image is seen; defaults to what suits their '
-        'number')
+        help='how often each image is seen; defaults to 100, or 3 with '
+        '--quick')
     add('--out', metavar='DIR',
         help='folder of the result; defaults to one in work_dirs/distill, '
         'named after images, student and teacher')

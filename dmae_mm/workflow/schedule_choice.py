@@ -19,8 +19,11 @@ IMAGES_A_GIB, PIXELS, VIT_B = {True: 8, False: 4}, 224**2, 86e6
 # Images at once for each core, so that a CPU shows progress.
 IMAGES_A_CORE = 16
 QUICK_EPOCHS = 3
-# Iterations between checkpoints, at least, and checkpoints, at least.
-ITERATIONS_BETWEEN, CHECKPOINTS = 500, 5
+# Iterations between checkpoints, at least, with a GPU and without: minutes.
+# And checkpoints, at least.
+ITERATIONS_BETWEEN, CHECKPOINTS = {True: 500, False: 100}, 5
+# A step of so many times fewer images than the recipe's is a small one.
+SMALL_STEP = 4
 LOGGED_LINES = 5  # an epoch
 
 
@@ -48,7 +51,7 @@ def choose_schedule(cfg: Config, num_images: int, epochs: Optional[int],
         *_learning_rate(cfg),
         *_epochs(cfg, epochs, quick),
         *_workers(cfg, machine),
-        *_intervals(cfg, num_images),
+        *_intervals(cfg, num_images, machine.accelerator),
     ]
 
 
@@ -122,9 +125,17 @@ def _learning_rate(cfg: Config) -> List[str]:
     if problems:  # of a recipe of this package: a mistake in it
         raise ValueError(problems[0])
     images = cfg.auto_scale_lr.base_batch_size
-    return [f'learning rate {cfg.optim_wrapper.optimizer.lr:.3g}: '
-            f'{rate * 256 / meant:.3g} for 256 images, and a step has '
-            f'{images}']
+    reasons = [f'learning rate {cfg.optim_wrapper.optimizer.lr:.3g}: '
+               f'{rate * 256 / meant:.3g} for 256 images, and a step has '
+               f'{images}']
+    if images * SMALL_STEP <= meant:
+        # https://arxiv.org/abs/2205.10287: that of adaptive optimizers.
+        root = rate * (images / meant)**0.5
+        reasons.append(
+            'this is the recipe\'s rule, in proportion to the images. In '
+            'proportion to their square root, a small step learns faster: '
+            f'--cfg-options optim_wrapper.optimizer.lr={root:.2g}')
+    return reasons
 
 
 def _epochs(cfg: Config, epochs: Optional[int], quick: bool) -> List[str]:
@@ -153,7 +164,7 @@ def _workers(cfg: Config, machine: Machine) -> List[str]:
                 '' if machine.accelerator else ', which train as well')]
 
 
-def _intervals(cfg: Config, num_images: int) -> List[str]:
+def _intervals(cfg: Config, num_images: int, gpu: bool) -> List[str]:
     """How many steps there are, and how often is logged and saved."""
     batch = cfg.train_dataloader.batch_size
     batches = max(1, num_images // batch if cfg.train_dataloader.drop_last
@@ -163,7 +174,7 @@ def _intervals(cfg: Config, num_images: int) -> List[str]:
     epochs = cfg.train_cfg.max_epochs
     # Batches that are left over at the end make a step of their own.
     steps = -(-batches * epochs // cfg.optim_wrapper.accumulative_counts)
-    interval = max(1, min(-(-ITERATIONS_BETWEEN // batches),
+    interval = max(1, min(-(-ITERATIONS_BETWEEN[gpu] // batches),
                           epochs // CHECKPOINTS))
     cfg.default_hooks.checkpoint.interval = interval
     every = 'epoch' if interval == 1 else f'{interval} epochs'

@@ -102,6 +102,7 @@ def _in_timm(line: str, size: Optional[int]) -> str:
     return '\n'.join([
         f'import {", ".join(imports)}', f'student = {line}.eval()',
         f'transform = timm.data.create_transform(**{options})',
-        'features = student.forward_features(transform(image)[None])'
-        '  # of a PIL image'
+        '# Of a picture opened by PIL.',
+        "features = student.forward_features("
+        "transform(image.convert('RGB'))[None])",
     ])

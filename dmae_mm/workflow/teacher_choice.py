@@ -41,21 +41,32 @@ class TeacherChoice:
     size: Optional[int]
     patch: Optional[int]
 
+    def size_beside(self, size: int) -> Optional[int]:
+        """Height and width of images like the student's, in whole patches.
+
+        A teacher of larger images would only see them enlarged, at a higher
+        cost.
+
+        Args:
+            size (int): Height and width of the student's images.
+
+        Returns:
+            int | None: None where it sees those that it is made for.
+        """
+        if (self.section['type'] != 'TimmTeacher' or None in (
+                self.size, self.patch) or self.size <= size):
+            return None
+        return max(1, round(size / self.patch)) * self.patch
+
     def for_maps(self, size: int) -> Dict[str, Any]:
         """Its section for a student without patches.
-
-        A teacher of larger images sees the student's: its own would only be
-        enlarged, at a higher cost.
 
         Args:
             size (int): Height and width of the student's images.
         """
-        if (self.section['type'] != 'TimmTeacher' or None in (
-                self.size, self.patch) or self.size <= size):
-            return self.section
-        return dict(
-            self.section,
-            img_size=max(1, round(size / self.patch)) * self.patch)
+        side = self.size_beside(size)
+        return self.section if side is None else dict(
+            self.section, img_size=side)
 
 
 def choose_teachers(names: Sequence[str]) -> List[TeacherChoice]:

@@ -104,12 +104,13 @@ def test_errors_are_one_line(source, tmp_path, capsys, words, message):
 def test_a_folder_for_transformers(source, capsys):
     lines = export(capsys, *source, 'student', '--to', 'transformers')
     assert lines[2].startswith('Wrote student (0.1 MiB): ')
-    assert lines[-3:] == [
+    assert lines[-4:] == [
+        '  import transformers',
         "  model = transformers.AutoModel.from_pretrained('student')",
         '  processor = transformers.AutoImageProcessor.from_pretrained('
         "'student')",
-        "  output = model(**processor(image, return_tensors='pt'))"
-        '.last_hidden_state'
+        "  output = model(**processor(image.convert('RGB'), "
+        "return_tensors='pt')).last_hidden_state"
     ]
     assert 'student exists already' in refused(
         capsys, *source, 'student', '--to', 'transformers')

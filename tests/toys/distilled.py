@@ -30,7 +30,7 @@ def finished_run(root: Path, epoch: int = 2, **more) -> dict:
     Returns:
         dict: The arguments that `distill` was given.
     """
-    given = dict(images=root / 'images', teacher='t', student='s',
+    given = dict(images=root / 'images', teacher='test_vit3', student='s',
                  out=root / 'out')
     given['images'].mkdir(exist_ok=True)
     folder = OutFolder(Arguments.checked(**given))

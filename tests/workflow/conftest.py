@@ -20,6 +20,12 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def hub_answers(monkeypatch):
+    """Nothing is fetched from it."""
+    monkeypatch.setattr('dmae_mm.models.timm_vits._hub_answers', lambda: True)
+
+
+@pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """Say on which machine a plan is made; by default 4 cores, no GPU."""
 

@@ -61,6 +61,16 @@ def test_names_are_checked_before_images_are_opened(refused, monkeypatch):
     assert '--size 100' in refused('--size', '100')
 
 
+def test_no_network(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr('dmae_mm.models.timm_vits._hub_answers', lambda: False)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE',
+                        str(tmp_path))
+    monkeypatch.setattr('dmae_mm.workflow.derived_config.survey_images', None)
+    said = refused(teacher='vit_tiny_patch16_224')
+    assert 'cannot be fetched' in said
+    assert 'on a command line as NAME=FILE' in said
+
+
 def test_unknown_teacher(refused, with_images):
     said = refused(teacher='vit_base_patch14_dinov2.lvd142n')
     assert 'vit_base_patch14_dinov2.lvd142m' in said

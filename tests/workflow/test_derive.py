@@ -95,8 +95,8 @@ def test_quick(survey, teacher):
 
 def test_checkpoints_and_pictures(survey, teacher):
     cfg = derive(survey(1000), [teacher], 'test_vit').config
-    # 16 batches an epoch: 500 iterations are 31.25 epochs; a fifth are 20.
-    assert cfg.default_hooks.checkpoint.interval == 20
+    # 16 batches an epoch: 100 iterations are 6.25 epochs.
+    assert cfg.default_hooks.checkpoint.interval == 7
     assert cfg.default_hooks.pictures.interval == 160
     assert cfg.default_hooks.logger.interval == 3
 

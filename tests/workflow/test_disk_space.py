@@ -52,6 +52,6 @@ def test_too_little_room(cfg, monkeypatch):
     check_disk_space(cfg)
     monkeypatch.setattr(shutil, 'disk_usage',
                         lambda path: usage(size * count - 1))
-    with pytest.raises(CannotWrite, match='4 checkpoints of about .* MB need '
-                       '.* free. Give --out on another disk'):
+    with pytest.raises(CannotWrite, match='4 checkpoints of about .* [kM]B '
+                       'need .* free. Give --out on another disk'):
         check_disk_space(cfg)

@@ -46,10 +46,12 @@ def arguments(tmp_path, monkeypatch):
             differences=dict(tokens=0.))
 
     def probe(models, *args, **options):
-        probed.append([model.name for model in models])
-        if 'broken' in [model.model for model in models]:
+        model, = models
+        probed.append(model.name)
+        if model.model == 'test_vit2':
             raise ValueError('no last block')
-        return ROWS[:len(models)]
+        return [ROWS[('student', 'untrained student').index(model.name)
+                     if 'student' in model.name else 2]]
 
     monkeypatch.setattr(student_exports, 'export_checkpoint', export)
     monkeypatch.setattr(student_exports, 'write_student', write)
@@ -79,13 +81,13 @@ def test_everything_is_made_once(arguments, capsys, tmp_path):
     before = (out / 'report.html').stat().st_mtime_ns
     assert distill(**arguments.given, to=['mmpretrain']) == result
     assert arguments.exported == ['mmpretrain']
-    assert len(arguments.probed) == 1
+    assert len(arguments.probed) == 3
     assert (out / 'report.html').stat().st_mtime_ns == before
     # Another checkpoint is another student.
     finished_run(tmp_path, epoch=3)
     assert distill(**arguments.given).checkpoint == f'{out}/epoch_3.pth'
     assert arguments.exported == ['mmpretrain']
-    assert len(arguments.probed) == 2
+    assert len(arguments.probed) == 6
 
 
 def test_an_export_that_fails_loses_no_other(arguments, capsys, tmp_path):
@@ -101,15 +103,15 @@ def test_an_export_that_fails_loses_no_other(arguments, capsys, tmp_path):
 
 
 def test_a_teacher_that_has_no_last_block_is_left_out(arguments, capsys):
-    arguments.given['teacher'] = 'broken'
+    arguments.given['teacher'] = 'test_vit2'
     finished = arguments.given['out']
     state = json.loads((finished / 'distill.json').read_text())
-    state['arguments']['teacher'] = ['broken']
+    state['arguments']['teacher'] = ['test_vit2']
     (finished / 'distill.json').write_text(json.dumps(state))
     result = distill(**arguments.given)
     assert [row['name'] for row in result.evaluation['rows']] == [
         'student', 'untrained student']
-    assert 'The teacher is not evaluated: no last block' in (
+    assert 'The teacher test_vit2 is not evaluated: no last block' in (
         capsys.readouterr().out)
 
 

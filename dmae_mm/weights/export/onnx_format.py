@@ -76,7 +76,8 @@ class OnnxFormat(ProgramFormat):
 
     def usage(self, path: str) -> str:
         names = ', '.join(self.program(self.example()))
-        return (f'session = onnxruntime.InferenceSession({path!r})\n'
+        return ('import onnxruntime\n'
+                f'session = onnxruntime.InferenceSession({path!r})\n'
                 f'{names} = session.run(None, dict(images=images))')
 
     def outputs(self, path: str, images: torch.Tensor) -> Tensors:

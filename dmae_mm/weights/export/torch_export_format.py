@@ -49,7 +49,8 @@ class TorchExportFormat(ProgramFormat):
         self.loaded = None
 
     def usage(self, path: str) -> str:
-        return (f'model = torch.export.load({path!r}).module()\n'
+        return ('import torch\n'
+                f'model = torch.export.load({path!r}).module()\n'
                 'output = model(images)  # a dict: '
                 f'{", ".join(self.program(self.example()))}')
 

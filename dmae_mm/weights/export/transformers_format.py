@@ -113,10 +113,12 @@ class TransformersFormat(ExportFormat):
                      dict(meta, format='pt'))
 
     def usage(self, path: str) -> str:
-        return (f'model = transformers.AutoModel.from_pretrained({path!r})\n'
+        return ('import transformers\n'
+                f'model = transformers.AutoModel.from_pretrained({path!r})\n'
                 'processor = transformers.AutoImageProcessor.from_pretrained('
                 f'{path!r})\n'
-                "output = model(**processor(image, return_tensors='pt'))"
+                "output = model(**processor(image.convert('RGB'), "
+                "return_tensors='pt'))"
                 f'.last_hidden_state{"[-1]" * self.returns_maps}')
 
     def outputs(self, path: str, images: torch.Tensor) -> Tensors:
