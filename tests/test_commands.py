@@ -77,9 +77,7 @@ EXPORT = ('python tools/model_converters/export.py '
 BEFORE = [
     ('evaluate.py student.safetensors',
      f'{EXPORT} student.safetensors --to timm --num-classes 0'),
-    ('--resume$', TRAIN),
-    ('--resume --cfg-options', f'{TRAIN} --cfg-options '
-     'train_dataloader.dataset.data_root=data/photos'),
+    ('--resume', TRAIN),
     ('tools/analysis/report.py', TRAIN),
     ('tools/analysis/report.py',
      'python tools/train.py configs/baselines/vit-s_mae_in1k.py'),
