@@ -195,18 +195,24 @@ def build(cfg: dict, what: str, scope: str = 'mmpretrain') -> nn.Module:
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without the reports of libraries on what they build and load."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quietly(*names: str) -> Iterator[None]:
+    """Without the reports of libraries on what they build and load.
+
+    Args:
+        *names (str): Of further loggers that report, beside MMEngine's.
+    """
+    loggers = [MMLogger.get_current_instance(), *map(logging.getLogger, names)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(
                 io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def unwrapped_model(runner) -> nn.Module:

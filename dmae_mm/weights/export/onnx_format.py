@@ -1,12 +1,10 @@
 """For ONNX: onnxruntime, TensorRT, OpenVINO and others."""
-import contextlib
 import importlib.util
-import io
-import logging
-import warnings
-from typing import Any, Dict, Iterator
+from typing import Any, Dict
 
 import torch
+
+from dmae_mm.host import quietly
 
 from ..tensor_file import Tensors
 from .program_format import ProgramFormat
@@ -64,7 +62,8 @@ class OnnxFormat(ProgramFormat):
     def _convert(self) -> Any:
         example = self.example()
         names = list(self.program(example))
-        with _silently():
+        # The exporter reports its progress, and what it thinks of torch.
+        with quietly('torch.onnx'):
             return torch.onnx.export(
                 self.program, (example, ),
                 dynamo=True,
@@ -106,18 +105,3 @@ def _is_there(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # of one that must not be imported
         return False
-
-
-@contextlib.contextmanager
-def _silently() -> Iterator[None]:
-    """The exporter reports its progress, and what it thinks of torch."""
-    logger = logging.getLogger('torch.onnx')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(
-                io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(level)
