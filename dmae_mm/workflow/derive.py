@@ -14,8 +14,8 @@ from dmae_mm.options import is_finite_number
 
 from .machine import Machine
 from .schedule_choice import choose_schedule
-from .student_choice import StudentChoice, choose_student
-from .teacher_choice import TeacherChoice, choose_teachers
+from .student_choice import StudentChoice
+from .teacher_choice import TeacherChoice
 
 # Patches, or regions, on a side that images get at least, unasked.
 FEWEST_PATCHES = 7
@@ -49,13 +49,13 @@ class Derived:
 
 
 def derive(survey: ImageSurvey,
-           teachers: Sequence[str],
-           student: str,
+           teachers: Sequence[TeacherChoice],
+           student: StudentChoice,
            *,
            size: Optional[int] = None,
            epochs: Optional[int] = None,
            quick: bool = False) -> Derived:
-    """Make one complete config of what a person named.
+    """Make one complete config of what a person chose.
 
     All numbers are those of the recipes in ``configs``, fitted to the images,
     the student and this machine. Neither student nor teachers are built with
@@ -63,10 +63,8 @@ def derive(survey: ImageSurvey,
 
     Args:
         survey (ImageSurvey): The images.
-        teachers (Sequence[str]): One or more, as :class:`TeacherSection`
-            takes them.
-        student (str): Of timm, of mmpretrain's model zoo, or a config of
-            mmpretrain.
+        teachers (Sequence[TeacherChoice]): One or more.
+        student (StudentChoice): The student.
         size (int, optional): Height and width of the student's images.
             Defaults to None: the student's own, or a smaller one for images
             that are much smaller.
@@ -79,35 +77,31 @@ def derive(survey: ImageSurvey,
         Derived: The config, and the reasons for it.
 
     Raises:
-        FileNotFoundError: If a file that was named is not there.
-        ValueError: If there is no such student or teacher, the size does not
-            fit, images are too few or too many of them broken, or ``epochs``
-            is none.
+        ValueError: If the size does not fit, images are too few or too many
+            of them broken, or ``epochs`` is none.
     """
     _check_images(survey)
     _check_number('--size', size)
     _check_number('--epochs', epochs)
     machine = Machine.here()
-    chosen = choose_student(student)
-    taught_by = choose_teachers(teachers)
-    reasons, warnings = [f'student: {chosen.note}'], []
-    warnings += _larger_than(chosen, taught_by)
+    reasons = [f'student: {student.note}']
+    warnings = _larger_than(student, teachers)
 
-    size = _choose_size(survey, chosen, size, reasons)
-    chosen = chosen.at(size, survey.channels)
-    cfg = _recipe(chosen.configs)
-    _set_model(cfg, chosen, size, survey.channels, reasons)
-    _set_teachers(cfg, chosen, taught_by, size, reasons)
+    size = _choose_size(survey, student, size, reasons)
+    student = student.at(size, survey.channels)
+    cfg = _recipe(student.configs)
+    _set_model(cfg, student, size, survey.channels, reasons)
+    _set_teachers(cfg, student, teachers, size, reasons)
     if survey.channels != 3:
         _set_channels(cfg, survey.channels, warnings)
     num_images = _set_images(cfg, survey, size, quick, machine, reasons)
     reasons += choose_schedule(
         cfg, num_images, epochs, quick, machine, size,
-        learnt=chosen.parameters,
-        frozen=sum(each.parameters for each in taught_by))
-    if chosen.kind == 'masked':
+        learnt=student.parameters,
+        frozen=sum(each.parameters for each in teachers))
+    if student.kind == 'masked':
         _add_pictures(cfg, num_images, reasons)
-    return Derived(_tidy(cfg), reasons, warnings, chosen.kind)
+    return Derived(_tidy(cfg), reasons, warnings, student.kind)
 
 
 def _check_images(survey: ImageSurvey) -> None:
@@ -301,7 +295,7 @@ def _set_images(cfg: Config, survey: ImageSurvey, size: int, quick: bool,
         dataset.update(type='SpreadImages', num_images=limit)
         num_images = limit
         reasons.append(f'quick: {limit} of {survey.num_images} images')
-    value_range = getattr(survey, 'value_range', None)
+    value_range = survey.value_range
     if value_range is not None:
         _transform(cfg, 'LoadImageOrSkip').value_range = tuple(value_range)
         reasons.append(f'values from {value_range[0]} to {value_range[1]} '

@@ -82,7 +82,8 @@ def _derive(folder: OutFolder, say: Callable[[str], None]
     arguments = folder.arguments
     # A mistyped name, or a hub that cannot be reached, is told before the
     # images are opened, which may take a minute.
-    for teacher in choose_teachers(arguments.teacher):
+    teachers = choose_teachers(arguments.teacher)
+    for teacher in teachers:
         if teacher.section.get('pretrained'):
             check_reachable(teacher.section['model_name'])
     student = choose_student(arguments.student)
@@ -92,8 +93,8 @@ def _derive(folder: OutFolder, say: Callable[[str], None]
     say(survey.table())
     derived = derive(
         survey,
-        arguments.teacher,
-        arguments.student,
+        teachers,
+        student,
         size=arguments.size,
         epochs=arguments.epochs,
         quick=arguments.quick)

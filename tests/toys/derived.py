@@ -45,5 +45,5 @@ def toy_derive(survey, teachers, student, *, size=None, epochs=None,
             train_cfg=dict(type='ResumableTrainLoop', max_epochs=epochs or 2)))
     return SimpleNamespace(
         config=cfg,
-        reasons=[f'the student is {student}, and ' + 'so ' * 30],
+        reasons=[f'the student is {student.name}, and ' + 'so ' * 30],
         warnings=['a student larger than its teacher'])

@@ -9,9 +9,18 @@ from mmengine.config import Config
 from dmae_mm.datasets import survey_images
 from dmae_mm.host import build, read_config
 from dmae_mm.models import DMAE, FeatureDistiller
-from dmae_mm.workflow import derive, readable_config
+from dmae_mm.workflow import derive as derive_config
+from dmae_mm.workflow import readable_config
+from dmae_mm.workflow.student_choice import choose_student
+from dmae_mm.workflow.teacher_choice import choose_teachers
 from tests.toys.models import ROOT
 from tests.toys.runs import TRAIN, launch
+
+
+def derive(survey, teachers, student, **options):
+    """Of names, as a person gives them."""
+    return derive_config(survey, choose_teachers(teachers),
+                         choose_student(student), **options)
 
 
 def said(derived, part):

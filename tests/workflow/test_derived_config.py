@@ -1,5 +1,5 @@
 """The config of a result: derived once, written for a person, kept."""
-from unittest.mock import MagicMock
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,8 +15,10 @@ from tests.toys.derived import toy_derive
 @pytest.fixture
 def folder(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(module, 'derive', toy_derive)
-    for name in ('choose_teachers', 'choose_student'):
-        monkeypatch.setattr(module, name, MagicMock())
+    monkeypatch.setattr(module, 'choose_teachers', lambda names: [])
+    monkeypatch.setattr(
+        module, 'choose_student',
+        lambda name: SimpleNamespace(name=name, at=lambda size: None))
 
     def make(**changes):
         return OutFolder(Arguments.checked(**dict(

@@ -14,7 +14,8 @@ from tests.toys.derived import toy_derive
 
 @pytest.fixture
 def cfg(tmp_path):
-    cfg = toy_derive(SimpleNamespace(root=''), ['t'], 's', epochs=5).config
+    survey, student = SimpleNamespace(root=''), SimpleNamespace(name='s')
+    cfg = toy_derive(survey, [], student, epochs=5).config
     cfg.work_dir = str(tmp_path / 'not' / 'there')
     return cfg
 
