@@ -66,6 +66,9 @@ def train(cfg: Config, folder: OutFolder, say: Callable[[str], None]) -> str:
         # It alone is gone on with: another may be damaged, or the folder
         # may have been moved.
         cfg.resume, cfg.load_from = checkpoint is not None, checkpoint
+        # The exports behind the training write that file.
+        cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', [])
+                            if hook.get('type') != 'StudentFileHook']
         _start(
             Config(cfg.to_dict(), cfg.pretty_text,
                    osp.join(folder.path, STARTED)))
