@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp
 
 from .photograph_jobs import EPOCHS, LENGTHS, MASKS, OBJECTIVES, PhotographJob
-from .seeds import half_width, interval, table
-from .study_page import DISCUSSION, OTHER, save, verdict
+from .seeds import half_width, interval, listed, table
+from .study_page import OTHER, save, verdict, write_before_discussion
 
 FEATURES = ('knn', 'linear')
 METRICS = dict(knn='kNN', linear='linear probe', top1='top-1')
@@ -404,8 +404,7 @@ def write_page(jobs: Sequence[PhotographJob], results: Dict[tuple, dict],
     found = claims(values)
     seeds = len({seed for seed, _ in results if isinstance(seed, int)})
     hours = sum(result['seconds'] for result in results.values()) / 3600
-    packages = ', '.join(f'{name} {version}'
-                         for name, version in head['versions'].items())
+    packages = listed(head['versions'])
     written = (
         f'{len(results)} trainings, {hours:.1f} hours of trainings in all, '
         f'{processes} at a time with one thread each, on '
@@ -429,11 +428,5 @@ def write_page(jobs: Sequence[PhotographJob], results: Dict[tuple, dict],
         train=data['train'],
         epochs=EPOCHS)
     file = osp.join(docs, 'results-photographs.md')
-    try:
-        with open(file) as stream:
-            discussion = stream.read().partition(DISCUSSION)[2]
-    except FileNotFoundError:
-        discussion = '\n\nNot written yet.\n'
-    with open(file, 'w') as stream:
-        stream.write(page + DISCUSSION + discussion)
+    write_before_discussion(page, file)
     return file

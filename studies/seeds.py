@@ -78,6 +78,11 @@ def versions() -> Dict[str, str]:
            for package in PACKAGES})
 
 
+def listed(versions: Dict[str, str]) -> str:
+    """Versions in a sentence."""
+    return ', '.join(f'{name} {version}' for name, version in versions.items())
+
+
 def half_width(values: np.ndarray) -> float:
     """Of the 95% interval of a mean, by Student's t."""
     n = len(values)

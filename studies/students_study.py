@@ -23,8 +23,8 @@ from dmae_mm.evaluation.digits import write_digits  # noqa: E402
 from dmae_mm.host import build, quietly  # noqa: E402
 from dmae_mm.messages import one_line  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from studies.seeds import (command_line, interval, parse,  # noqa: E402
-                           table, versions)
+from studies.seeds import (command_line, interval, listed,  # noqa: E402
+                           parse, table, versions)
 from studies.study import run_all  # noqa: E402
 from studies.study_jobs import (TEACHER, Job, fingerprint,  # noqa: E402
                                 finished_result, load_config)
@@ -199,8 +199,7 @@ def write_page(file: str, teacher: dict, results: Dict[Tuple[int, str], dict],
     seeds = len({seed for seed, _ in results})
     minutes = sum(each['seconds']
                   for each in (teacher, *results.values())) / 60
-    packages = ', '.join(f'{name} {version}'
-                         for name, version in versions().items())
+    packages = listed(versions())
     written = (
         f'{len(results) + 1} trainings, {seeds} seeds, {minutes:.0f} minutes '
         f'of trainings in all, {processes} at a time with one thread each, on '

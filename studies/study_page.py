@@ -8,7 +8,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .seeds import half_width, interval, table, versions
+from .seeds import half_width, interval, listed, table, versions
 
 # Value of a metric of a job for each seed: values('dmae', 'knn').
 Values = Callable[[str, str], np.ndarray]
@@ -223,6 +223,22 @@ def save(figure: Figure, file: str) -> None:
     figure.savefig(file, dpi=110)
 
 
+def write_before_discussion(page: str, file: str) -> None:
+    """Write a page, and keep what a person has written behind it.
+
+    Args:
+        page (str): What stands before the line ``DISCUSSION``.
+        file (str): Where it is written.
+    """
+    try:
+        with open(file) as stream:
+            discussion = stream.read().partition(DISCUSSION)[2]
+    except FileNotFoundError:
+        discussion = '\n\nNot written yet.\n'
+    with open(file, 'w') as stream:
+        stream.write(page + DISCUSSION + discussion)
+
+
 def write_page(results: Dict[Tuple[int, str], dict],
                docs: str,
                command: str,
@@ -271,8 +287,7 @@ def write_page(results: Dict[Tuple[int, str], dict],
         ('claim', 'measured by', 'difference', 'verdict'),
         [(claim, metric, interval(difference, '+'), verdict(difference))
          for claim, metric, difference in claims(values)])
-    packages = ', '.join(f'{name} {version}'
-                         for name, version in versions().items())
+    packages = listed(versions())
     written = (
         f'{len(results)} trainings with {seeds} seeds, {minutes:.0f} minutes '
         f'of trainings in all, {processes} at a time with one thread each, on '
@@ -286,11 +301,5 @@ def write_page(results: Dict[Tuple[int, str], dict],
         frozen=frozen,
         trained=trained)
     file = osp.join(docs, 'results.md')
-    try:
-        with open(file) as stream:
-            discussion = stream.read().partition(DISCUSSION)[2]
-    except FileNotFoundError:
-        discussion = '\n\nNot written yet.\n'
-    with open(file, 'w') as stream:
-        stream.write(page + DISCUSSION + discussion)
+    write_before_discussion(page, file)
     return file
