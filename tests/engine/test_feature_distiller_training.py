@@ -14,23 +14,12 @@ from mmpretrain.registry import MODELS
 from dmae_mm.evaluation import probe_checkpoint
 from dmae_mm.launch.preflight import preflight
 from tests.toys.folders import write_classes
-from tests.toys.models import TEACHER
+from tests.toys.models import DISTILLER, NARROW_RESNET
 from tests.toys.resumable_runs import (assert_same_checkpoints, ended_by,
                                        resumable, start)
 from tests.toys.runs import config, free_port, run
 
-RESNET = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
-MODEL = dict(
-    type='FeatureDistiller',
-    backbone=RESNET,
-    teacher=dict(
-        type='MMPretrainTeacher',
-        backbone=dict(
-            type='VisionTransformer', arch=TEACHER, img_size=32,
-            patch_size=8),
-        allow_random=True),
-    aligned_layers=[(1, 2), (-1, -1)],
-    mask_ratio=0.25)
+MODEL = dict(DISTILLER, aligned_layers=[(1, 2), (-1, -1)], mask_ratio=0.25)
 PROBE = 'default_hooks.probe'
 
 
@@ -66,7 +55,7 @@ def test_goes_on_exactly_and_is_evaluated_and_loaded(photos, tmp_path):
 
     # In any config of OpenMMLab, which here is mmpretrain's own.
     loaded = MODELS.build(dict(
-        RESNET, init_cfg=dict(
+        NARROW_RESNET, init_cfg=dict(
             type='Pretrained', checkpoint=checkpoint, prefix='backbone.')))
     loaded.init_weights()
     loaded.eval()

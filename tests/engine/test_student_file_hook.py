@@ -14,19 +14,9 @@ from safetensors.torch import load_file
 
 from dmae_mm.engine.hooks import StudentFileHook, student_file_hook
 from dmae_mm.weights import read_tensor_file
-from tests.toys.models import ROOT, TEACHER
+from tests.toys.models import DISTILLER, NARROW_RESNET, ROOT
 from tests.toys.runs import config, run
 
-RESNET = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
-DISTILLER = dict(
-    type='FeatureDistiller',
-    backbone=RESNET,
-    teacher=dict(
-        type='MMPretrainTeacher',
-        backbone=dict(
-            type='VisionTransformer', arch=TEACHER, img_size=32,
-            patch_size=8),
-        allow_random=True))
 
 
 @pytest.fixture
@@ -82,7 +72,7 @@ def test_what_timm_cannot_build_keeps_its_names(cfg, tmp_path):
     cfg.train_dataloader.drop_last = True
     runner, _ = run(cfg)
     path = tmp_path / 'work' / 'student.safetensors'
-    backbone = MODELS.build(dict(RESNET))
+    backbone = MODELS.build(dict(NARROW_RESNET))
     backbone.load_state_dict(load_file(path))
     own = runner.model.backbone.state_dict()
     for name, tensor in backbone.state_dict().items():

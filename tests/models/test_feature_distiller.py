@@ -8,9 +8,8 @@ from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 
 from dmae_mm.models.feature_distiller import trained_backbone
-from tests.toys.models import TEACHER, classifier
+from tests.toys.models import NARROW_RESNET, TEACHER, classifier
 
-RESNET = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
 # 4 x 4 patches of 8 px, 6 blocks, 32 wide.
 VIT = dict(
     type='MMPretrainTeacher',
@@ -25,7 +24,7 @@ TIMM = dict(
 NORMALISE = dict(mean=[127.5] * 3, std=[127.5] * 3)
 
 
-def build(backbone=RESNET, teacher=VIT, **options):
+def build(backbone=NARROW_RESNET, teacher=VIT, **options):
     if 'teachers' not in options:
         options['teacher'] = teacher
     torch.manual_seed(0)
@@ -120,7 +119,7 @@ def test_the_teacher_is_no_part_of_the_model():
     assert model.teacher.fingerprint() == before
     # As a student of the same seed without a teacher starts.
     torch.manual_seed(0)
-    for name, tensor in MODELS.build(dict(RESNET)).state_dict().items():
+    for name, tensor in MODELS.build(dict(NARROW_RESNET)).state_dict().items():
         assert torch.equal(tensor, copied.state_dict()[f'backbone.{name}'])
 
 
@@ -288,21 +287,22 @@ def test_batch_norm_with_one_image():
     model = build()
     with pytest.raises(ValueError, match='one image.*bn1.*drop_last=True'):
         model.loss(pictures(number=1), [])
-    frozen = build(dict(RESNET, norm_eval=True))
+    frozen = build(dict(NARROW_RESNET, norm_eval=True))
     assert step(frozen, pictures(number=1))
-    without = build(dict(RESNET, norm_cfg=dict(type='GN', num_groups=4)))
+    without = build(
+        dict(NARROW_RESNET, norm_cfg=dict(type='GN', num_groups=4)))
     assert step(without, pictures(number=1))
 
 
 def test_synchronised_batch_norm_without_processes():
-    model = build(dict(RESNET, norm_cfg=dict(type='SyncBN')))
+    model = build(dict(NARROW_RESNET, norm_cfg=dict(type='SyncBN')))
     plain = build()
     assert {type(m).__name__ for m in model.modules()} & {'SyncBatchNorm'}
     assert step(model, pictures()) == step(plain, pictures())
 
 
 def test_frozen_stages_learn_nothing():
-    model = build(dict(RESNET, frozen_stages=2))
+    model = build(dict(NARROW_RESNET, frozen_stages=2))
     step(model, pictures())
     for name, parameter in model.backbone.named_parameters():
         frozen = name.startswith(('conv1', 'bn1', 'layer1', 'layer2'))
@@ -321,10 +321,10 @@ def test_it_compiles_in_one_graph():
 
 
 def test_the_backbone_of_a_config():
-    cfg = dict(type='FeatureDistiller', backbone=dict(RESNET), teacher=VIT,
-               aligned_layers=[(1, 0), (2, 0)])
+    cfg = dict(type='FeatureDistiller', backbone=dict(NARROW_RESNET),
+               teacher=VIT, aligned_layers=[(1, 0), (2, 0)])
     assert trained_backbone(cfg)['out_indices'] == [1, 2]
-    assert trained_backbone(dict(cfg, type='DMAE')) == RESNET
+    assert trained_backbone(dict(cfg, type='DMAE')) == NARROW_RESNET
     # What evaluates a student needs no teacher.
     alone = build(teacher=None, aligned_layers=[])
     assert alone.extract_feat(pictures())[0].shape == (2, 64, 2, 2)

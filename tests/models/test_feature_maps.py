@@ -8,8 +8,8 @@ from mmpretrain.registry import MODELS
 
 from dmae_mm.models.feature_maps import (build_backbone, look_at,
                                          map_backbone, on_grid)
+from tests.toys.models import NARROW_RESNET
 
-RESNET = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
 SWIN = dict(
     type='SwinTransformer',
     arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
@@ -41,9 +41,9 @@ def found(backbone, aligned):
 
 @pytest.mark.parametrize(
     'backbone, aligned, number, widths, options', [
-        (RESNET, [-1], 4, {3: 64}, {}),
-        (RESNET, [0.5, 3], 4, {1: 16, 3: 64}, dict(out_indices=[1, 3])),
-        (dict(RESNET, out_indices=(0, 1, 2, 3)), [-1], 4, {3: 64},
+        (NARROW_RESNET, [-1], 4, {3: 64}, {}),
+        (NARROW_RESNET, [0.5, 3], 4, {1: 16, 3: 64}, dict(out_indices=[1, 3])),
+        (dict(NARROW_RESNET, out_indices=(0, 1, 2, 3)), [-1], 4, {3: 64},
          dict(out_indices=[0, 1, 2, 3])),
         (dict(type='MobileNetV3', arch='small_050'), [-1, 3], 13,
          {3: 16, 12: 288}, dict(out_indices=[3, 12])),
@@ -85,7 +85,7 @@ def test_stages_and_widths_are_found(backbone, aligned, number, widths,
 
 
 def test_parameters_behind_the_aligned_stages_are_found():
-    _, maps, backbone = found(RESNET, [1])
+    _, maps, backbone = found(NARROW_RESNET, [1])
     behind = [name for name, _ in backbone.named_parameters()
               if name.startswith(('layer3', 'layer4'))]
     assert maps.unused == behind and len(behind) == 30
@@ -97,11 +97,12 @@ def test_parameters_behind_the_aligned_stages_are_found():
 
 
 @pytest.mark.parametrize('backbone, aligned, message', [
-    (RESNET, [4], 'no stage 4. It has 4 stages: give an int from -4 to 3'),
-    (RESNET, [0.1], 'no stage 0.1'),
-    (dict(RESNET, out_indices=(3, )), [1, 3],
+    (NARROW_RESNET, [4],
+     'no stage 4. It has 4 stages: give an int from -4 to 3'),
+    (NARROW_RESNET, [0.1], 'no stage 0.1'),
+    (dict(NARROW_RESNET, out_indices=(3, )), [1, 3],
      r'out_indices=\(3,\) leaves out the stages \[1\]'),
-    (dict(RESNET, frozen_stages=4), [-1], r'stages \[3\] are frozen'),
+    (dict(NARROW_RESNET, frozen_stages=4), [-1], r'stages \[3\] are frozen'),
     (dict(type='AlexNet'), [1], 'no stage 1. It has 1 stages'),
     (dict(VIT, out_type='cls_token'), [-1],
      r"no map .*\(B, 16\). Set out_type='featmap' in backbone"),
@@ -181,6 +182,6 @@ def test_gradients():
 
 
 def test_backbones_of_other_packages_are_found_by_their_scope():
-    assert found(dict(RESNET, type='mmpretrain.ResNet'),
+    assert found(dict(NARROW_RESNET, type='mmpretrain.ResNet'),
                  [-1])[1].widths == {3: 64}
     assert MODELS.get('mmpretrain.ResNet') is MODELS.get('ResNet')

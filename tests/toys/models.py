@@ -12,6 +12,17 @@ STUDENT = dict(
     embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)
 TEACHER = dict(
     embed_dims=32, num_layers=6, num_heads=2, feedforward_channels=128)
+NARROW_RESNET = dict(
+    type='ResNet', depth=18, base_channels=8, stem_channels=8)
+DISTILLER = dict(
+    type='FeatureDistiller',
+    backbone=NARROW_RESNET,
+    teacher=dict(
+        type='MMPretrainTeacher',
+        backbone=dict(
+            type='VisionTransformer', arch=TEACHER, img_size=32,
+            patch_size=8),
+        allow_random=True))
 TOY_MODEL = dict(
     type='DMAE',
     backbone=dict(
@@ -104,7 +115,7 @@ def classifier(arch=TEACHER, backbone=dict(), head=dict(), **parts) -> dict:
 
 RESNET = dict(
     type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    backbone=NARROW_RESNET,
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=5, in_channels=64))
 
