@@ -14,15 +14,45 @@ RECIPE = [read_config(str(BASE / name)) for name in (
     'default_runtime.py')]
 
 
-def plan(num_images=1000, machine=Machine(False, False, 16., 4), size=224,
-         learnt=10_000_000, frozen=0, epochs=None, quick=False):
+def plan_and_reasons(num_images=1000,
+                     machine=Machine(False, False, 16., 4),
+                     size=224, learnt=10_000_000, frozen=0, epochs=None,
+                     quick=False):
     cfg = Config()
     for part in RECIPE:
         for key, section in copy.deepcopy(part).items():
             cfg[key] = section
-    choose_schedule(cfg, num_images, epochs, quick, machine, size, learnt,
-                    frozen)
-    return cfg
+    return cfg, choose_schedule(cfg, num_images, epochs, quick, machine, size,
+                                learnt, frozen)
+
+
+def plan(*args, **options):
+    return plan_and_reasons(*args, **options)[0]
+
+
+@pytest.mark.parametrize('num_images, steps', [
+    (1000, '1,600'),  # 32 batches of 32 an epoch, 2 for a step
+    (10**7, '976,563')])  # 312,500 an epoch, 32 for a step: 976,562.5
+def test_steps_are_counted(num_images, steps):
+    _, reasons = plan_and_reasons(num_images)
+    assert f'{steps} optimizer steps in all' in reasons
+
+
+def test_a_small_step_may_learn_faster():
+    """2.5e-4 * 1024 / 256 is the rate for 1024; a step of 64 has 1/16."""
+    _, reasons = plan_and_reasons(1000)
+    root, = (line for line in reasons if 'square root' in line)
+    assert root.endswith('--cfg-options optim_wrapper.optimizer.lr=0.00025')
+    _, reasons = plan_and_reasons(10_239)  # 512 of 1024
+    assert not any('square root' in line for line in reasons)
+
+
+@pytest.mark.parametrize('gpu, interval', [(False, 4), (True, 20)])
+def test_checkpoints_are_minutes_apart(gpu, interval):
+    """100 iterations are 3.1 epochs of 32 batches; 500 are 31 of 16, but a
+    fifth of the training is 20."""
+    cfg = plan(1000, Machine(gpu, gpu, 16., 4))
+    assert cfg.default_hooks.checkpoint.interval == interval
 
 
 @pytest.mark.parametrize('gpu, cores, workers', [
